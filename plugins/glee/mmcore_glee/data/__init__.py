@@ -1,0 +1,1 @@
+"""GLEE data: sources, transforms and collation."""
