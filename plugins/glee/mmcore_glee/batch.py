@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Int, UInt8
-from torch import Tensor
-
 from mmcore.types import DetectionBatch
+from torch import Tensor
 
 PromptMode = Literal["mask", "box", "point", "scribble"]
 """How a visual prompt was given: the object's mask, a filled box, a point (a small box around it), a drawn line."""

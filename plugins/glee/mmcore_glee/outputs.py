@@ -1,7 +1,7 @@
 """What the query decoder hands to the criterion, and the random numbers of one training step.
 
 Masks are never materialised for training: a set carries mask embeddings, and the criterion samples the mask features
-where it needs a logit (point sampling is linear, so `sample(mask_embed · mask_features) = mask_embed · sample(mask_features)`).
+where it needs a logit. Sampling is linear, so sampling the features and then taking the product gives the same numbers.
 """
 
 from collections.abc import Sequence
