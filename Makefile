@@ -1,0 +1,94 @@
+# Two commands for a newcomer, on a machine with Python 3.11 to 3.13 and make:
+#
+#     make demo    train, evaluate, predict and export GLEE's tiny variant on sample data (about five minutes)
+#     make test    the whole test suite
+#
+# Both first prepare .venv (`make setup`), once: from the package index, at the versions of constraints.txt, with
+# nothing to compile. Set PYTHON=python3.12 to choose an interpreter, CI=1 or NO_COLOR=1 for plain logs.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+DEMO ?= runs/demo
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MMCORE := $(BIN)/python -m mmcore
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+PLUGINS := $(patsubst %/pyproject.toml,%,$(filter plugins/%,$(PROJECTS)))
+REQUIREMENTS := -e ".[dev]" $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+# DeepSpeed comes as source; without this it may try to compile its CUDA operators. It builds them on first use instead.
+export DS_BUILD_OPS := 0
+# Nobody asked for messages home.
+export HF_HUB_DISABLE_TELEMETRY := 1
+ifneq ($(CI)$(NO_COLOR),)
+export NO_COLOR := 1
+export PIP_NO_COLOR := 1
+export PIP_PROGRESS_BAR := off
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format types bench docs wheels clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## Prepare .venv; does nothing when it is up to date
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(STAMP): constraints.txt $(PROJECTS)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  echo "error: mmcore needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)"; \
+	  echo "  do:  install one of them, then: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments"; \
+	  echo "  do:  install its venv package (Debian and Ubuntu: apt install python3-venv)"; exit 2; } >&2
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt pip
+	$(BIN)/python -m pip install -c constraints.txt $(REQUIREMENTS)
+	@touch $@
+
+demo: $(STAMP) ## Train, evaluate, predict and export on sample data
+	$(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO)
+	$(MMCORE) eval $(DEMO) --on coco_val
+	$(MMCORE) predict $(DEMO) --samples 3 --out $(DEMO)/pictures
+	$(MMCORE) export $(DEMO) --format upstream --out $(DEMO)/exports/upstream
+	@$(MMCORE) report $(DEMO)
+
+test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## Tests that take minutes, and those that need a GPU where there is one
+	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "gpu or slow" $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff: lint and format
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+format: $(STAMP) ## Let ruff rewrite what it can
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+types: $(STAMP) ## pyright
+	$(BIN)/python -m pyright
+
+bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
+	@for script in $(filter-out bench/common.py bench/__init__.py,$(wildcard bench/*.py)); do \
+	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs ## Build the documentation into build/docs; warnings are errors, examples run
+	$(BIN)/python -m pytest -q tests/docs
+	$(BIN)/python -m mkdocs build --strict --site-dir build/docs
+
+wheels: $(STAMP) ## Build the wheels of the core and of every plugin into dist
+	for project in . $(PLUGINS); do $(BIN)/python -m build --wheel --outdir dist $$project || exit 1; done
+
+clean: ## Remove build outputs; .venv, runs and data stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis core/*.egg-info plugins/*/*.egg-info
