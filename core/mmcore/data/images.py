@@ -1,0 +1,182 @@
+"""Open an image file that somebody else wrote: inside its root, under a pixel budget, upright, as RGB bytes.
+
+Only the header is read before the budget is checked, so a decompression bomb costs nothing. A damaged or truncated
+file is an error, never a half grey picture.
+"""
+
+import contextlib
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmcore.errors import DataError, MissingDataError, UnsafeDataError
+
+MAX_PIXELS = 178_956_970
+"""Default budget, Pillow's own (a 24 bit image of 512 MiB); recipes set `data.max_pixels`."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""File formats that are opened at all; Pillow knows dozens more, with decoders that few people test."""
+
+_DAMAGE = (OSError, SyntaxError, ValueError, struct.error, EOFError, KeyError, IndexError, TypeError, ZeroDivisionError)
+"""What Pillow's decoders raise on damaged files besides their own errors."""
+
+
+class ImageFacts(NamedTuple):
+    """What the header says."""
+
+    height: int
+    """Pixels, after EXIF rotation."""
+    width: int
+    mode: str
+    """Pillow's name of the pixel layout, such as RGB, L, P, CMYK or I;16."""
+
+
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width 3"]:
+    """An image as (height, width, 3) uint8 RGB, rotated as its EXIF entry says.
+
+    Palette, grey and CMYK images are converted; transparency is dropped, as Pillow's conversion to RGB does; 16 bit
+    grey is scaled to 8. Which frame of an animation was annotated nobody knows, so it is refused; of a camera's
+    multi-picture JPEG the first picture is the photograph.
+
+    Raises:
+        MissingDataError: there is no such file.
+        UnsafeDataError: it has more than `max_pixels` pixels; nothing was decoded.
+        DataError: it is damaged, truncated, animated, or no image; names the file.
+    """
+    with _opened(path, max_pixels) as image:
+        return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """Size and layout of an image from its header; no pixel is decoded.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with _opened(path, max_pixels) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        width, height = reversed(image.size) if turned else image.size
+        return ImageFacts(height, width, image.mode)
+
+
+def safe_join(root: str | os.PathLike[str], relative: str, *, follow_links: bool = False) -> Path:
+    """`root / relative`, only if that is a place inside `root`.
+
+    The check is on path components, so `/data/safe_evil` is not inside `/data/safe`. The file need not exist. `root`
+    itself may be or contain links. Names that come out of annotation files are joined to their image folder with
+    links checked; folders that a recipe names may be links (`follow_links`), as data sets often lie elsewhere.
+
+    Raises:
+        UnsafeDataError: the path is absolute, climbs out, names a drive or URL, contains NUL, or follows a link out.
+    """
+    reason = _unsafe(relative)
+    if reason:
+        raise UnsafeDataError(f"path {relative!r} {reason}", where=f"folder {root}", do="name files below this folder")
+    joined = os.path.join(root, relative)
+    if not follow_links:
+        base, target = os.path.realpath(root), os.path.realpath(joined)
+        if target != base and not target.startswith(base.rstrip(os.sep) + os.sep):
+            raise UnsafeDataError(
+                f"path {relative!r} follows a link to {target}",
+                where=f"folder {root}",
+                do="copy the file into this folder, or name a folder that contains both",
+            )
+    return Path(joined)
+
+
+def existing(root: str | os.PathLike[str], relative: str, what: str) -> Path:
+    """The file or folder that a recipe names below the data root.
+
+    Args:
+        root: the data root.
+        relative: path below it; "" is the root itself.
+        what: for the message, such as "annotations of source coco".
+
+    Raises:
+        MissingDataError: it is not there.
+        UnsafeDataError: it would lie outside the root.
+    """
+    path = safe_join(root, relative, follow_links=True) if relative else Path(root)
+    if path.exists():
+        return path
+    absent = next(parent for parent in (*reversed(path.parents), path) if not parent.exists())
+    raise MissingDataError(
+        f"{what} not found: {path}",
+        where=f"data root {root}" + ("" if absent == path else f"; {absent} does not exist"),
+        do="point --data or MMCORE_DATA to the folder that holds it, pick other sources with --sources, "
+        "or try --demo for built-in sample data",
+    )
+
+
+def _unsafe(relative: str) -> str | None:
+    if not isinstance(relative, str) or not relative:
+        return "is empty or not text"
+    if "\0" in relative:
+        return "contains NUL"
+    if "://" in relative or relative.lower().startswith(("file:", "data:", "http:", "https:")):
+        return "is a URL, which is never fetched"
+    if relative.startswith(("/", "\\")) or relative[1:2] == ":":
+        return "is not relative"
+    if ".." in relative.replace("\\", "/").split("/"):
+        return "climbs out of its folder"
+    return None
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Image]:
+    """The image with its header checked; whatever goes wrong inside becomes a DataError that names the file."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # the recipe trusts larger files than Pillow does
+    try:
+        with warnings.catch_warnings():
+            # About bombs (the budget is checked here) and odd metadata of files that decode well.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                _check(image, path, max_pixels)
+                yield image
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise MissingDataError("image is missing", where=path, do="check the data root and the file name") from None
+    except Image.DecompressionBombError as error:
+        raise _bomb(path, max_pixels, error) from None
+    except UnidentifiedImageError:
+        raise DataError("not an image, or its header is damaged", where=path, known=FORMATS) from None
+    except _DAMAGE as error:
+        raise DataError(
+            f"image cannot be decoded: {error}", where=path, do="fetch the file again or remove it"
+        ) from error
+
+
+def _check(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _bomb(path, max_pixels, f"{width}x{height} are {width * height}")
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise DataError("image is an animation", where=path, do="extract the frame that was annotated")
+
+
+def _bomb(path: str | os.PathLike[str], max_pixels: int, detail: object) -> UnsafeDataError:
+    return UnsafeDataError(
+        f"image has too many pixels ({detail}; the budget is {max_pixels})",
+        where=path,
+        do="--set data.max_pixels=... if the file is trusted",
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # Pillow would clip at 255 instead of scaling.
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating point pixels have no agreed range")
+    return image.convert("RGB")
