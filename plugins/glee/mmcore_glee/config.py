@@ -1,0 +1,173 @@
+"""Every size and constant of GLEE's architecture, for each published size and for laptops.
+
+Numbers are those of `projects/GLEE/configs` and `projects/GLEE/glee/config.py` of FoundationVision/GLEE (6f5a19d3);
+what a training stage decides (text architecture, visual prompts) is replaced by the stage's `model` entries.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mmcore.errors import RecipeError, suggest
+
+TextArchitecture = Literal["frozen", "teacher"]
+
+LOSS_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {
+        "loss_ce": 4.0,
+        "loss_conf": 4.0,
+        "loss_bbox": 5.0,
+        "loss_giou": 2.0,
+        "loss_mask": 5.0,
+        "loss_dice": 5.0,
+        "dist_loss": 4.0,
+        "track_loss": 2.0,
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GleeConfig:
+    """Sizes of one GLEE model; the defaults are GLEE Lite (ResNet-50) in stages 2 and 3."""
+
+    resnet_depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    """Bottleneck blocks per stage."""
+    resnet_stem: int = 64
+    """Channels after the first convolution."""
+    resnet_width: int = 64
+    """Channels inside the bottlenecks of the first stage; doubles with each stage."""
+    resnet_out: int = 256
+    """Channels after the first stage; doubles with each stage."""
+
+    text: TextArchitecture = "teacher"
+    """Frozen: CLIP as published, no gradient. Teacher: CLIP is tuned and drawn towards a frozen copy of itself."""
+    text_vocabulary: int = 49408
+    """CLIP's byte-pair vocabulary."""
+    text_positions: int = 77
+    """Longest text, tokens."""
+    text_dim: int = 512
+    text_ffn: int = 2048
+    text_layers: int = 12
+    text_heads: int = 8
+
+    hidden_dim: int = 256
+    """Channels of pixels, queries and projected text."""
+    num_levels: int = 4
+    """Feature levels of the pixel decoder: three from the backbone and one half the size of the last."""
+    num_points: int = 4
+    """Sampling points per head and level of deformable attention."""
+    num_heads: int = 8
+    fusion_dim: int = 2048
+    """Channels of the attention between pixels and text."""
+    fusion_heads: int = 8
+    fusion_dropout: float = 0.1
+    """Dropout on the attention probabilities of the fusion; the only dropout of GLEE Lite."""
+    encoder_layers: int = 6
+    encoder_ffn: int = 2048
+    mask_dim: int = 256
+    """Channels of mask features and mask embeddings."""
+
+    num_queries: int = 300
+    decoder_layers: int = 9
+    decoder_ffn: int = 2048
+    denoising_queries: int = 100
+    """Upper bound on denoising queries per image; an image with more objects than this switches denoising off."""
+    denoising_noise: float = 0.4
+    """Box noise as a share of the box; labels are replaced with half this probability."""
+
+    visual_prompt: bool = True
+    """Whether the model can be shown a region instead of told a name (stages 2 and 3)."""
+    prompt_points: int = 512
+    """Most pixels of a visual prompt that are sampled per feature level."""
+    prompt_crop: int = 256
+    """Side of the square crop around a visual prompt, pixels."""
+
+    mask_points: int = 12544
+    """Points at which mask losses and costs are evaluated (112 x 112)."""
+    oversample_ratio: float = 3.0
+    """Candidates per point, from which the uncertain ones are taken."""
+    importance_ratio: float = 0.75
+    """Share of the points taken for their uncertainty; the rest is uniform."""
+    match_class: float = 4.0
+    """Weights of the matching cost."""
+    match_box: float = 5.0
+    match_giou: float = 2.0
+    match_mask: float = 5.0
+    match_dice: float = 5.0
+    loss_weights: Mapping[str, float] = LOSS_WEIGHTS
+    """Weight of each loss by its name without the layer suffix."""
+
+    image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """RGB, of 0 to 255."""
+    image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    size_divisibility: int = 32
+    """Batches are padded to a multiple of this many pixels."""
+    detections: int = 100
+    """Boxes kept per image; `long_detections` for vocabularies of at least 300 names."""
+    long_detections: int = 300
+
+    published_init: bool = True
+    """Initialise text projections uniformly in [0, 1) as published, which suits fine-tuning from MaskDINO. False
+    scales them so that class logits start near zero, which trains faster from random weights."""
+
+    def replace(self, **changes: Any) -> "GleeConfig":
+        """A copy with some entries changed.
+
+        Raises:
+            RecipeError: an entry does not exist; the nearest one is suggested.
+        """
+        known = [entry.name for entry in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise RecipeError(
+                    f"GLEE has no model setting {name!r}", known=known, do=suggest(name, known, "choose one of these")
+                )
+        return replace(self, **changes)
+
+    def __post_init__(self) -> None:
+        if self.text not in ("frozen", "teacher"):
+            raise RecipeError(f"unknown text architecture {self.text!r}", where="model.text", known="frozen, teacher")
+        for part, whole in (("num_heads", "hidden_dim"), ("fusion_heads", "fusion_dim"), ("text_heads", "text_dim")):
+            if getattr(self, whole) % getattr(self, part):
+                raise RecipeError(f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}")
+        if self.hidden_dim % 4:
+            raise RecipeError(f"hidden_dim {self.hidden_dim} is not a multiple of 4", do="sine positions need it")
+
+    @property
+    def feature_channels(self) -> tuple[int, int, int, int]:
+        """Channels of the backbone's outputs at strides 4, 8, 16 and 32."""
+        first = self.resnet_out
+        return first, 2 * first, 4 * first, 8 * first
+
+
+LITE = GleeConfig()
+
+TINY = GleeConfig(
+    resnet_depths=(1, 1, 1, 1),
+    resnet_stem=32,
+    resnet_width=16,
+    resnet_out=64,
+    text_dim=64,
+    text_ffn=128,
+    text_layers=2,
+    text_heads=4,
+    hidden_dim=64,
+    num_heads=4,
+    fusion_dim=128,
+    fusion_heads=4,
+    encoder_layers=2,
+    encoder_ffn=128,
+    mask_dim=64,
+    num_queries=50,
+    decoder_layers=3,
+    decoder_ffn=128,
+    denoising_queries=30,
+    mask_points=1024,
+    prompt_points=64,
+    prompt_crop=64,
+    published_init=False,
+)
+"""Random weights, for --demo, tests and examples: a laptop trains it in minutes."""
+
+VARIANTS: Mapping[str, GleeConfig] = MappingProxyType({"lite": LITE, "tiny": TINY})
