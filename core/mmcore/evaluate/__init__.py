@@ -1,0 +1,1 @@
+"""Published evaluation protocols, shared by families; `run` takes a model through a validation set."""

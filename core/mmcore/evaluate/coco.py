@@ -1,0 +1,191 @@
+"""COCO box and mask average precision through pycocotools, as detection papers report it.
+
+Metrics are fractions in [0, 1], named `bbox/AP50` or `segm/APs`; one that is undefined because no object has that
+size is left out. Papers print them times 100.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmcore.errors import ShapeError
+from mmcore.evaluate.ground_truth import (
+    Item,
+    check_masks,
+    ground_truth_mask,
+    item_of,
+    once_per_image,
+    read_annotations,
+)
+from mmcore.types import Batch, Prediction
+
+AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
+
+
+class CocoEvaluator:
+    """AP and AR over the images that were taken in, by the protocol of the COCO detection challenge.
+
+    Args:
+        annotations: COCO JSON of the validation set.
+        iou_types: "bbox", "segm" or both. "segm" ranks the same detections by the overlap of their masks.
+        category_ids: dataset id of each contiguous label; by default the file's ids in ascending order.
+        max_detections: the three limits on detections per image, fewest first; AP uses the last (COCO 100, LVIS 300).
+    """
+
+    def __init__(
+        self,
+        annotations: Path,
+        *,
+        iou_types: Sequence[str] = ("bbox", "segm"),
+        category_ids: Sequence[int] | None = None,
+        max_detections: tuple[int, int, int] = (1, 10, 100),
+    ) -> None:
+        self.annotations = Path(annotations)
+        self.iou_types = tuple(iou_types)
+        self.max_detections = max_detections
+        self.category_ap: dict[str, dict[str, float]] = {}
+        """AP of each category by name, for each kind of overlap; filled by `summarise`."""
+        self._category_ids = None if category_ids is None else [int(value) for value in category_ids]
+        self._dataset: dict[str, Any] | None = None
+        self._items: list[Item] = []
+
+    def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
+        """Take in the predictions of one batch."""
+        self._items += [item_of(prediction) for prediction in predictions]
+
+    def state(self) -> list[Item]:
+        """One JSON item per image taken in."""
+        return self._items
+
+    def results(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """Detections in COCO's result format, with the data set's category ids.
+
+        Raises:
+            DataError: an image that is not annotated.
+            ShapeError: a label the data set does not have, or masks that do not fit.
+        """
+        sizes = self._sizes()
+        ids = self.category_ids
+        found = []
+        for item in once_per_image(items, sizes, self.annotations):
+            masks = check_masks(item, *sizes[item["image_id"]]) if item.get("masks") is not None else None
+            for i, (label, score) in enumerate(zip(item["labels"], item["scores"])):
+                if not 0 <= label < len(ids):
+                    raise ShapeError(f"label {label} of {len(ids)} categories", where=f"image {item['image_id']}")
+                one = {"image_id": item["image_id"], "category_id": ids[label], "score": score}
+                if item["boxes"]:
+                    one["bbox"] = item["boxes"][i]
+                if masks is not None:
+                    one["segmentation"] = masks[i]
+                found.append(one)
+        return found
+
+    def summarise(self, items: Sequence[Item]) -> dict[str, float]:
+        """Metrics over every image among the items, each counted once."""
+        detections = self.results(items)
+        image_ids = sorted({item["image_id"] for item in items})
+        metrics: dict[str, float] = {}
+        for iou_type in self.iou_types:
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints tables and timings
+                evaluation = self._run(iou_type, detections, image_ids)
+            self.category_ap[iou_type] = self._per_category(evaluation)
+            metrics |= {f"{iou_type}/{name}": value for name, value in self._metrics(evaluation).items()}
+        return metrics
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Dataset id of each contiguous label."""
+        if self._category_ids is None:
+            self._category_ids = sorted(category["id"] for category in self._truth()["categories"])
+        return self._category_ids
+
+    def _truth(self) -> dict[str, Any]:
+        if self._dataset is None:
+            self._dataset = read_annotations(self.annotations)
+        return self._dataset
+
+    def _sizes(self) -> dict[Any, tuple[int, int]]:
+        return {image["id"]: (image["height"], image["width"]) for image in self._truth()["images"]}
+
+    def _run(self, iou_type: str, detections: list[dict[str, Any]], image_ids: list[Any]) -> COCOeval:
+        truth = _indexed({**self._truth(), "annotations": self._true_objects(iou_type, set(image_ids))})
+        results = _indexed({**self._truth(), "annotations": _as_annotations(detections, iou_type)})
+        evaluation = COCOeval(truth, results, iou_type)
+        evaluation.params.imgIds = image_ids
+        evaluation.params.catIds = self.category_ids
+        evaluation.params.maxDets = list(self.max_detections)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation
+
+    def _true_objects(self, iou_type: str, image_ids: set[Any]) -> list[dict[str, Any]]:
+        """The annotations of these images; for masks with their RLE, those without one left out."""
+        sizes = self._sizes()
+        objects = []
+        for annotation in self._truth()["annotations"]:
+            if annotation["image_id"] not in image_ids:
+                continue
+            one = {"iscrowd": 0, **annotation}
+            if iou_type == "segm":
+                rle = ground_truth_mask(annotation, *sizes[annotation["image_id"]], self.annotations)
+                if rle is None:
+                    continue
+                one["segmentation"] = rle
+            one.setdefault("area", one["bbox"][2] * one["bbox"][3])
+            objects.append(one)
+        return objects
+
+    def _metrics(self, evaluation: COCOeval) -> dict[str, float]:
+        precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]  # [T,R,K,A,M], [T,K,A,M]
+        thresholds = evaluation.params.iouThrs
+        values: dict[str, float | None] = {"AP": _mean(precision[..., 0, -1])}
+        for name, threshold in (("AP50", 0.5), ("AP75", 0.75)):
+            values[name] = _mean(precision[np.isclose(thresholds, threshold)][..., 0, -1])
+        for suffix, label in list(AREAS.items())[1:]:
+            values[f"AP{suffix}"] = _mean(precision[..., evaluation.params.areaRngLbl.index(label), -1])
+        for index, limit in enumerate(self.max_detections):
+            values[f"AR@{limit}"] = _mean(recall[:, :, 0, index])
+        for suffix, label in list(AREAS.items())[1:]:
+            values[f"AR{suffix}"] = _mean(recall[:, :, evaluation.params.areaRngLbl.index(label), -1])
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _per_category(self, evaluation: COCOeval) -> dict[str, float]:
+        names = {category["id"]: category["name"] for category in self._truth()["categories"]}
+        precision = evaluation.eval["precision"]
+        values = {names[id_]: _mean(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean over what is defined; pycocotools marks the rest with -1."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
+
+
+def _indexed(dataset: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
+
+
+def _as_annotations(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, Any]]:
+    """Detections as the annotations pycocotools compares; their area, which decides small, medium or large, is that
+    of the box for "bbox" and of the mask for "segm"."""
+    from mmcore.masks import area
+
+    def size_of(one: dict[str, Any]) -> float:
+        return one["bbox"][2] * one["bbox"][3] if iou_type == "bbox" else float(area(one["segmentation"]))
+
+    key = "bbox" if iou_type == "bbox" else "segmentation"
+    return [
+        {**one, "id": number, "iscrowd": 0, "area": size_of(one)}
+        for number, one in enumerate(detections, start=1)
+        if key in one
+    ]

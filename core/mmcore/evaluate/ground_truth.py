@@ -1,0 +1,90 @@
+"""Annotation files as evaluators need them: read once, checked, masks as safe compressed RLE."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmcore import masks
+from mmcore.boxes import xyxy_to_xywh
+from mmcore.errors import DataError, MissingDataError, ShapeError
+from mmcore.types import Prediction
+
+Item = dict[str, Any]
+"""What an evaluator keeps of one image: its id, labels, scores, xywh boxes and RLE masks, JSON-serialisable."""
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """A COCO-format annotation file, with the lists every evaluator reads checked for being there.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is not COCO JSON.
+    """
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise MissingDataError("there is no annotation file", where=path, do="check the data root and --on") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"the annotation file cannot be read: {error}", where=path) from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(found, dict) or not isinstance(found.get(key), list):
+            raise DataError(f"the annotation file has no list {key!r}", where=path, do="give a file in COCO format")
+    return found
+
+
+def ground_truth_mask(annotation: Mapping[str, Any], height: int, width: int, path: Path) -> masks.Rle | None:
+    """The mask of an annotation as compressed RLE, or None where it has none.
+
+    Raises:
+        DataError: the segmentation is malformed; names file and annotation.
+    """
+    segmentation = annotation.get("segmentation")
+    where = f"{path}, annotation {annotation.get('id')}"
+    if not segmentation:
+        return None
+    if isinstance(segmentation, Mapping):
+        return masks.compress(segmentation, where=where)
+    polygons = masks.valid_polygons(segmentation)
+    return masks.polygons_to_rle(polygons, height, width, where=where) if polygons else None
+
+
+def item_of(prediction: Prediction) -> Item:
+    """One prediction as plain lists; boxes become xywh as COCO files have them, in the precision they came in."""
+    boxes, scores, labels = prediction.boxes_xyxy, prediction.scores, prediction.labels
+    item: Item = {"image_id": prediction.image_id, "boxes": [] if boxes is None else xyxy_to_xywh(boxes).tolist()}
+    num_objects = len(item["boxes"]) or len(prediction.masks or ())
+    item["scores"] = [1.0] * num_objects if scores is None else scores.tolist()
+    item["labels"] = [0] * num_objects if labels is None else labels.tolist()
+    if prediction.masks is not None:
+        item["masks"] = [{"size": list(rle["size"]), "counts": rle["counts"]} for rle in prediction.masks]
+    return item
+
+
+def once_per_image(items: Sequence[Item], known: Mapping[Any, Any], path: Path) -> list[Item]:
+    """The items in order of image, each image once however many processes saw it.
+
+    Raises:
+        DataError: an image that the annotation file does not have.
+    """
+    first = {item["image_id"]: item for item in reversed(items)}
+    for image_id in first:
+        if image_id not in known:
+            raise DataError(f"image {image_id} was predicted but is not annotated", where=path)
+    return [first[image_id] for image_id in sorted(first)]
+
+
+def check_masks(item: Item, height: int, width: int) -> list[masks.Rle]:
+    """The masks of an item, proven to fit its image.
+
+    Raises:
+        ShapeError: a mask has another size than the image, or there is not one for every box.
+    """
+    found = item.get("masks") or []
+    if len(found) != len(item["scores"]):
+        raise ShapeError(f"{len(found)} masks for {len(item['scores'])} objects", where=f"image {item['image_id']}")
+    for rle in found:
+        if rle["size"] != [height, width]:
+            sizes = f"{rle['size']} for an image of {[height, width]}"
+            raise ShapeError(f"a mask of {sizes}", where=f"image {item['image_id']}")
+    return found
