@@ -1,0 +1,50 @@
+"""`mmcore export`: a run's weights for others to use."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("target", metavar="RUN|CHECKPOINT")
+@click.option("--format", "format_", default="hf", show_default=True, metavar="hf|upstream", help="Whose names and layout.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="New folder. Default: RUN/exports/FORMAT.")
+@click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Which checkpoint of the run.")
+@click.option("--max-shard-gb", type=click.FloatRange(min=0.01), default=5.0, show_default=True, help="Largest file, GB.")
+@click.option("--pth", is_flag=True, help="With --format upstream: also one .pth of plain tensors for the original code.")
+@click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload the folder to this Hub repository.")
+@click.option("--json", "as_json", is_flag=True, help="Print the written files as JSON.")
+def export(
+    target: str,
+    format_: str,
+    out: Path | None,
+    checkpoint: str,
+    max_shard_gb: float,
+    pth: bool,
+    push_to_hub: str | None,
+    as_json: bool,
+) -> None:
+    """Write the weights of a run as safetensors, with config, tokenizer and a model card."""
+    import json
+
+    from mmcore.errors import UsageError
+    from mmcore.export import export as write
+    from mmcore.run import open_model
+
+    opened = open_model(target, checkpoint=checkpoint)
+    if out is None:
+        if opened.run_dir is None:
+            raise UsageError("--out is needed when TARGET is not a run folder", where=target)
+        out = opened.run_dir / "exports" / format_
+    files = write(opened, format_, out, max_shard_bytes=int(max_shard_gb * 1e9), pth=pth)
+    if push_to_hub:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(push_to_hub, exist_ok=True)
+        api.upload_folder(repo_id=push_to_hub, folder_path=str(out))
+    if as_json:
+        click.echo(json.dumps({"files": [str(path) for path in files], "step": opened.step, "format": format_}))
+        return
+    for path in files:
+        click.echo(f"{path.stat().st_size / 1e6:10.1f} MB  {path}")
