@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
-from pycocotools import mask as rle
 
+from mmcore import masks
 from mmcore.data.demo_art import SHAPES, Points, background, draw_sprite
 
 
@@ -133,7 +133,7 @@ def _visible(placed: Sequence[_Placed], image_id: int) -> tuple[Thing, ...]:
             corners = np.concatenate([np.asarray(outline) for outline in one.outlines])
             (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
         else:
-            segmentation = _crowd_rle(mask) if one.crowd else _compressed_rle(mask)
+            segmentation = _crowd_rle(mask) if one.crowd else masks.encode(mask)
             ys, xs = np.nonzero(mask)
             x1, y1, x2, y2 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
         box = [round(float(value), 2) for value in (x1, y1, x2 - x1, y2 - y1)]
@@ -144,12 +144,7 @@ def _visible(placed: Sequence[_Placed], image_id: int) -> tuple[Thing, ...]:
 
 def _rasterise(outlines: list[Points], height: int, width: int) -> np.ndarray:
     flat = [[c for point in outline for c in point] for outline in outlines]
-    return rle.decode(rle.merge(rle.frPyObjects(flat, height, width))).astype(bool)
-
-
-def _compressed_rle(mask: np.ndarray) -> dict[str, Any]:
-    found = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(found["size"]), "counts": found["counts"].decode()}
+    return masks.polygons_to_bitmap(flat, height, width).astype(bool)
 
 
 def _crowd_rle(mask: np.ndarray) -> dict[str, Any]:

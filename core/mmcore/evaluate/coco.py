@@ -8,12 +8,13 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmcore import masks
 from mmcore.errors import ShapeError
 from mmcore.evaluate.ground_truth import (
     Item,
@@ -24,6 +25,8 @@ from mmcore.evaluate.ground_truth import (
     read_annotations,
 )
 from mmcore.types import Batch, Prediction
+
+IouType = Literal["bbox", "segm"]
 
 AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
 
@@ -42,7 +45,7 @@ class CocoEvaluator:
         self,
         annotations: Path,
         *,
-        iou_types: Sequence[str] = ("bbox", "segm"),
+        iou_types: Sequence[IouType] = ("bbox", "segm"),
         category_ids: Sequence[int] | None = None,
         max_detections: tuple[int, int, int] = (1, 10, 100),
     ) -> None:
@@ -74,20 +77,25 @@ class CocoEvaluator:
         ids = self.category_ids
         found = []
         for item in once_per_image(items, sizes, self.annotations):
-            masks = check_masks(item, *sizes[item["image_id"]]) if item.get("masks") is not None else None
+            found_masks = check_masks(item, *sizes[item["image_id"]]) if item.get("masks") is not None else None
             for i, (label, score) in enumerate(zip(item["labels"], item["scores"])):
                 if not 0 <= label < len(ids):
                     raise ShapeError(f"label {label} of {len(ids)} categories", where=f"image {item['image_id']}")
-                one = {"image_id": item["image_id"], "category_id": ids[label], "score": score}
+                one: dict[str, Any] = {"image_id": item["image_id"], "category_id": ids[label], "score": score}
                 if item["boxes"]:
                     one["bbox"] = item["boxes"][i]
-                if masks is not None:
-                    one["segmentation"] = masks[i]
+                if found_masks is not None:
+                    one["segmentation"] = found_masks[i]
                 found.append(one)
         return found
 
     def summarise(self, items: Sequence[Item]) -> dict[str, float]:
-        """Metrics over every image among the items, each counted once."""
+        """Metrics over every image among the items, each counted once.
+
+        Raises:
+            DataError: an image that is not annotated.
+            ShapeError: predictions do not fit the data set, or have no masks where those are asked for.
+        """
         detections = self.results(items)
         image_ids = sorted({item["image_id"] for item in items})
         metrics: dict[str, float] = {}
@@ -113,7 +121,7 @@ class CocoEvaluator:
     def _sizes(self) -> dict[Any, tuple[int, int]]:
         return {image["id"]: (image["height"], image["width"]) for image in self._truth()["images"]}
 
-    def _run(self, iou_type: str, detections: list[dict[str, Any]], image_ids: list[Any]) -> COCOeval:
+    def _run(self, iou_type: IouType, detections: list[dict[str, Any]], image_ids: list[Any]) -> COCOeval:
         truth = _indexed({**self._truth(), "annotations": self._true_objects(iou_type, set(image_ids))})
         results = _indexed({**self._truth(), "annotations": _as_annotations(detections, iou_type)})
         evaluation = COCOeval(truth, results, iou_type)
@@ -131,7 +139,7 @@ class CocoEvaluator:
         for annotation in self._truth()["annotations"]:
             if annotation["image_id"] not in image_ids:
                 continue
-            one = {"iscrowd": 0, **annotation}
+            one: dict[str, Any] = {"iscrowd": 0, **annotation}
             if iou_type == "segm":
                 rle = ground_truth_mask(annotation, *sizes[annotation["image_id"]], self.annotations)
                 if rle is None:
@@ -141,8 +149,9 @@ class CocoEvaluator:
             objects.append(one)
         return objects
 
-    def _metrics(self, evaluation: COCOeval) -> dict[str, float]:
-        precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]  # [T,R,K,A,M], [T,K,A,M]
+    def _metrics(self, evaluation: Any) -> dict[str, float]:
+        # (thresholds, recalls, categories, areas, limits) and the same without recalls
+        precision, recall = np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
         thresholds = evaluation.params.iouThrs
         values: dict[str, float | None] = {"AP": _mean(precision[..., 0, -1])}
         for name, threshold in (("AP50", 0.5), ("AP75", 0.75)):
@@ -155,9 +164,9 @@ class CocoEvaluator:
             values[f"AR{suffix}"] = _mean(recall[:, :, evaluation.params.areaRngLbl.index(label), -1])
         return {name: value for name, value in values.items() if value is not None}
 
-    def _per_category(self, evaluation: COCOeval) -> dict[str, float]:
+    def _per_category(self, evaluation: Any) -> dict[str, float]:
         names = {category["id"]: category["name"] for category in self._truth()["categories"]}
-        precision = evaluation.eval["precision"]
+        precision = np.asarray(evaluation.eval["precision"])
         values = {names[id_]: _mean(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -169,7 +178,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _indexed(dataset: dict[str, Any]) -> COCO:
-    coco = COCO()
+    coco: Any = COCO()
     coco.dataset = dataset
     coco.createIndex()
     return coco
@@ -178,14 +187,11 @@ def _indexed(dataset: dict[str, Any]) -> COCO:
 def _as_annotations(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, Any]]:
     """Detections as the annotations pycocotools compares; their area, which decides small, medium or large, is that
     of the box for "bbox" and of the mask for "segm"."""
-    from mmcore.masks import area
 
     def size_of(one: dict[str, Any]) -> float:
-        return one["bbox"][2] * one["bbox"][3] if iou_type == "bbox" else float(area(one["segmentation"]))
+        return one["bbox"][2] * one["bbox"][3] if iou_type == "bbox" else float(masks.area(one["segmentation"]))
 
-    key = "bbox" if iou_type == "bbox" else "segmentation"
-    return [
-        {**one, "id": number, "iscrowd": 0, "area": size_of(one)}
-        for number, one in enumerate(detections, start=1)
-        if key in one
-    ]
+    key, word = ("bbox", "box") if iou_type == "bbox" else ("segmentation", "mask")
+    if not all(key in one for one in detections):
+        raise ShapeError(f"an object was predicted with no {word}", do=f"leave {iou_type!r} out of iou_types")
+    return [{**one, "id": number, "iscrowd": 0, "area": size_of(one)} for number, one in enumerate(detections, start=1)]

@@ -109,8 +109,7 @@ class RefCocoEvaluator:
         inter, union = float((drawn & meant).sum()), float((drawn | meant).sum())
         if truth is None:
             return inter, union, 0.0
-        iou = coco_mask.iou([predicted[0]], [truth], [int(annotation.get("iscrowd", 0))])
-        return inter, union, float(iou[0, 0])
+        return inter, union, _iou(predicted[0], truth, annotation)
 
 
 def as_percentages(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -133,5 +132,9 @@ def _best(item: Item) -> Item:
 def _box_iou(item: Item, annotation: dict[str, Any]) -> float:
     if not item["boxes"]:
         return 0.0
-    overlap = coco_mask.iou([item["boxes"][0]], [annotation["bbox"]], [int(annotation.get("iscrowd", 0))])
-    return float(overlap[0, 0])
+    return _iou(item["boxes"][0], annotation["bbox"], annotation)
+
+
+def _iou(found: Any, truth: Any, annotation: dict[str, Any]) -> float:
+    """The overlap of two xywh boxes or of two RLE masks as pycocotools computes it, in float64."""
+    return float(np.asarray(coco_mask.iou([found], [truth], [int(annotation.get("iscrowd", 0))]))[0, 0])
