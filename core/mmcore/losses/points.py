@@ -66,7 +66,8 @@ def sample_masks(
     Returns:
         (rows, points).
     """
-    index, weight = _neighbours(points, *masks.shape[-2:], rows)
+    _, height, width = masks.shape
+    index, weight = _neighbours(points, height, width, rows)
     return (torch.take(masks, index) * weight).sum(-1)
 
 
