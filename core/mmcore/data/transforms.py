@@ -201,7 +201,7 @@ class Transform:
         return moved
 
     def boxes(
-        self, boxes_xyxy: Float[np.ndarray, "objects 4"], whole: Bool[np.ndarray, "objects"] | None = None
+        self, boxes_xyxy: Float[np.ndarray, "objects 4"], whole: Bool[np.ndarray, " objects"] | None = None
     ) -> Float[np.ndarray, "objects 4"]:
         """Boxes after all steps, clipped to the result.
 
@@ -265,7 +265,7 @@ class Transform:
         return np.sort(corners, axis=1).reshape(-1, 4)
 
     @cached_property
-    def _lookup(self) -> tuple[Int[np.ndarray, "out_height"], Int[np.ndarray, "out_width"]]:
+    def _lookup(self) -> tuple[Int[np.ndarray, " out_height"], Int[np.ndarray, " out_width"]]:
         """The original row and column that each row and column of the result shows."""
         rows, columns = (np.arange(side) for side in self.size)
         for step in self.steps:
@@ -275,7 +275,7 @@ class Transform:
     def _fill(self, objects: Sequence[Any], where: str | None) -> Bool[np.ndarray, "objects out_height out_width"]:
         height, width = self.output_size
         parts = self._polygons(objects, where)
-        nothing = masks.encode(np.zeros((height, width), np.uint8))
+        nothing = masks.compress({"size": [height, width], "counts": [height * width]})
         rles = [
             masks.polygons_to_rle([ring.reshape(-1).tolist() for ring in rings], height, width, where=where)
             if rings
@@ -394,7 +394,7 @@ def _clip(ring: np.ndarray, crop: Crop) -> np.ndarray:
     A polygon that falls into several parts keeps them joined along the border, where the filling rule sees nothing.
     """
     low = np.array([crop.x0, crop.y0], np.float64)
-    high = low + (crop.width, crop.height)
+    high = low + np.array([crop.width, crop.height])
     if (ring >= low).all() and (ring <= high).all():
         return ring
     for axis in (0, 1):

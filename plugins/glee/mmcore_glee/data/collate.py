@@ -1,0 +1,133 @@
+"""Samples of one task to one `GleeBatch`: padding, the words of the batch, visual prompts.
+
+Whatever is drawn here (which other names are asked about, which object becomes the prompt) follows from the seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from mmcore.boxes import xyxy_to_cxcywh
+from mmcore.types import Sample
+from torch import Tensor
+
+from mmcore_glee.batch import GleeBatch, PromptMode
+from mmcore_glee.data.prompts import PROMPT_PROBABILITY, one_object_each, point_prompts
+from mmcore_glee.data.tasks import Task
+from mmcore_glee.data.words import phrases_of_batch, sampled_names
+from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
+
+DIVISIBILITY = 32
+"""Padded height and width are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Makes the batches of one source.
+
+    Args:
+        task: decides the words.
+        vocabulary: the source's names in label order.
+        negatives: phrases from which free-text tasks draw other names, without repeats.
+        prompts: whether training batches may become visual prompts.
+        training: False asks about the whole vocabulary and draws nothing.
+    """
+
+    task: Task
+    vocabulary: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+    prompts: bool = False
+    training: bool = True
+
+    def __call__(self, samples: Sequence[Sample], seed: int) -> GleeBatch:
+        """One batch of samples, in their order."""
+        rng = np.random.default_rng(seed)
+        names: tuple[str, ...] = ()
+        if self.task.words != "expression":
+            samples, names = self._words(samples, rng)
+        mode: PromptMode | None = None
+        if self.training and self.prompts and self.task.prompts and rng.random() < PROMPT_PROBABILITY:
+            samples, mode = one_object_each(samples, rng)
+        return self._batch(samples, names, mode, rng)
+
+    def _words(self, samples: Sequence[Sample], rng: np.random.Generator) -> tuple[Sequence[Sample], tuple[str, ...]]:
+        if not self.training or self.task.words == "all":
+            return samples, self.vocabulary
+        assert self.task.num_names is not None
+        if self.task.words == "phrases":
+            return phrases_of_batch(samples, self.negatives, self.task.num_names, rng)
+        return sampled_names(samples, self.vocabulary, self.task.num_names, rng)
+
+    def _batch(
+        self, samples: Sequence[Sample], names: tuple[str, ...], mode: PromptMode | None, rng: np.random.Generator
+    ) -> GleeBatch:
+        images = pad_images([sample.image for sample in samples])
+        size = (images.shape[2], images.shape[3])
+        expressions = None
+        if self.task.words == "expression":
+            expressions = tuple(sample.expression or "" for sample in samples)
+        # Padding of an expression takes part in the early fusion of the published model, so it is always complete;
+        # names are only read where they are valid, so the longest decides.
+        input_ids, attention_mask = tokenise(names) if expressions is None else tokenise(expressions, MAX_TOKENS)
+        masks = pad_masks([sample.masks for sample in samples], size) if self._has_masks(samples) else None
+        prompt_masks = None
+        if mode is not None:
+            assert masks is not None
+            prompt_masks = point_prompts(masks, rng) if mode == "point" else masks
+        return GleeBatch(
+            source=samples[0].draw.source,
+            draws=tuple(sample.draw for sample in samples),
+            counts={
+                "objects": float(sum(len(sample.labels) for sample in samples)),
+                "samples": float(len(samples)),
+                "batches": 1.0,
+                "text_tokens": float(attention_mask.sum()) if expressions is None else 0.0,
+            },
+            images=images,
+            image_sizes=tuple((sample.image.shape[1], sample.image.shape[2]) for sample in samples),
+            original_sizes=tuple(sample.original_size for sample in samples),
+            image_ids=tuple(sample.image_id for sample in samples),
+            num_objects=tuple(len(sample.labels) for sample in samples),
+            labels=torch.cat([sample.labels for sample in samples]),
+            boxes_cxcywh=relative_boxes(torch.cat([sample.boxes_xyxy for sample in samples]), size),
+            masks=masks,
+            task=self.task.name,
+            names=names,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            expressions=expressions,
+            prompt_masks=prompt_masks,
+            prompt_mode=mode or "mask",
+        )
+
+    def _has_masks(self, samples: Sequence[Sample]) -> bool:
+        return self.task.has_masks and all(sample.masks is not None for sample in samples)
+
+
+def pad_images(images: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Tensor, "batch 3 height width"]:
+    """Images in the top left corners of one zero tensor, whose sides are multiples of 32."""
+    height, width = (-(-max(image.shape[axis] for image in images) // DIVISIBILITY) * DIVISIBILITY for axis in (1, 2))
+    padded = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
+    for row, image in zip(padded, images):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return padded
+
+
+def pad_masks(masks: Sequence[Tensor | None], size: tuple[int, int]) -> UInt8[Tensor, "objects height width"]:
+    """Masks of all images laid end to end in the top left corners of a zero tensor of this size."""
+    padded = torch.zeros((sum(len(m) for m in masks if m is not None), *size), dtype=torch.uint8)
+    start = 0
+    for of_image in masks:
+        assert of_image is not None
+        count, height, width = of_image.shape
+        padded[start : start + count, :height, :width] = of_image
+        start += count
+    return padded
+
+
+def relative_boxes(boxes_xyxy: Float[Tensor, "objects 4"], size: tuple[int, int]) -> Float[Tensor, "objects 4"]:
+    """xyxy pixels to cxcywh fractions of the padded height and width, in [0, 1]."""
+    height, width = size
+    return (xyxy_to_cxcywh(boxes_xyxy) / boxes_xyxy.new_tensor([width, height, width, height])).clamp(0, 1)
