@@ -1,0 +1,162 @@
+"""Who am I among the processes of a run, and the few words they exchange.
+
+Rank and address come from the variables that torchrun, DeepSpeed, SLURM and Open MPI set. Host messages (counts, votes,
+evaluation results) are JSON over a Gloo group beside the device's own group: no pickle, and no device is disturbed.
+"""
+
+import datetime
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mmcore.errors import LaunchError
+
+_host_group: Any = None
+
+RANK = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One process among those of a run."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def place(environment: Mapping[str, str] | None = None) -> Place:
+    """This process's place, from whichever launcher's variables are set.
+
+    A SLURM allocation alone does not make a distributed run: its variables count only inside `srun` steps with more
+    than one task.
+
+    Raises:
+        LaunchError: the variables contradict one another.
+    """
+    environment = os.environ if environment is None else environment
+    for rank_key, world_key, local_key in zip(RANK, WORLD_SIZE, LOCAL_RANK, strict=True):
+        if rank_key not in environment or world_key not in environment:
+            continue
+        try:
+            rank, world = int(environment[rank_key]), int(environment[world_key])
+            local = int(environment.get(local_key, "0"))
+        except ValueError:
+            raise LaunchError(f"{rank_key} and {world_key} are not numbers", where="environment") from None
+        if not 0 <= rank < world:
+            raise LaunchError(f"rank {rank} of {world} processes", where=f"{rank_key} and {world_key}")
+        return Place(rank, world, local)
+    return Place()
+
+
+def start(device: torch.device, *, timeout_s: float = 1800.0) -> Place:
+    """Join the other processes; does nothing for a single one or when already joined.
+
+    Raises:
+        LaunchError: the others cannot be reached.
+    """
+    global _host_group
+    here = place()
+    if here.world_size == 1:
+        return here
+    if not dist.is_initialized():
+        _fill_address(here)
+        timeout = datetime.timedelta(seconds=timeout_s)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        try:
+            dist.init_process_group(backend, rank=here.rank, world_size=here.world_size, timeout=timeout)
+        except (RuntimeError, ValueError) as error:
+            raise LaunchError(
+                f"process {here.rank} of {here.world_size} cannot join the others: {error}",
+                where=f"MASTER_ADDR {os.environ['MASTER_ADDR']}, MASTER_PORT {os.environ['MASTER_PORT']}",
+                do="start all processes with one launcher (--nproc, torchrun, srun) and check the address",
+            ) from None
+    if _host_group is None:
+        timeout = datetime.timedelta(seconds=timeout_s)
+        _host_group = dist.new_group(backend="gloo", timeout=timeout)
+    return here
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    global _host_group
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    _host_group = None
+
+
+def gather_json(value: Any) -> list[Any] | None:
+    """Every process's value on the first process, in rank order; None on the others.
+
+    Args:
+        value: anything that JSON can hold. Infinities and NaN travel too.
+    """
+    parts = all_gather_json(value)
+    return parts if place().is_first else None
+
+
+def all_gather_json(value: Any) -> list[Any]:
+    """Every process's value on every process, in rank order."""
+    if not _several():
+        return [value]
+    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(_group()))]
+    dist.all_gather(sizes, torch.tensor([len(data)]), group=_group())
+    room = max(int(size) for size in sizes)
+    padded = torch.zeros(room, dtype=torch.uint8)
+    padded[: len(data)] = data
+    parts = [torch.zeros(room, dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(parts, padded, group=_group())
+    return [json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)]
+
+
+def broadcast_json(value: Any) -> Any:
+    """The first process's value on every process."""
+    return all_gather_json(value if place().is_first else None)[0]
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if _several():
+        dist.barrier(group=_group())
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _group() -> Any:
+    global _host_group
+    if _host_group is None:
+        _host_group = dist.new_group(backend="gloo")
+    return _host_group
+
+
+def _fill_address(here: Place) -> None:
+    """What torch.distributed reads and not every launcher sets."""
+    os.environ.setdefault("RANK", str(here.rank))
+    os.environ.setdefault("WORLD_SIZE", str(here.world_size))
+    os.environ.setdefault("LOCAL_RANK", str(here.local_rank))
+    if "MASTER_ADDR" not in os.environ:
+        nodes = os.environ.get("SLURM_NODELIST", "")
+        if nodes and int(os.environ.get("SLURM_NNODES", "1")) > 1:
+            raise LaunchError(
+                "the address of the first process is not known",
+                where="environment variable MASTER_ADDR",
+                do="export MASTER_ADDR=$(scontrol show hostnames $SLURM_NODELIST | head -n 1) before srun",
+            )
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    os.environ.setdefault("MASTER_PORT", "29500")
