@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from mmcore import masks
 from mmcore.errors import DataError
@@ -282,7 +281,7 @@ class Transform:
             else nothing
             for rings in parts
         ]
-        return np.moveaxis(coco_mask.decode(rles), -1, 0).astype(bool)  # type: ignore[arg-type]
+        return masks.decode_all(rles, where=where) != 0
 
     def _polygons(self, objects: Sequence[Any], where: str | None) -> list[list[np.ndarray]]:
         """Polygons of several objects after all steps, moved together as one array of points."""
