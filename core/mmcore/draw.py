@@ -220,7 +220,7 @@ def _span_runs(prediction: Prediction, colours: dict[int, Colour]) -> list[Run]:
 # ---- objects ----
 
 
-def _blend(picture: Image.Image, marks: Sequence[Mark], strength: float = 0.45) -> Image.Image:
+def _blend(picture: Image.Image, marks: Sequence[Mark], strength: float = 0.38) -> Image.Image:
     """Lay translucent masks over the picture, each with a solid edge."""
     if all(mark.mask is None for mark in marks):
         return picture

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,8 @@ from torch.utils.data import DataLoader
 from mmcore.data.sources import Collate, Datasets, DataSource
 from mmcore.errors import DataError, MmcoreError, UsageError, suggest
 from mmcore.recipe import Stage
+from mmcore.train.distributed import Place, gather_json
 from mmcore.types import Batch, Draw
-
-
-@dataclass(frozen=True, slots=True)
-class Distributed:
-    """This process among all that evaluate."""
-
-    rank: int = 0
-    world_size: int = 1
 
 
 def evaluate(
@@ -37,7 +29,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     batch_size: int = 1,
     workers: int = 0,
-    distributed: Distributed | None = None,
+    distributed: Place | None = None,
     folder: Path | None = None,
     limit: int | None = None,
     autocast: torch.dtype | None = None,
@@ -56,7 +48,7 @@ def evaluate(
         device: where batches go.
         batch_size: images per forward pass; the published protocols use 1, more pads images to one size.
         workers: data loading processes.
-        distributed: this process among all; None is alone.
+        distributed: this process among all that evaluate together; None is alone.
         folder: gets `predictions.json` (COCO result format) and `metrics.json` on the first process.
         limit: only this many images, from the first.
         autocast: run `predict` under automatic mixed precision of this type.
@@ -68,13 +60,13 @@ def evaluate(
         UsageError: there is no such validation source.
         DataError: an image cannot be read; a benchmark with images left out would not be one.
     """
-    place = distributed or Distributed()
+    place = distributed or Place()
     data, evaluator = _pick(datasets, source)
     total = len(data) if limit is None else min(limit, len(data))
     if total == 0:
         raise DataError(f"validation set {source!r} has no images", where=source)
     batches = shares(total, batch_size, place)
-    line = _Progress(source, total, enabled=progress and place.rank == 0)
+    line = _Progress(source, total, enabled=progress and place.is_first)
     began = time.monotonic()
     with _evaluating(model), torch.inference_mode(), _precision(device, autocast):
         for batch in _load(data, datasets.collate[source], batches, workers):
@@ -82,7 +74,7 @@ def evaluate(
             line.advance(len(batch) * place.world_size)
     items = _gather(evaluator.state(), place)
     line.close()
-    if place.rank != 0:
+    if not place.is_first:
         return {}
     metrics = _first(stage, source, evaluator.summarise(items))
     if folder is not None:
@@ -90,10 +82,10 @@ def evaluate(
     return metrics
 
 
-def shares(total: int, batch_size: int, place: Distributed) -> list[list[int]]:
+def shares(total: int, batch_size: int, place: Place) -> list[list[int]]:
     """The positions of one process, in batches: every process has as many, the last ones repeat images at the end.
 
-    >>> [shares(5, 2, Distributed(rank, 2)) for rank in (0, 1)]
+    >>> [shares(5, 2, Place(rank, 2)) for rank in (0, 1)]
     [[[0, 2], [4, 1]], [[1, 3], [0, 2]]]
     """
     per_process = -(-total // (batch_size * place.world_size)) * batch_size
@@ -179,11 +171,9 @@ def _precision(device: torch.device | str, dtype: torch.dtype | None) -> context
     return contextlib.nullcontext() if dtype in (None, torch.float32) else torch.autocast(kind, dtype=dtype)
 
 
-def _gather(items: list[Any], place: Distributed) -> list[Any]:
+def _gather(items: list[Any], place: Place) -> list[Any]:
     if place.world_size == 1:
         return items
-    from mmcore.train.distributed import gather_json
-
     gathered = gather_json(items)
     return [item for part in gathered for item in part] if gathered else []
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from mmcore.data.sources import Datasets
 from mmcore.errors import DataError, UsageError
-from mmcore.evaluate.run import Distributed, evaluate, shares
+from mmcore.evaluate.run import evaluate, shares
 from mmcore.recipe import AdamW, Constant, Data, Stage, Validation
+from mmcore.train.distributed import Place
 from mmcore.types import Batch, Draw, Prediction, Sample
 from torch import nn
 
@@ -116,7 +117,7 @@ def test_modes_and_random_state_are_what_they_were() -> None:
 
 @pytest.mark.parametrize(("total", "batch", "world"), [(7, 2, 3), (1, 4, 2), (12, 3, 4), (5, 1, 8)])
 def test_processes_share_all_images_in_equally_many_batches(total: int, batch: int, world: int) -> None:
-    parts = [shares(total, batch, Distributed(rank, world)) for rank in range(world)]
+    parts = [shares(total, batch, Place(rank, world)) for rank in range(world)]
     assert len({len(part) for part in parts}) == 1
     assert {position for part in parts for one in part for position in one} == set(range(total))
 

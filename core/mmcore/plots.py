@@ -1,0 +1,240 @@
+"""The curves of a run as one PNG: loss, learning rate and validation metrics against optimiser steps.
+
+Reads `metrics.jsonl`: one JSON object a line, either of a training step (`step`, `total`, `losses`, `lr`) or of an
+evaluation (`step`, `eval`). A half-written last line, as a killed run leaves it, is passed over.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmcore.errors import CheckpointError
+
+METRICS_NAME = "metrics.jsonl"
+PICTURE_NAME = "curves.png"
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800")
+_MOST_LOSSES = 8
+"""More loss terms than this are drawn by their share of the total, largest first."""
+
+
+@dataclass
+class Curves:
+    """What a run logged, by step."""
+
+    steps: list[int] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    losses: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    rates: tuple[list[int], list[float]] = field(default_factory=lambda: ([], []))
+    metrics: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+
+
+def read_curves(path: Path) -> Curves:
+    """The curves in a `metrics.jsonl`. Steps repeated after a resume count as logged last.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds no step.
+    """
+    curves = Curves()
+    train: dict[int, Mapping[str, Any]] = {}
+    evaluations: dict[int, dict[str, float]] = {}
+    for record in _records(path):
+        step = record["step"]
+        if "total" in record:
+            train[step] = record
+        if isinstance(record.get("eval"), dict):
+            evaluations.setdefault(step, {}).update(record["eval"])
+    if not train and not evaluations:
+        raise CheckpointError("no step has been logged yet", where=path, do="wait for the first log line of the run")
+    for step in sorted(train):
+        record = train[step]
+        curves.steps.append(step)
+        curves.total.append(_number(record["total"]))
+        for name, value in (record.get("losses") or {}).items():
+            _append(curves.losses.setdefault(name, ([], [])), step, value)
+        rate = record.get("lr")
+        if rate is not None:
+            # Several groups: the largest is the base rate.
+            _append(curves.rates, step, max(rate.values()) if isinstance(rate, dict) else rate)
+    for step in sorted(evaluations):
+        for name, value in evaluations[step].items():
+            _append(curves.metrics.setdefault(name, ([], [])), step, value)
+    return curves
+
+
+def plot_curves(run_dir: Path, *, output: Path | None = None, title: str | None = None) -> Path:
+    """Draw the curves of a run.
+
+    Args:
+        run_dir: holds `metrics.jsonl`.
+        output: the PNG; by default `curves.png` in the run folder. It is replaced when it exists.
+        title: by default the folder's name.
+
+    Returns:
+        The path of the PNG.
+    Raises:
+        CheckpointError: the run has logged nothing yet.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = read_curves(Path(run_dir) / METRICS_NAME)
+    # A figure of its own: no global state of pyplot, no display.
+    figure = Figure(figsize=(11, 8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title or Path(run_dir).resolve().name, fontsize=13)
+    axes = figure.subplots(2, 2, sharex=True)
+    _draw_total(axes[0, 0], curves)
+    _draw_metrics(axes[0, 1], curves)
+    _draw_losses(axes[1, 0], curves)
+    _draw_rate(axes[1, 1], curves)
+    for axis in axes.flat:
+        axis.grid(True, alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[1]:
+        axis.set_xlabel("optimiser step")
+    output = Path(output) if output else Path(run_dir) / PICTURE_NAME
+    temporary = output.with_name(f".{output.stem}.{os.getpid()}.png")
+    figure.savefig(temporary)
+    temporary.replace(output)
+    return output
+
+
+def smooth(values: Sequence[float], share: float = 0.05) -> np.ndarray:
+    """A centred running mean over about this share of the points; values that are not finite are left out of it.
+
+    Returns:
+        (points,) float64, of the input's length.
+    """
+    found = np.asarray(values, np.float64)
+    half = max(1, round(len(found) * share / 2))
+    finite = np.isfinite(found)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, found, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    at = np.arange(len(found))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(found))
+    number = counts[high] - counts[low]
+    return np.where(number > 0, (sums[high] - sums[low]) / np.maximum(number, 1), np.nan)
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise CheckpointError(
+            "there are no metrics to draw", where=path, do="give a run folder; see `mmcore runs`"
+        ) from None
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            yield record
+
+
+def _append(series: tuple[list[int], list[float]], step: int, value: Any) -> None:
+    series[0].append(step)
+    series[1].append(_number(value))
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _draw_total(axis: Any, curves: Curves) -> None:
+    axis.set_title("total loss", fontsize=11)
+    if not curves.steps:
+        _say(axis, "no training step logged")
+        return
+    many = len(curves.steps) > 20
+    axis.plot(curves.steps, curves.total, color=_COLOURS[0], alpha=0.3 if many else 1.0, linewidth=1)
+    if many:
+        axis.plot(curves.steps, smooth(curves.total), color=_COLOURS[0], linewidth=2, label="running mean")
+        axis.legend(frameon=False, fontsize=8)
+    _log_scale_if_wide(axis, curves.total)
+
+
+def _draw_losses(axis: Any, curves: Curves) -> None:
+    axis.set_title("loss terms (running means)", fontsize=11)
+    if not curves.losses:
+        _say(axis, "no loss terms logged")
+        return
+    groups = group_losses(curves.losses)
+    for number, (name, (steps, values)) in enumerate(groups.items()):
+        axis.plot(steps, smooth(values), color=_COLOURS[number % len(_COLOURS)], linewidth=1.4, label=name)
+    _log_scale_if_wide(axis, [value for _, values in groups.values() for value in values])
+    axis.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def group_losses(losses: Mapping[str, tuple[list[int], list[float]]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Loss terms for one plot. Terms repeated per decoder layer (`loss_box_3`) are summed under one name; of many the
+    largest are kept."""
+    summed: dict[str, dict[int, float]] = {}
+    for name, (steps, values) in losses.items():
+        sums = summed.setdefault(_family_of(name), {})
+        for step, value in zip(steps, values):
+            sums[step] = sums.get(step, 0.0) + value
+    groups = {name: (sorted(sums), [sums[step] for step in sorted(sums)]) for name, sums in summed.items()}
+    size = {
+        name: float(np.nanmean(np.abs(values))) for name, (_, values) in groups.items() if np.isfinite(values).any()
+    }
+    largest = sorted(size, key=lambda name: -size[name])[:_MOST_LOSSES]
+    return {name: groups[name] for name in groups if name in largest}
+
+
+def _family_of(name: str) -> str:
+    parts = [part for part in name.replace("/", "_").split("_") if not part.isdigit() and part not in ("interm", "dn")]
+    return "_".join(parts).removeprefix("loss_") or name
+
+
+def _draw_metrics(axis: Any, curves: Curves) -> None:
+    axis.set_title("validation", fontsize=11)
+    if not curves.metrics:
+        _say(axis, "not evaluated yet")
+        return
+    shown = choose_metrics(list(curves.metrics))
+    sources = {name.split("/")[0] for name in shown}
+    for number, name in enumerate(shown):
+        steps, values = curves.metrics[name]
+        label = name if len(sources) > 1 else name.split("/", 1)[-1]
+        axis.plot(steps, values, color=_COLOURS[number % len(_COLOURS)], marker="o", markersize=3.5, label=label)
+        axis.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), (3, 3), textcoords="offset points", fontsize=7)
+    values = [value for name in shown for value in curves.metrics[name][1]]
+    if all(not np.isfinite(value) or 0 <= value <= 1 for value in values):
+        axis.set_ylim(0, 1.02)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def choose_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics worth a line each: of every validation set the headline ones, at most eight in all."""
+    headline = ("AP", "AP50", "P@0.5", "oIoU", "mIoU", "gIoU", "cIoU", "AR@100")
+    chosen = [name for name in names if name.rsplit("/", 1)[-1] in headline]
+    return (chosen or list(names))[: len(_COLOURS)]
+
+
+def _draw_rate(axis: Any, curves: Curves) -> None:
+    axis.set_title("learning rate", fontsize=11)
+    if not curves.rates[0]:
+        _say(axis, "no learning rate logged")
+        return
+    axis.plot(*curves.rates, color=_COLOURS[1], linewidth=1.6)
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    axis.set_ylim(bottom=0)
+
+
+def _log_scale_if_wide(axis: Any, values: Sequence[float]) -> None:
+    """Logarithmic when the values span more than a factor of twenty and none is zero or negative."""
+    found = np.asarray(values, np.float64)
+    found = found[np.isfinite(found)]
+    if len(found) and found.min() > 0 and found.max() / found.min() > 20:
+        axis.set_yscale("log")
+
+
+def _say(axis: Any, text: str) -> None:
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color="#888888")
