@@ -76,7 +76,7 @@ def safe_join(root: str | os.PathLike[str], relative: str, *, follow_links: bool
     Raises:
         UnsafeDataError: the path is absolute, climbs out, names a drive or URL, contains NUL, or follows a link out.
     """
-    reason = _unsafe(relative)
+    reason = unsafe_reason(relative)
     if reason:
         raise UnsafeDataError(f"path {relative!r} {reason}", where=f"folder {root}", do="name files below this folder")
     joined = os.path.join(root, relative)
@@ -115,7 +115,8 @@ def existing(root: str | os.PathLike[str], relative: str, what: str) -> Path:
     )
 
 
-def _unsafe(relative: str) -> str | None:
+def unsafe_reason(relative: str) -> str | None:
+    """Why a path from a file cannot be used, as the end of a sentence; None for a plain relative path."""
     if not isinstance(relative, str) or not relative:
         return "is empty or not text"
     if "\0" in relative:
