@@ -158,7 +158,7 @@ def _tuples(value: Any) -> Any:
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
     """YAML text that `parse_yaml` reads back to the same values."""
-    return yaml.safe_dump(_plain_floats(tree), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(_plain_floats(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _plain_floats(value: Any) -> Any:
@@ -177,7 +177,15 @@ class _Number(str):
     """A float already in its final spelling."""
 
 
-yaml.SafeDumper.add_representer(
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, quoting also the words that our loader, but not PyYAML's own, reads as numbers: a name `1e3`."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+    for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
+}
+_Dumper.add_representer(
     _Number, lambda dumper, number: dumper.represent_scalar("tag:yaml.org,2002:float", str(number))
 )
 

@@ -1,8 +1,8 @@
 """The battery that every family passes: `mmcore plugins check`, `tests/contract` and a plugin's own tests run it.
 
-Each check is a function that takes a `Subject` and raises `BrokenContractError` (or any error) when the plugin breaks the contract.
-The plugin's smallest variant is built on the CPU and fed with its own sample data, so nothing is downloaded; the
-stage checks are repeated for every stage of that variant.
+Each check is a function that takes a `Subject` and raises `BrokenContractError` (or any other error) when the plugin
+breaks the contract. The plugin's smallest variant is built on the CPU and fed with its own sample data, so nothing is
+downloaded; the stage checks are repeated for every stage of that variant.
 """
 
 import contextlib
