@@ -1,7 +1,7 @@
 """Image encoder of GLEE Lite: ResNet-50 (He et al. 2016) with frozen batch norms, stride 2 in the 3x3 convolution.
 
-Parameters are named as in torchvision's `resnet50`. Frozen norms are affine maps with constant coefficients, so they are
-folded into the convolution's weights on the fly: equal outputs, no elementwise pass over the feature maps.
+Parameters are named as in torchvision's `resnet50`. Frozen norms are affine maps with constant coefficients, so they
+are folded into the convolution's weights on the fly: equal outputs, no elementwise pass over the feature maps.
 """
 
 from typing import Protocol

@@ -5,26 +5,23 @@ what a training stage decides (text architecture, visual prompts) is replaced by
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from mmcore.errors import RecipeError, suggest
 
 TextArchitecture = Literal["frozen", "teacher"]
 
-LOSS_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {
-        "loss_ce": 4.0,
-        "loss_conf": 4.0,
-        "loss_bbox": 5.0,
-        "loss_giou": 2.0,
-        "loss_mask": 5.0,
-        "loss_dice": 5.0,
-        "dist_loss": 4.0,
-        "track_loss": 2.0,
-    }
-)
+LOSS_WEIGHTS: Mapping[str, float] = {
+    "loss_ce": 4.0,
+    "loss_conf": 4.0,
+    "loss_bbox": 5.0,
+    "loss_giou": 2.0,
+    "loss_mask": 5.0,
+    "loss_dice": 5.0,
+    "dist_loss": 4.0,
+    "track_loss": 2.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,13 +86,7 @@ class GleeConfig:
     """Candidates per point, from which the uncertain ones are taken."""
     importance_ratio: float = 0.75
     """Share of the points taken for their uncertainty; the rest is uniform."""
-    match_class: float = 4.0
-    """Weights of the matching cost."""
-    match_box: float = 5.0
-    match_giou: float = 2.0
-    match_mask: float = 5.0
-    match_dice: float = 5.0
-    loss_weights: Mapping[str, float] = LOSS_WEIGHTS
+    loss_weights: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
     """Weight of each loss by its name without the layer suffix."""
 
     image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -170,4 +161,4 @@ TINY = GleeConfig(
 )
 """Random weights, for --demo, tests and examples: a laptop trains it in minutes."""
 
-VARIANTS: Mapping[str, GleeConfig] = MappingProxyType({"lite": LITE, "tiny": TINY})
+VARIANTS: Mapping[str, GleeConfig] = {"lite": LITE, "tiny": TINY}

@@ -71,7 +71,7 @@ class Fusion(nn.Module):
         self.visual_norm = nn.LayerNorm(dim)
         self.text_norm = nn.LayerNorm(dim)
         self.attention = BiAttention(dim, embed_dim, num_heads, dropout)
-        # 1/6: upstream divides by the six layers it once meant to fuse in; only the first does.
+        # The published initial value: one over the six layers GLIP fuses in, though GLEE fuses before the first only.
         self.visual_scale = nn.Parameter(torch.full((dim,), 1 / 6))
         self.text_scale = nn.Parameter(torch.full((dim,), 1 / 6))
 

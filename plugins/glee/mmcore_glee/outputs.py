@@ -80,7 +80,7 @@ class Draws:
         labels = torch.randint(0, num_classes, (num_copies,), device=device)
         return flip, labels, torch.rand(num_copies, 4, device=device)
 
-    def prompt_order(self, level: int, image: int, num_pixels: int, device: torch.device) -> Int[Tensor, " pixels"]:
-        """The order in which the pixels of an image's prompt are drawn at one feature level."""
-        del level, image
-        return torch.randperm(num_pixels, device=device)
+    def prompt_keys(self, level: int, pixels: Bool[Tensor, "batch pixels"]) -> Float[Tensor, "batch pixels"]:
+        """Sort keys above -1: the pixels of a visual prompt with the largest keys are sampled at a feature level."""
+        del level
+        return torch.rand(pixels.shape, device=pixels.device)

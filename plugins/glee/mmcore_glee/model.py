@@ -1,0 +1,234 @@
+"""GLEE, as the paper's figure draws it: image and text encoders, early fusion, pixel decoder, query decoder, heads."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from mmcore.errors import RecipeError, WeightsError, suggest
+from mmcore.recipe import Stage
+from mmcore.types import Loss, Losses, Prediction
+from mmcore.weights import LoadReport, WeightMap, read_tensors
+from torch import Tensor, nn
+
+from mmcore_glee import weights
+from mmcore_glee.backbone import ResNet
+from mmcore_glee.batch import GleeBatch
+from mmcore_glee.config import VARIANTS, GleeConfig
+from mmcore_glee.criterion import Criterion
+from mmcore_glee.denoising import make_denoising
+from mmcore_glee.fusion import Fusion
+from mmcore_glee.outputs import DecoderOutputs, Draws
+from mmcore_glee.pixel_decoder import PixelDecoder
+from mmcore_glee.predict import predictions
+from mmcore_glee.prompt import VisualPrompt, fill_boxes
+from mmcore_glee.query_decoder import PromptTokens, QueryDecoder
+from mmcore_glee.text_encoder import PhraseMemo, TextFeatures, build_clip, encode_text
+
+FORMATS = ("upstream",)
+
+
+def build(stage: Stage, variant: str) -> "Glee":
+    """The model of one stage with fresh weights.
+
+    Raises:
+        RecipeError: the variant or one of the stage's model settings does not exist.
+    """
+    if variant not in VARIANTS:
+        raise RecipeError(
+            f"GLEE has no variant {variant!r}", known=VARIANTS, do=suggest(variant, VARIANTS, "choose one of these")
+        )
+    config = VARIANTS[variant].replace(**stage.model)
+    return Glee(config.replace(loss_weights={**config.loss_weights, **stage.loss_weights}))
+
+
+class Glee(nn.Module):
+    """Detector and segmenter whose classes are texts.
+
+    Args:
+        config: sizes, and what the stage decides.
+    """
+
+    def __init__(self, config: GleeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet(config)
+        self.text_encoder = build_clip(config)
+        self.text_encoder_teacher = copy.deepcopy(self.text_encoder) if config.text == "teacher" else None
+        self.text_projection = nn.Parameter(torch.rand(config.text_dim, config.hidden_dim))
+        self.fusion = Fusion(config.hidden_dim, config.fusion_dim, config.fusion_heads, config.fusion_dropout)
+        self.pixel_decoder = PixelDecoder(config, self.backbone.channels)
+        self.query_decoder = QueryDecoder(config)
+        self.prompt = VisualPrompt(config, self.backbone.channels)
+        self.criterion = build_criterion(config)
+        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
+        self._memo, self._teacher_memo = PhraseMemo(), PhraseMemo()
+        if not config.published_init:
+            nn.init.normal_(self.text_projection, std=config.text_dim**-0.5)
+        for clip in (self.text_encoder_teacher, self.text_encoder if config.text == "frozen" else None):
+            if clip is not None:
+                clip.requires_grad_(False).eval()
+
+    def forward(self, batch: GleeBatch, draws: Draws | None = None) -> Losses:
+        """Losses of one training micro-batch.
+
+        Args:
+            batch: one task's images, words and objects.
+            draws: the random numbers; by default drawn from torch's generator.
+        """
+        draws = draws or Draws()
+        outputs, text = self.run(batch, draws)
+        return Losses({**self.criterion(outputs, batch, draws), **self._text_losses(text, outputs.mask_features)})
+
+    @torch.no_grad()
+    def predict(self, batch: GleeBatch) -> list[Prediction]:
+        """Boxes, masks, names and scores of each image, best first."""
+        return predictions(self.run(batch, Draws())[0], batch, self.config)
+
+    def run(self, batch: GleeBatch, draws: Draws) -> tuple[DecoderOutputs, TextFeatures]:
+        """The figure, from left to right."""
+        images = self.normalise(batch)
+        features = self.backbone(images)
+        text = self.encode_text(batch)
+        fusion_tokens = text.fusion
+        if batch.prompt_masks is not None:
+            template = self.prompt.template(images, batch.prompt_masks, batch.prompt_mode, self.backbone)
+            fusion_tokens = torch.cat([fusion_tokens, template], dim=1)
+        # As published, the decoders run in full precision while backbone, text and heads may not.
+        with torch.autocast(images.device.type, enabled=False):
+            precise = self.pixel_decoder.level_embed.dtype
+            pixels, shapes = self.pixel_decoder.project([feature.to(precise) for feature in features])
+            pixels = self.fusion(pixels, fusion_tokens.to(precise))
+            pixels, mask_features = self.pixel_decoder(pixels, shapes, features[0].to(precise))
+            queries = self.query_decoder
+            tokens = self._prompt_tokens(batch, text, pixels, shapes, draws)
+            noised = None
+            if self.training:
+                noised = make_denoising(batch, queries.label_embed, self.config, self.config.num_queries, draws)
+            per_image = batch.expressions is not None
+            classes = text.classes.to(precise)
+            outputs = queries(pixels, shapes, mask_features, classes, tokens, noised, per_image=per_image)
+        return outputs, text
+
+    def normalise(self, batch: GleeBatch) -> Float[Tensor, "batch 3 height width"]:
+        """Images with mean 0 and deviation 1; padding is exactly 0."""
+        images = (batch.images - self.image_mean) / self.image_std
+        height, width = images.shape[-2:]
+        if any(size != (height, width) for size in batch.image_sizes):
+            sizes = torch.tensor(batch.image_sizes).to(images.device, non_blocking=True)
+            rows = torch.arange(height, device=images.device) < sizes[:, :1]
+            columns = torch.arange(width, device=images.device) < sizes[:, 1:]
+            images = images * (rows[:, :, None] & columns[:, None])[:, None]
+        return images
+
+    def encode_text(self, batch: GleeBatch) -> TextFeatures:
+        """Class embeddings and tokens of the batch's words."""
+        teacher = self.text_encoder_teacher if self.training else None
+        return encode_text(self.text_encoder, teacher, self.text_projection, batch, self._memo, self._teacher_memo)
+
+    def _prompt_tokens(
+        self, batch: GleeBatch, text: TextFeatures, pixels: Tensor, shapes: Any, draws: Draws
+    ) -> PromptTokens | None:
+        """What joins the queries: samples of a visual prompt, else the words of an expression."""
+        if batch.prompt_masks is not None:
+            masks = batch.prompt_masks
+            if self.training and batch.prompt_mode in ("point", "box"):
+                masks = fill_boxes(masks)
+            return self.prompt(pixels, shapes, masks, draws)
+        if text.prompts is None:
+            return None
+        assert text.prompts_valid is not None
+        return PromptTokens((text.prompts.to(pixels.dtype),), (text.prompts_valid,))
+
+    def _text_losses(self, text: TextFeatures, like: Tensor) -> dict[str, Loss]:
+        weight = self.config.loss_weights["dist_loss"]
+        distance = like.new_zeros(()) if text.distance is None else text.distance
+        return {"track_loss": Loss(like.new_zeros(()), "objects"), "dist_loss": Loss(weight * distance, "text_tokens")}
+
+    def train(self, mode: bool = True) -> "Glee":
+        """Training or evaluation; frozen text encoders always evaluate, so that their features can be kept."""
+        super().train(mode)
+        for clip in (self.text_encoder_teacher, self.text_encoder if self.config.text == "frozen" else None):
+            if clip is not None:
+                clip.eval()
+        return self
+
+    def published(self, format: str = "upstream") -> WeightMap:
+        """The map between published GLEE names and this model's.
+
+        Raises:
+            WeightsError: the format is not known.
+        """
+        if format not in FORMATS:
+            raise WeightsError(
+                f"GLEE has no weight format {format!r}",
+                known=FORMATS,
+                do=suggest(format, FORMATS, "choose one of these"),
+            )
+        return weights.upstream(self.config, self.state_dict())
+
+    def initialise(self, path: str | Path) -> LoadReport:
+        """Fill from a published GLEE, MaskDINO or CLIP file, told apart by its names.
+
+        A GLEE file must fit; what stage 2 adds to stage 1 stays new, and a teacher that is new becomes a copy of the
+        text encoder. MaskDINO fills what fits. CLIP fills the text encoder and its teacher.
+
+        Raises:
+            MissingDataError: there is no such file.
+            WeightsError: it is no checkpoint, or fills nothing.
+        """
+        tensors = read_tensors(path)
+        own = self.state_dict()
+        kind = weights.kind(tensors)
+        if kind == "clip":
+            state, report = self._from_clip(tensors, own)
+        elif kind == "upstream":
+            state, report = self.published().to_ours(tensors, own)
+        else:
+            state, report = weights.maskdino(self.config).to_ours(weights.without_head(tensors), own)
+        if not state:
+            raise WeightsError(
+                "nothing in this file fits GLEE",
+                where=path,
+                known=f"{len(tensors)} tensors, such as {next(iter(tensors))}",
+            )
+        self.load_state_dict(state, strict=False)
+        self._copy_text_to_teacher(report)
+        return report
+
+    def _from_clip(
+        self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], LoadReport]:
+        state: dict[str, Tensor] = {}
+        for part in ("text_encoder", "text_encoder_teacher"):
+            if getattr(self, part) is not None:
+                state |= weights.clip(part, own).to_ours(tensors, own)[0]
+        return state, LoadReport(filled=list(state), new=[name for name in own if name not in state])
+
+    def _copy_text_to_teacher(self, report: LoadReport) -> None:
+        """A stage-1 checkpoint has no teacher; its frozen text encoder is what the teacher is."""
+        teacher = self.text_encoder_teacher
+        filled = any(name.startswith("text_encoder.") for name in report.filled)
+        missing = any(name.startswith("text_encoder_teacher.") for name in report.new)
+        if teacher is None or not filled or not missing:
+            return
+        teacher.load_state_dict(self.text_encoder.state_dict())
+        report.filled += [name for name in report.new if name.startswith("text_encoder_teacher.")]
+        report.new = [name for name in report.new if not name.startswith("text_encoder_teacher.")]
+
+    def zero3_leaves(self) -> Sequence[nn.Module]:
+        """The whole model as one unit: which modules run depends on the task of each process's batch."""
+        return (self,)
+
+
+def build_criterion(config: GleeConfig) -> Criterion:
+    """The losses with this model's weights and number of points."""
+    return Criterion(
+        weights=config.loss_weights,
+        num_points=config.mask_points,
+        oversample_ratio=config.oversample_ratio,
+        importance_ratio=config.importance_ratio,
+    )

@@ -1,0 +1,294 @@
+"""Query decoder (MaskDINO's): the best encoder pixels become queries, and layers refine their boxes.
+
+Levels are read from coarse to fine (stride 64 first). The norm after the last layer is applied twice before the heads
+and once before the boxes, as published. Boxes are predicted from the normed state and the previous reference with its
+gradient; the reference itself moves by the state before the norm, without gradient.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mmcore_glee.config import GleeConfig
+from mmcore_glee.deformable import DeformableAttention, Shapes
+from mmcore_glee.denoising import Denoising, LabelEmbeddings
+from mmcore_glee.layers import FeedForward, Mlp, box_positions, inverse_sigmoid
+from mmcore_glee.outputs import DecoderOutputs, QueryOutputs
+
+
+@dataclass(slots=True)
+class PromptTokens:
+    """Tokens that join the queries in self-attention: an expression's words, or samples of a visual prompt."""
+
+    levels: tuple[Float[Tensor, "batch tokens dim"], ...]
+    """Decoder layer i uses entry i modulo their number."""
+    valid: tuple[Bool[Tensor, "batch tokens"], ...]
+    by_confidence: bool = False
+    """Whether proposals are chosen by confidence instead of class (visual prompts)."""
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among queries; prompt tokens are looked at but look at nothing.
+
+    In the published code prompt tokens are queries as well, whose results are cut off.
+
+    Args:
+        dim: channels.
+        num_heads: attention heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        position: Float[Tensor, "batch queries dim"],
+        prompt: Float[Tensor, "batch tokens dim"] | None,
+        visible: Bool[Tensor, "#batch #heads queries keys"] | None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Attend.
+
+        Args:
+            x: content of the queries.
+            position: added to queries and keys.
+            prompt: further keys and values; their position is a copy of themselves without gradient.
+            visible: which key each query may look at; None for all.
+        """
+        query, keys, values = x + position, x + position, x
+        if prompt is not None:
+            keys = torch.cat([keys, prompt + prompt.detach()], dim=1)
+            values = torch.cat([values, prompt], dim=1)
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        parts = [F.linear(y, w, b) for y, w, b in zip((query, keys, values), weights, biases, strict=True)]
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, deformable attention to the pixels, feed-forward; each followed by a norm.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: GleeConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.self_attn = SelfAttention(dim, config.num_heads)
+        self.norm_self = nn.LayerNorm(dim)
+        self.cross_attn = DeformableAttention(dim, config.num_levels, config.num_heads, config.num_points)
+        self.norm_cross = nn.LayerNorm(dim)
+        self.ffn = FeedForward(dim, config.decoder_ffn)
+        self.norm_ffn = nn.LayerNorm(dim)
+        nn.init.xavier_uniform_(self.ffn.linear1.weight)
+        nn.init.xavier_uniform_(self.ffn.linear2.weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        prompt: Tensor | None,
+        visible: Tensor | None,
+    ) -> Tensor:
+        x = self.norm_self(x + self.self_attn(x, position, prompt, visible))
+        x = self.norm_cross(x + self.cross_attn(x + position, reference[:, :, None], memory, shapes))
+        return self.norm_ffn(x + self.ffn(x))
+
+
+class QueryDecoder(nn.Module):
+    """Proposals from the encoder, decoder layers, and the heads for class, confidence, box and mask.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: GleeConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.num_queries = config.num_queries
+        self.proposal_proj = nn.Linear(dim, dim)
+        self.proposal_norm = nn.LayerNorm(dim)
+        self.label_embed = LabelEmbeddings(dim)
+        self.reference_mlp = Mlp(2 * dim, dim, dim, 2)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(dim)
+        self.class_proj = nn.Parameter(torch.rand(dim, dim))
+        self.confidence_mlp = Mlp(dim, dim, 1, 2)
+        self.box_mlp = Mlp(dim, dim, 4, 3)
+        self.mask_mlp = Mlp(dim, dim, config.mask_dim, 3)
+        nn.init.zeros_(self.box_mlp.layers[-1].weight)
+        nn.init.zeros_(self.box_mlp.layers[-1].bias)
+        for layer in self.reference_mlp.layers:
+            nn.init.xavier_uniform_(layer.weight)
+        if not config.published_init:
+            # A unit-norm state and unit-norm text give logits of deviation one.
+            nn.init.normal_(self.class_proj, std=1 / dim)
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch pixels dim"],
+        shapes: Shapes,
+        mask_features: Float[Tensor, "batch mask_dim h w"],
+        classes: Float[Tensor, "texts dim"],
+        prompt: PromptTokens | None = None,
+        denoising: Denoising | None = None,
+        *,
+        per_image: bool = False,
+    ) -> DecoderOutputs:
+        """Predictions of every layer while training, of the last one otherwise.
+
+        Args:
+            pixels: encoded pixels, levels from fine to coarse.
+            shapes: size of each level.
+            mask_features: what mask embeddings are compared with.
+            classes: text embeddings that class scores are inner products with.
+            prompt: tokens that join the queries.
+            denoising: noised objects that stand before the queries.
+            per_image: whether each image has its own single text instead of all texts.
+        """
+        # (dim, classes) or (images, dim, 1): class scores are one product with the hidden state.
+        classifier = (classes @ self.class_proj.t()).t()
+        classifier = classifier.t()[..., None] if per_image else classifier
+        memory, shapes = _coarse_to_fine(pixels, shapes)
+        content, box_logits = self.propose(memory, shapes, classifier, by_confidence=_by_confidence(prompt))
+        interm = self._heads(self.norm(content), box_logits.sigmoid(), classifier) if self.training else None
+        content, box_logits = content.detach(), box_logits.detach()
+        slots = 0
+        if denoising is not None:
+            slots = denoising.num_slots
+            content = torch.cat([denoising.content, content], dim=1)
+            box_logits = torch.cat([denoising.box_logits, box_logits], dim=1)
+        states, boxes = self._refine(content, box_logits.sigmoid(), memory, shapes, prompt, denoising)
+        outputs = DecoderOutputs({}, mask_features, denoising_pad=slots, track_embed=states[-1][:, slots:])
+        if not self.training:
+            outputs.sets["final"] = self._heads(self.norm(states[-1]), boxes[-1], classifier)
+            return outputs
+        names = [*map(str, range(len(states))), "final"]
+        # The proposals were never normed, every later state was normed once by the decoder: all get one more norm.
+        for name, state, box in zip(names, [content, *states], [box_logits.sigmoid(), *boxes], strict=True):
+            state = self.norm(state)
+            outputs.sets[name] = self._heads(state[:, slots:], box[:, slots:], classifier)
+            if slots:
+                outputs.denoising[name] = QueryOutputs(state[:, :slots] @ classifier, box[:, :slots])
+        final = outputs.sets.pop("final")
+        assert interm is not None
+        outputs.sets = {"final": final, **outputs.sets, "interm": interm}
+        outputs.denoising_groups = denoising.groups if denoising else 0
+        return outputs
+
+    def propose(
+        self, memory: Float[Tensor, "batch pixels dim"], shapes: Shapes, classifier: Tensor, *, by_confidence: bool
+    ) -> tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries 4"]]:
+        """Content and box logits of the pixels that score best for any class.
+
+        Args:
+            memory: encoded pixels, levels from coarse to fine.
+            shapes: size of each level.
+            classifier: from hidden state to class scores.
+            by_confidence: choose by the confidence head instead.
+        """
+        logits, valid = proposals(shapes, memory.device)
+        memory = memory.masked_fill(~valid[:, None], 0)
+        with torch.no_grad():  # choosing has no gradient, so only the chosen pixels are computed with one
+            state = self.proposal_norm(self.proposal_proj(memory))
+            scores = self.confidence_mlp(state) if by_confidence else state @ classifier
+            best = scores.amax(-1).topk(self.num_queries, dim=1).indices
+        chosen = memory.gather(1, best[..., None].expand(-1, -1, memory.shape[-1]))
+        content = self.proposal_norm(self.proposal_proj(chosen))
+        return content, self.box_mlp(content) + logits[best]
+
+    def _refine(
+        self,
+        content: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        prompt: PromptTokens | None,
+        denoising: Denoising | None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Normed state and boxes after each layer."""
+        states, boxes = [], []
+        previous = reference
+        for i, layer in enumerate(self.layers):
+            tokens, visible = _visible(prompt, i, denoising, content)
+            position = self.reference_mlp(box_positions(reference, content.shape[-1] // 2))
+            content = layer(content, position, reference, memory, shapes, tokens, visible)
+            moved = (self.box_mlp(content) + inverse_sigmoid(reference)).sigmoid()
+            state = self.norm(content)
+            boxes.append((self.box_mlp(state) + inverse_sigmoid(previous)).sigmoid())
+            states.append(state)
+            previous, reference = moved, moved.detach()
+        return states, boxes
+
+    def _heads(self, state: Tensor, boxes: Tensor, classifier: Tensor) -> QueryOutputs:
+        return QueryOutputs(state @ classifier, boxes, self.mask_mlp(state), self.confidence_mlp(state))
+
+
+def _by_confidence(prompt: PromptTokens | None) -> bool:
+    return prompt is not None and prompt.by_confidence
+
+
+def _visible(
+    prompt: PromptTokens | None, layer: int, denoising: Denoising | None, content: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Prompt tokens of a layer, and which keys each query sees:
+
+    keys:        denoising slots    queries    prompt tokens
+    slots        own group          all        valid ones
+    queries      none               all        valid ones
+    """
+    among = denoising.visible[None, None] if denoising is not None else None
+    if prompt is None:
+        return None, among
+    tokens, valid = prompt.levels[layer % len(prompt.levels)], prompt.valid[layer % len(prompt.valid)]
+    batch, queries = content.shape[:2]
+    if among is None:
+        among = torch.ones(1, 1, queries, queries, dtype=torch.bool, device=content.device)
+    to_prompt = valid[:, None, None, :].expand(-1, -1, queries, -1)
+    return tokens, torch.cat([among.expand(batch, -1, -1, -1), to_prompt], dim=-1)
+
+
+def _coarse_to_fine(pixels: Tensor, shapes: Shapes) -> tuple[Tensor, Shapes]:
+    levels = pixels.split([h * w for h, w in shapes], dim=1)
+    return torch.cat(levels[::-1], dim=1), shapes[::-1]
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def proposals(shapes: Shapes, device: torch.device) -> tuple[Float[Tensor, "pixels 4"], Bool[Tensor, " pixels"]]:
+    """Box logits that stand for each pixel, and whether the pixel may become a query.
+
+    A box is centred on its pixel; its side is 0.05 on the first (coarsest) level and doubles with each level, as
+    published, so the finest has the largest boxes. Boxes that come within 0.01 of the border are infinite.
+
+    Args:
+        shapes: size of each level, coarsest first.
+        device: where the result is needed.
+    """
+    levels = []
+    for level, (height, width) in enumerate(shapes):
+        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+        side = torch.tensor(0.05 * 2.0**level, device=device)
+        box = torch.broadcast_tensors(x[None, :], y[:, None], side, side)
+        levels.append(torch.stack(box, dim=-1).flatten(0, 1))
+    boxes = torch.cat(levels)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
+    logits = torch.log(boxes / (1 - boxes)).masked_fill(~valid[:, None], float("inf"))
+    return logits, valid

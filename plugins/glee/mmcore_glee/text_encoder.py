@@ -1,0 +1,187 @@
+"""Words to vectors: CLIP's text model, pooled class embeddings, and the tokens that pixels look at.
+
+Class names are padded to the longest of the batch, not to 77: CLIP is causal, so what follows a token changes nothing.
+Referring expressions keep all 77 positions, because the published fusion lets padding take part. While an encoder is
+frozen it sees each phrase once; its features are kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmcore_glee.batch import GleeBatch
+from mmcore_glee.config import GleeConfig
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
+
+
+@dataclass(slots=True)
+class TextFeatures:
+    """What the rest of the model takes from the text."""
+
+    classes: Float[Tensor, "texts dim"]
+    """Mean of each text's projected tokens, begin and end included."""
+    fusion: Float[Tensor, "batch tokens dim"]
+    """Tokens that the pixels look at: all words of all names, or all 77 positions of each image's expression."""
+    prompts: Float[Tensor, "batch tokens dim"] | None
+    """Expression tokens that join the queries in the decoder; None for class names."""
+    prompts_valid: Bool[Tensor, "batch tokens"] | None
+    distance: Float[Tensor, ""] | None
+    """Squared distance to the teacher: mean over channels, sum over the tokens of all names; None without teacher."""
+
+
+def build_clip(config: GleeConfig) -> "CLIPTextModel":
+    """CLIP's text model of ViT-B/32, or a smaller one, with random weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=config.text_vocabulary,
+            max_position_embeddings=config.text_positions,
+            hidden_size=config.text_dim,
+            intermediate_size=config.text_ffn,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=config.text_heads,
+            projection_dim=config.text_dim,
+            hidden_act="quick_gelu",
+            bos_token_id=49406,
+            eos_token_id=49407,
+            pad_token_id=49407,
+        )
+    )
+
+
+class PhraseMemo:
+    """Features of phrases that a frozen encoder has seen; the least recently used are dropped.
+
+    Args:
+        capacity: most phrases kept; at CLIP's size one takes about 15 kB.
+    """
+
+    def __init__(self, capacity: int = 8192) -> None:
+        self.capacity = capacity
+        self._rows: OrderedDict[str, Tensor] = OrderedDict()
+        self._version: tuple[object, ...] = ()
+
+    def encode(
+        self, clip: nn.Module, names: Sequence[str], input_ids: Int[Tensor, "texts tokens"]
+    ) -> Float[Tensor, "texts tokens channels"]:
+        """Hidden states of all names; only those not seen before go through the encoder."""
+        self._forget_when_changed(clip, input_ids)
+        width = input_ids.shape[1]
+        missing = list({name: i for i, name in enumerate(names) if name not in self._rows}.items())
+        if missing:
+            rows = torch.tensor([i for _, i in missing], device=input_ids.device)
+            # Not in inference mode: what is kept here may be needed by a training step later.
+            with torch.inference_mode(False), torch.no_grad():
+                hidden = hidden_states(clip, input_ids[rows].clone())
+            self._rows.update((name, row) for (name, _), row in zip(missing, hidden, strict=True))
+        result = torch.stack([self._row(name, width) for name in names])
+        while len(self._rows) > self.capacity:
+            self._rows.popitem(last=False)
+        return result
+
+    def _row(self, name: str, width: int) -> Tensor:
+        # A phrase fits in both the width it was kept at and the width now asked for; the rest is padding.
+        self._rows.move_to_end(name)
+        row = self._rows[name][:width]
+        return torch.cat([row, row.new_zeros(width - len(row), row.shape[1])]) if len(row) < width else row
+
+    def _forget_when_changed(self, clip: nn.Module, input_ids: Tensor) -> None:
+        weight = next(clip.parameters())
+        # The version counter grows with every in-place write, such as loading weights.
+        autocast = torch.is_autocast_enabled(input_ids.device.type)
+        version = (weight.data_ptr(), weight._version, weight.dtype, autocast)
+        if version != self._version:
+            self._rows.clear()
+            self._version = version
+
+
+def hidden_states(
+    clip: nn.Module, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"] | None = None
+) -> Float[Tensor, "texts tokens channels"]:
+    """CLIP's last hidden state after the final norm.
+
+    Args:
+        clip: a CLIPTextModel.
+        input_ids: padded on the right.
+        attention_mask: needed only when padding positions are used afterwards.
+    """
+    return clip(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def pool(x: Float[Tensor, "texts tokens dim"], mask: Int[Tensor, "texts tokens"]) -> Float[Tensor, "texts dim"]:
+    """Mean over the tokens that are no padding."""
+    weights = mask.to(x.dtype)
+    return torch.einsum("ntc,nt->nc", x, weights) / weights.sum(1, keepdim=True)
+
+
+def valid_tokens(
+    x: Float[Tensor, "texts tokens dim"], mask: Int[Tensor, "texts tokens"], count: int | None
+) -> Float[Tensor, "valid dim"]:
+    """The tokens that are no padding, in order.
+
+    Args:
+        x: features.
+        mask: 1 for tokens.
+        count: their number if known, so that nothing waits for the device.
+    """
+    flat = mask.flatten()
+    if count is None or not flat.is_cuda:
+        return x.flatten(0, 1)[flat.bool()]
+    return x.flatten(0, 1)[torch.argsort(flat, descending=True, stable=True)[:count]]
+
+
+def is_frozen(clip: nn.Module) -> bool:
+    """Whether nothing of the encoder is trained."""
+    return not any(parameter.requires_grad for parameter in clip.parameters())
+
+
+def encode_text(
+    clip: nn.Module,
+    teacher: nn.Module | None,
+    projection: Float[Tensor, "channels dim"],
+    batch: GleeBatch,
+    memo: PhraseMemo,
+    teacher_memo: PhraseMemo,
+) -> TextFeatures:
+    """Text features of a batch's names or expressions.
+
+    Args:
+        clip: the text encoder.
+        teacher: the frozen copy it is drawn towards, or None to leave the distance out.
+        projection: from CLIP's channels to the model's.
+        batch: ids, masks, names or expressions.
+        memo: what `clip` has seen while frozen.
+        teacher_memo: what `teacher` has seen.
+    """
+    if batch.expressions is not None:
+        return _encode_expressions(clip, projection, batch)
+    ids, mask = batch.input_ids, batch.attention_mask
+    if is_frozen(clip) or not torch.is_grad_enabled():
+        with torch.no_grad():
+            hidden = memo.encode(clip, batch.names, ids)
+    else:
+        hidden = hidden_states(clip, ids)
+    distance = None
+    if teacher is not None:
+        with torch.no_grad():
+            target = teacher_memo.encode(teacher, batch.names, ids)
+        distance = ((hidden - target).square().mean(-1) * mask).sum()
+    x = hidden @ projection
+    count = int(batch.counts["text_tokens"]) if "text_tokens" in batch.counts else None
+    tokens = valid_tokens(x, mask, count)
+    return TextFeatures(pool(x, mask), tokens.expand(len(batch.images), -1, -1), None, None, distance)
+
+
+def _encode_expressions(clip: nn.Module, projection: Tensor, batch: GleeBatch) -> TextFeatures:
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(clip)):
+        hidden = hidden_states(clip, batch.input_ids, batch.attention_mask)
+    x = hidden @ projection
+    return TextFeatures(pool(x, batch.attention_mask), x, x, batch.attention_mask.bool(), None)
