@@ -274,7 +274,7 @@ def _gradients_reach(subject: Subject) -> str:
     """Train a few steps over all sources: what the stage trains gets gradients and moves, the rest stays equal."""
     import torch
 
-    from mmcore.train.optim import freeze, parameter_groups
+    from mmcore.train.optim import adamw, freeze, parameter_groups
 
     model = build_model(subject.family, subject.settings)
     freeze(model, subject.stage)
@@ -284,7 +284,7 @@ def _gradients_reach(subject: Subject) -> str:
     idle = tuple(getattr(model, "idle_parameters", ()))
     _require(given <= wanted, f"frozen by the recipe, yet trained: {_some(sorted(given - wanted))}")
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    optimiser = torch.optim.AdamW(parameter_groups(model, subject.stage))
+    optimiser = adamw(parameter_groups(model, subject.stage), subject.stage)
     reached: set[str] = set()
     model.train()
     for step in range(STEPS_TO_REACH):
@@ -309,7 +309,7 @@ def _gradients_reach(subject: Subject) -> str:
 
 
 def _typos_are_caught(subject: Subject) -> str:
-    from mmcore.train.optim import freeze, parameter_groups
+    from mmcore.train.optim import adamw, freeze, parameter_groups
 
     typo = "no_such_module_anywhere"
     stage = subject.stage
