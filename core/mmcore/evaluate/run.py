@@ -1,8 +1,6 @@
 """Take a model through a validation set: predict every image, gather from all processes, summarise on the first."""
 
 import contextlib
-import json
-import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -15,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmcore.data.sources import Collate, Datasets, DataSource
 from mmcore.errors import DataError, MmcoreError, UsageError, suggest
+from mmcore.files import write_json
 from mmcore.recipe import Stage
 from mmcore.train.distributed import Place, gather_json
 from mmcore.types import Batch, Draw
@@ -192,13 +191,6 @@ def _write(
         "categories": getattr(evaluator, "category_ap", {}),
     }
     write_json(folder / "metrics.json", record, indent=2)
-
-
-def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write JSON through a temporary file and one rename, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 class _Progress:

@@ -1,0 +1,189 @@
+"""`mmcore eval`: a run against validation sets, by its family's published protocol."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from mmcore.recipe import Source, Stage, Validation
+    from mmcore.run import Settings
+
+
+@click.command("eval")
+@click.argument("target", metavar="RUN|CHECKPOINT")
+@click.option("--on", "sources", metavar="A,B", help="Validation sets of the recipe. Default: all of them.")
+@click.option(
+    "--split",
+    type=click.Choice(["val", "train"]),
+    default="val",
+    show_default=True,
+    help="With train, --on names training sources: how well does the model know what it was trained on?",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Data root. Default: that of the run.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Replace one recipe entry; repeatable.")
+@click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Of a run.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images of each set.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Images per forward pass.")
+@click.option("--workers", type=click.IntRange(min=0), help="Data worker processes. Default: that of the run.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. Default: RUN/evals.")
+@click.option("--categories", is_flag=True, help="Also the AP of every category.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON, fractions between 0 and 1.")
+def evaluate(
+    target: str,
+    sources: str | None,
+    split: Literal["val", "train"],
+    data: Path | None,
+    sets: tuple[str, ...],
+    checkpoint: str,
+    limit: int | None,
+    batch_size: int,
+    workers: int | None,
+    device: Literal["auto", "cpu", "cuda"],
+    out: Path | None,
+    categories: bool,
+    as_json: bool,
+) -> None:
+    """Evaluate a run: a table of its family's metrics, and predictions.json and metrics.json for each set.
+
+    Under torchrun or srun the images are shared among the processes.
+    """
+    import json
+
+    from mmcore import run as runs
+    from mmcore.evaluate.run import evaluate as measure
+    from mmcore.train import distributed
+
+    opened = runs.open_model(target, checkpoint=checkpoint)
+    settings = _adjusted(opened.settings, split, sources, data, sets, device)
+    place = runs.choose_device(settings)
+    here = distributed.start(place)
+    model = opened.model.to(place)
+    if here.is_first:
+        runs.prepare_demo(opened.family, settings)
+    distributed.barrier()
+    datasets = runs.build_datasets(opened.family, settings, "val")
+    root = out or (opened.run_dir / "evals" if opened.run_dir else Path("evals"))
+    report: dict[str, Any] = {"target": target, "step": opened.step, "split": split, "sets": {}}
+    try:
+        for validation in settings.stage.validation:
+            name = f"{validation.source}-step-{opened.step}" + (f"-first-{limit}" if limit else "")
+            folder = _free(root, name)
+            metrics = measure(
+                model,
+                datasets,
+                settings.stage,
+                validation.source,
+                device=place,
+                batch_size=batch_size,
+                workers=settings.workers if workers is None else workers,
+                distributed=here,
+                folder=folder,
+                limit=limit,
+            )
+            if not here.is_first:
+                continue
+            report["sets"][validation.source] = {
+                **json.loads((folder / "metrics.json").read_text()),
+                "folder": str(folder),
+            }
+            if not as_json:
+                _show(validation.source, metrics, report["sets"][validation.source], categories)
+    finally:
+        distributed.stop()
+    if as_json and here.is_first:
+        click.echo(json.dumps(report, indent=1))
+
+
+def _adjusted(
+    settings: "Settings",
+    split: str,
+    sources: str | None,
+    data: Path | None,
+    sets: Sequence[str],
+    device: str,
+) -> "Settings":
+    """The run's settings with the wanted validation sets only, and data root, device and recipe entries replaced."""
+    from mmcore.config import resolve
+
+    stage, _ = resolve(settings.stage, None, sets)
+    names = [name.strip() for name in (sources or "").split(",") if name.strip()]
+    stage = stage.replace(validation=wanted_sets(stage, split, names))
+    changes: dict[str, Any] = {"stage": stage, "only": None, "device": device}
+    if data is not None:
+        changes |= {"data": str(data.expanduser().absolute()), "demo": False}
+    return settings.replace(**changes)
+
+
+def wanted_sets(stage: "Stage", split: str, names: Sequence[str]) -> "tuple[Validation, ...]":
+    """The validation sets named by --on; with --split train, training sources as if they were such sets.
+
+    Raises:
+        UsageError: the recipe has no such set, or none at all.
+    """
+    from mmcore.errors import UsageError, suggest
+
+    known: Mapping[str, Validation] = (
+        {one.source: one for one in stage.validation}
+        if split == "val"
+        else {name: as_validation(name, source) for name, source in stage.data.sources.items()}
+    )
+    if split == "train" and not names:
+        raise UsageError("--split train needs --on", known=known, do="name training sources with --on")
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"there is no {'validation set' if split == 'val' else 'training source'} {name!r}",
+                where=f"--on {','.join(names)}",
+                known=known or "none",
+                do=suggest(name, known, "choose among these, or see `mmcore plan`"),
+            )
+    if not known:
+        raise UsageError("the recipe has no validation set", where=f"stage {stage.number} {stage.name}")
+    return tuple(known[name] for name in (names or known))
+
+
+def as_validation(name: str, source: "Source") -> "Validation":
+    """A training source as a validation set: the same files, whole and without augmentation."""
+    from mmcore.recipe import Validation
+
+    annotations = source.annotations if isinstance(source.annotations, str) else ",".join(source.annotations)
+    return Validation(
+        source=name, annotations=annotations, images=source.images, format=source.format, options=source.options
+    )
+
+
+def _free(root: Path, name: str) -> Path:
+    """`root/name`, or the first of `name-2`, `name-3`, ... that does not exist."""
+    number, folder = 1, root / name
+    while folder.exists():
+        number += 1
+        folder = root / f"{name}-{number}"
+    return folder
+
+
+def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], categories: bool) -> None:
+    """Metrics in percent, as papers print them: one table row for boxes, one for masks."""
+    from rich.console import Console
+    from rich.table import Table
+
+    kinds: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        kind, _, metric = name.rpartition("/")
+        kinds.setdefault(kind, {})[metric] = value
+    console = Console()
+    console.print(f"[bold]{source}[/bold]  {record['images']} images, {record['seconds']:.0f} s, percent")
+    for kind, values in kinds.items():
+        table = Table(show_edge=False, pad_edge=False, box=None)
+        table.add_column(kind or "all", style="bold")
+        for metric in values:
+            table.add_column(metric, justify="right")
+        table.add_row("", *(f"{100 * value:.1f}" for value in values.values()))
+        console.print(table)
+    if categories:
+        for kind, values in record["categories"].items():
+            for category, value in sorted(values.items(), key=lambda item: -item[1]):
+                console.print(f"  {kind} {100 * value:5.1f}  {category}", highlight=False, markup=False)
+    console.print(f"  -> {record['folder']}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,95 @@
+"""`mmcore predict`: any images in, JSON and pictures out."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+
+@click.command()
+@click.argument("target", metavar="RUN|CHECKPOINT")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--names", metavar="A,B,...", help="What to look for. Default: the family's own vocabulary.")
+@click.option("--prompt", metavar="TEXT", help="An expression or a question, such as 'the red kite'.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Least score of an object. Default: 0.3, with --prompt 0."
+)
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="At most so many objects an image, the best.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. Default: RUN/predictions or ./predictions."
+)
+@click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Of a run.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the answers as JSON.")
+def predict(
+    target: str,
+    images: tuple[Path, ...],
+    names: str | None,
+    prompt: str | None,
+    threshold: float | None,
+    top: int | None,
+    out: Path | None,
+    checkpoint: str,
+    device: Literal["auto", "cpu", "cuda"],
+    as_json: bool,
+) -> None:
+    """Predict on images (files, or folders of images): a JSON and a drawn PNG each.
+
+    Files that exist are never replaced: a second answer is NAME-2.
+    """
+    import json
+
+    from mmcore.errors import DataError
+    from mmcore.predict import find_images, predict_file
+    from mmcore.run import choose_device, open_model
+
+    question = _question(names, prompt, threshold, top)
+    paths = find_images(images)
+    opened = open_model(target, checkpoint=checkpoint)
+    place = choose_device(opened.settings.replace(device=device))
+    model = opened.model.to(place).eval()
+    folder = out or (opened.run_dir / "predictions" if opened.run_dir else Path("predictions"))
+    answers: list[dict[str, Any]] = []
+    failures: list[DataError] = []
+    for path in paths:
+        try:
+            answer = predict_file(model, path, question, folder, device=place)
+        except DataError as error:  # one damaged file among many: the rest is still wanted
+            failures.append(error)
+            continue
+        answers.append(answer)
+        if not as_json:
+            click.echo(_line(answer))
+    if as_json:
+        click.echo(json.dumps(answers, indent=1))
+    for error in failures:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+    if failures:
+        raise DataError(f"{len(failures)} of {len(paths)} images could not be read", do="see the messages above")
+
+
+def _question(names: str | None, prompt: str | None, threshold: float | None, top: int | None) -> Any:
+    from mmcore.predict import Question
+
+    if names is not None and prompt is not None:
+        raise click.UsageError("Give --names or --prompt, not both.")
+    listed = None
+    if names is not None:
+        listed = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+        if not listed:
+            raise click.UsageError("--names is empty.")
+    if prompt is not None and not prompt.strip():
+        raise click.UsageError("--prompt is empty.")
+    if threshold is None:
+        threshold = 0.3 if prompt is None else 0.0
+    return Question(names=listed, prompt=prompt, threshold=threshold, top=top)
+
+
+def _line(answer: dict[str, Any]) -> str:
+    """`photo.jpg: kite 0.91, clock 0.77 -> predictions/photo.png`."""
+    objects = answer["objects"]
+    parts = [f"{one.get('name', 'object')} {one.get('score', 1.0):.2f}" for one in objects[:6]]
+    if len(objects) > 6:
+        parts.append(f"{len(objects) - 6} more")
+    said = ", ".join(parts) or answer.get("text") or f"nothing scores {answer['threshold']:.2f} or more (--threshold)"
+    return f"{answer['image']}: {said} -> {answer['picture']}"
