@@ -8,6 +8,7 @@ polygons dropped, and an annotation that had polygons but none valid left out.
 
 import itertools
 import json
+import math
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class CocoInstances:
         np.save(folder / "image_spans.npy", scan.image_spans[by_id])
         np.save(folder / "annotation_spans.npy", scan.annotation_spans[by_image])
         np.save(folder / "first.npy", np.searchsorted(rows[by_image], np.arange(len(ordered) + 1)))
-        names = _category_names(scan.categories, self.path)
+        names = category_names(scan.categories, self.path)
         (folder / "categories.json").write_text(json.dumps(list(names)))
         meta = {
             "categories": list(names.values()),
@@ -82,7 +83,7 @@ class CocoInstances:
         }
         return Prepared(len(ordered), meta)
 
-    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[Any, Mapping[str, int]]]:
+    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
         images = np.load(folder / "image_spans.npy", mmap_mode="r")[start:stop].tolist()
         first = np.load(folder / "first.npy", mmap_mode="r")[start : stop + 1].tolist()
         spans = np.load(folder / "annotation_spans.npy", mmap_mode="r")
@@ -92,14 +93,14 @@ class CocoInstances:
                 image = decode(content, image_start, image_end)
                 annotations = [decode(content, *span) for span in spans[begin:end].tolist()]
                 record = self._record(image, annotations, numbers)
-                yield record.to_json(), record.facts()
+                yield record.to_bytes(), record.facts()
 
     def _record(self, image: dict[str, Any], annotations: list[dict[str, Any]], numbers: dict[int, int]) -> Record:
         defects = list(_image_defects(image))
         height, width = (image[side] if _is_side(image.get(side)) else 0 for side in ("height", "width"))
         objects = []
         for annotation in annotations[-1:] if self.one_object else annotations:
-            found = _object(annotation, height, width, numbers, self.box_tolerance_px)
+            found = to_object(annotation, height, width, numbers, self.box_tolerance_px)
             objects += [item for item in found if isinstance(item, Object)]
             defects += [item for item in found if isinstance(item, Defect)]
         expressions: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ def _refuse_repeated(ordered: np.ndarray, what: str, path: Path) -> None:
         raise DataError(f"{what} id {repeated[0]} occurs more than once", where=path, do="repair the file")
 
 
-def _category_names(categories: list[Any], path: Path) -> dict[int, str]:
+def category_names(categories: list[Any], path: Path) -> dict[int, str]:
     """Category id -> name, in order of the ids."""
     # Text of scanned elements is Latin-1 (see jsonstream).
     try:
@@ -187,7 +188,7 @@ def _is_side(value: Any) -> bool:
     return type(value) is int and 0 < value < 1 << 31
 
 
-def _object(
+def to_object(
     annotation: dict[str, Any], height: int, width: int, numbers: dict[int, int], tolerance_px: float
 ) -> list[Object | Defect]:
     """The object of an annotation, or why there is none; both when it is there but cannot be used."""
@@ -222,4 +223,10 @@ def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]
     if not isinstance(given, list) or not all(isinstance(polygon, list) for polygon in given):
         return given, "neither polygons nor RLE"
     valid = masks.valid_polygons(given)
-    return (valid, None) if valid else (None, "no polygon has three points; the annotation was left out")
+    if not valid:
+        return None, "no polygon has three points; the annotation was left out"
+    try:
+        finite = math.isfinite(sum(map(sum, valid)))
+    except TypeError:
+        finite = False
+    return valid, None if finite else "a polygon holds something that is not a finite number"

@@ -2,12 +2,12 @@
 
 A finished index is a folder of flat files:
 
-    records.bin   one JSON text per record, end to end
+    records.bin   the bytes of every record, end to end
     offsets.bin   int64 place of each record in records.bin, and the end
     *.npy         one column per fact (width, height, num_objects, has_mask), memory-mapped
     index.json    format, sources with size and sha256, number of records, category names
 
-Reading is two `pread` calls and one JSON decode; nothing is mapped or cached, so a worker's private memory does not
+Reading is two `pread` calls; nothing is mapped or cached, so a worker's private memory does not
 grow however many records it visits. Measured against SQLite and a memory map (bench/index.py): the map makes touched
 pages count to the process, SQLite needs several times as long per record and about twice as long to build.
 
@@ -81,8 +81,8 @@ class Parser(Protocol):
         """Read the files once; leave in `folder` what `records` needs."""
         ...
 
-    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[Any, Mapping[str, int]]]:
-        """The JSON value and the facts of records start to stop, in their final order."""
+    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
+        """The bytes and the facts of records start to stop, in their final order."""
         ...
 
 
@@ -101,8 +101,8 @@ class Index:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, number: int) -> Any:
-        """The JSON value of record `number`.
+    def __getitem__(self, number: int) -> bytes:
+        """The bytes of record `number`, as the parser wrote them.
 
         Raises:
             IndexError: there is no such record.
@@ -113,13 +113,17 @@ class Index:
         offsets, records = self._files or self._open()
         try:
             start, end = _RANGE.unpack(os.pread(offsets, 16, 8 * number))
-            return json.loads(os.pread(records, end - start, start))
+            content = os.pread(records, end - start, start)
+            if len(content) == end - start:
+                return content
+            problem = "cut short"
         except (struct.error, ValueError, OSError) as error:
-            raise DataError(
-                f"record {number} of the index is damaged: {error}",
-                where=self.folder,
-                do="delete this folder; it is built again from the annotation file",
-            ) from None
+            problem = str(error)
+        raise DataError(
+            f"record {number} of the index is damaged: {problem}",
+            where=self.folder,
+            do="delete this folder; it is built again from the annotation file",
+        )
 
     def column(self, name: str) -> np.ndarray:
         """(records,) memory-mapped facts: width, height, num_objects or has_mask."""
@@ -295,12 +299,10 @@ def _write_part(parser: Parser, scratch: Path, part: _Part) -> Iterator[int]:
     count = part.stop - part.start
     lengths = np.zeros(count, np.int64)
     columns = {name: np.zeros(count, kind) for name, kind in _COLUMN_TYPES.items()}
-    dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
     with open(part.folder / "records.bin", "wb", buffering=1 << 20) as file:
         for i, (record, facts) in enumerate(parser.records(scratch, part.start, part.stop)):
-            text = dump(record).encode("utf-8", "surrogatepass")
-            file.write(text)
-            lengths[i] = len(text)
+            file.write(record)
+            lengths[i] = len(record)
             for name, column in columns.items():
                 column[i] = facts[name]
             if i % 4096 == 0:

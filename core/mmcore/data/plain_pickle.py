@@ -1,0 +1,86 @@
+"""Read a pickle that holds only plain containers, text, bytes and numbers, and refuse every other one unread.
+
+RefCOCO is published as pickles, a format whose files can run any code when loaded. The opcodes are walked first, which
+executes nothing: only those that build plain values may occur. So no class is ever looked up, nothing is called, and
+nothing is allocated that the file does not contain.
+"""
+
+import io
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mmcore.errors import DataError, MissingDataError, UnsafeDataError
+
+MAX_BYTES = 1 << 30
+
+# fmt: off
+_PLAIN = frozenset((
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET",
+    "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET", "MEMOIZE",
+))
+# fmt: on
+_MEMO = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"})
+
+
+class _Unpickler(pickle.Unpickler):
+    """The second lock, should the first ever miss something."""
+
+    def find_class(self, module_name: str, global_name: str) -> NoReturn:
+        raise UnsafeDataError(f"pickle asks for {module_name}.{global_name}")
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise UnsafeDataError("pickle asks for an object outside of it")
+
+
+def load_plain(path: Path) -> Any:
+    """The plain value in a pickle file; text of Python 2 pickles is read as UTF-8, or Latin-1 where it is not.
+
+    Raises:
+        MissingDataError: there is no such file.
+        UnsafeDataError: it holds anything but plain values; nothing of it was executed.
+        DataError: it is damaged or no pickle.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UnsafeDataError(f"pickle is larger than {MAX_BYTES} bytes", where=path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise MissingDataError(f"annotation file cannot be read: {error.strerror}", where=path) from None
+    _check(content, path)
+    try:
+        try:
+            return _Unpickler(io.BytesIO(content), encoding="utf-8").load()
+        except UnicodeDecodeError:
+            return _Unpickler(io.BytesIO(content), encoding="latin-1").load()
+    except UnsafeDataError as error:
+        raise UnsafeDataError(error.what, where=path) from None
+    except Exception as error:  # a damaged pickle may raise anything
+        raise DataError(f"pickle is damaged: {type(error).__name__}: {error}", where=path) from None
+
+
+def _check(content: bytes, path: Path) -> None:
+    number = -1
+    try:
+        for number, (opcode, argument, place) in enumerate(pickletools.genops(content)):
+            if opcode.name not in _PLAIN:
+                raise UnsafeDataError(
+                    f"pickle holds more than plain values ({opcode.name} at byte {place})",
+                    where=path,
+                    do="do not load this file elsewhere either; it may run code. Fetch the published one again",
+                )
+            # The unpickler's memo is a list as long as its largest number.
+            if opcode.name in _MEMO and int(argument) > 16 * (number + 16):
+                raise UnsafeDataError(f"pickle numbers an entry {argument} (byte {place})", where=path)
+    except UnsafeDataError:
+        raise
+    except Exception as error:  # genops raises ValueError and, on odd bytes, a few others
+        raise DataError(
+            f"not a pickle, or damaged after {number + 1} entries: {error}", where=path, do="fetch the file again"
+        ) from None
