@@ -44,8 +44,7 @@ def phrases() -> tuple[str, ...]:
     """Object phrases from which random negatives of free-text sources are drawn, sorted, without repeats.
 
     The published code draws from 70,163 Visual Genome phrases, which are not ours to distribute; any list of object
-    names serves. These are all names of the stored vocabularies, in plain words; `options.negatives` of a source
-    names a file with another list.
+    names serves. These are all names of the stored vocabularies, in plain words.
     """
     lists, _ = _tables()
     plain = (name.strip().replace("_", " ").lower() for listed in lists.values() for name in listed)

@@ -1,1 +1,18 @@
-"""GLEE data: sources, transforms and collation."""
+"""GLEE's data: sources, image pipelines and batches; `build` answers the `build_datasets` hook."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmcore.data.sources import DataContext, Datasets
+    from mmcore.recipe import Stage
+
+
+def build(stage: "Stage", split: str, context: "DataContext") -> "Datasets":
+    """The sources of a stage for one split, "train" or "val"; imports torch only when called.
+
+    Raises:
+        DataError: a source cannot be read, or its files are not there.
+    """
+    from mmcore_glee.data.build import build_train, build_val
+
+    return build_train(stage, context) if split == "train" else build_val(stage, context)

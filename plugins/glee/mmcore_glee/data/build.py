@@ -1,0 +1,222 @@
+"""From a recipe's entries to sources, collators and evaluators: formats, vocabularies, and where the files lie."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmcore.data.coco import CocoInstances
+from mmcore.data.index import Index, Parser, open_index
+from mmcore.data.records import Records
+from mmcore.data.sources import DataContext, Datasets, Evaluator
+from mmcore.errors import DataError, MissingDataError, RecipeError, suggest
+from mmcore.evaluate.coco import CocoEvaluator
+from mmcore.evaluate.refcoco import RefCocoEvaluator
+from mmcore.recipe import Source, Stage, Validation
+
+from mmcore_glee import vocabulary
+from mmcore_glee.data.augment import pipeline
+from mmcore_glee.data.collate import Collate
+from mmcore_glee.data.sources import ImageSource
+from mmcore_glee.data.tasks import PARSED_FORMATS, Task, task_named
+
+OPTIONS = ("task", "names", "split")
+"""What `options` of a source may hold: its task; `names: file` to take the category names of the file for the
+vocabulary, for data sets of one's own; the split of a RefCOCO folder."""
+
+Entry = Source | Validation
+
+
+def build_train(stage: Stage, context: DataContext) -> Datasets:
+    """Every source the run draws from.
+
+    Raises:
+        DataError: a format cannot be read yet, or a category has no name in the vocabulary.
+        MissingDataError: an annotation file or image folder is not there.
+    """
+    entries = {
+        name: source
+        for name, source in stage.data.sources.items()
+        if source.weight > 0 and (context.only is None or name in context.only)
+    }
+    _refuse_unreadable(entries, stage)
+    sources, collate = {}, {}
+    for name, entry in entries.items():
+        source, words = _source(name, entry, stage, context, training=True)
+        sources[name] = source
+        collate[name] = Collate(
+            source.task,
+            words,
+            negatives=vocabulary.phrases() if source.task.words == "phrases" else (),
+            prompts=bool(stage.model.get("visual_prompt")),
+        )
+    return Datasets(sources, collate)
+
+
+def build_val(stage: Stage, context: DataContext) -> Datasets:
+    """The validation sets: those named by --sources, else those of the chosen sources' tasks, else all.
+
+    Raises:
+        DataError: a format cannot be read yet.
+        MissingDataError: an annotation file or image folder is not there.
+    """
+    entries = _chosen_validations(stage, context)
+    _refuse_unreadable(entries, stage)
+    sources, collate, evaluators = {}, {}, {}
+    for name, entry in entries.items():
+        source, words = _source(name, entry, stage, context, training=False)
+        sources[name] = source
+        collate[name] = Collate(source.task, words, training=False)
+        evaluators[name] = _evaluator(entry, source, words, context.root)
+    return Datasets(sources, collate, evaluators)
+
+
+def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {entry.source: entry for entry in stage.validation}
+    if context.only is None:
+        return entries
+    named = {name: entry for name, entry in entries.items() if name in context.only}
+    if named:
+        return named
+    tasks = {_task(name, stage.data.sources[name]).name for name in context.only if name in stage.data.sources}
+    return {name: entry for name, entry in entries.items() if _task(name, entry).name in tasks}
+
+
+def _refuse_unreadable(entries: Mapping[str, Entry], stage: Stage) -> None:
+    unreadable = [name for name, entry in entries.items() if entry.format not in PARSED_FORMATS]
+    if not unreadable:
+        return
+    first = unreadable[0]
+    readable = [name for name, source in stage.data.sources.items() if source.format in PARSED_FORMATS]
+    others = f" (nor are {', '.join(unreadable[1:])})" if unreadable[1:] else ""
+    raise DataError(
+        f"source {first!r} has the format {entries[first].format!r}, which cannot be read yet{others}",
+        where=f"stage {stage.number} {stage.name}, {_files(entries[first])}",
+        known=PARSED_FORMATS,
+        do=f"choose among the sources that can be read: --sources {','.join(_first_readable(readable))}",
+    )
+
+
+def _first_readable(readable: Sequence[str]) -> list[str]:
+    """COCO and RefCOCO where the recipe has them: the two that most people have."""
+    return [name for name in readable if name in ("coco", "refcoco")] or list(readable)
+
+
+def _source(
+    name: str, entry: Entry, stage: Stage, context: DataContext, *, training: bool
+) -> tuple[ImageSource, tuple[str, ...]]:
+    """A source and the names its labels stand for."""
+    _check_options(name, entry)
+    task = _task(name, entry)
+    images = locate(context.root, entry.images, f"source {name!r}")
+    index = open_index(_parser(name, entry, context.root), context.cache)
+    words, labels = _names(name, entry, task, index)
+    source = ImageSource(
+        name=name,
+        records=Records(index, keep_empty=not training),
+        images=images,
+        task=task,
+        pipeline=pipeline(stage.data.transform),
+        labels=labels,
+        training=training,
+        has_masks=task.has_masks and entry.format != "COCO boxes",
+        max_pixels=stage.data.max_pixels,
+    )
+    return source, words
+
+
+def _parser(name: str, entry: Entry, root: Path) -> Parser:
+    path = locate(root, _files(entry), f"source {name!r}")
+    if entry.format == "RefCOCO-COCO":
+        return CocoInstances(path, one_object=True, expressions=True)
+    return CocoInstances(path)
+
+
+def locate(root: Path, relative: str, what: str) -> Path:
+    """A file or folder of the recipe below the data root.
+
+    The root may also be the folder of a single data set: `coco/train2017` is then looked for as `train2017`.
+
+    Raises:
+        MissingDataError: it is in neither place.
+    """
+    path = root / relative
+    first, _, rest = relative.partition("/")
+    if path.exists():
+        return path
+    if rest and not (root / first).exists() and (root / rest).exists():
+        return root / rest
+    raise MissingDataError(
+        f"{what} needs {relative}, which is not there",
+        where=path,
+        do="check --data, or change annotations and images of the source in a --config file or with --set",
+    )
+
+
+def _names(name: str, entry: Entry, task: Task, index: Index) -> tuple[tuple[str, ...], np.ndarray]:
+    """The vocabulary, and the label in it of each category of the file."""
+    categories: list[str] = index.meta["categories"]
+    identity = np.arange(len(categories))
+    if entry.options.get("names") == "file":
+        if task.words == "all" and len(categories) > task.denoising_classes:
+            raise RecipeError(
+                f"{len(categories)} categories, but task {task.name!r} has room for {task.denoising_classes}",
+                where=f"source {name!r}, options.names",
+                do=f"choose a task with more classes: --set data.sources.{name}.options.task=...",
+            )
+        return tuple(categories), identity
+    words = vocabulary.names(task.vocabulary)
+    if len(words) == 1:
+        return words, np.zeros(len(categories), np.int64)
+    places = {_plain(word): label for label, word in reversed(list(enumerate(words)))}
+    unknown = [category for category in categories if _plain(category) not in places]
+    if not unknown:
+        return words, np.array([places[_plain(category)] for category in categories], np.int64)
+    if task.by_order and len(categories) == len(words):
+        return words, identity
+    raise DataError(
+        f"category {unknown[0]!r} is not among the {len(words)} names of task {task.name!r}",
+        where=f"{index.label}, categories",
+        do=suggest(
+            unknown[0],
+            words,
+            f"rename it, or use the file's own names: --set data.sources.{name}.options.names=file",
+        ),
+    )
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()
+
+
+def _evaluator(entry: Entry, source: ImageSource, words: Sequence[str], root: Path) -> Callable[[], Evaluator]:
+    annotations = locate(root, _files(entry), f"validation set {source.name!r}")
+    iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
+    if source.task.words == "expression":
+        return partial(RefCocoEvaluator, annotations, iou_types=iou_types)
+    ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
+    ids[source.labels] = source.records.index.meta["category_ids"]
+    return partial(CocoEvaluator, annotations, iou_types=iou_types, category_ids=ids.tolist())
+
+
+def _task(name: str, entry: Entry) -> Task:
+    return task_named(entry.options.get("task", name), f"source {name!r}, options.task")
+
+
+def _check_options(name: str, entry: Entry) -> None:
+    for key in entry.options:
+        if key not in OPTIONS:
+            raise RecipeError(
+                f"a source has no option {key!r}",
+                where=f"source {name!r}, options",
+                known=OPTIONS,
+                do=suggest(key, OPTIONS, "remove it or choose one of these"),
+            )
+    names: Any = entry.options.get("names", "published")
+    if names not in ("published", "file"):
+        raise RecipeError(f"names is {names!r}", where=f"source {name!r}, options.names", known=("published", "file"))
+
+
+def _files(entry: Entry) -> str:
+    return entry.annotations if isinstance(entry.annotations, str) else entry.annotations[0]
