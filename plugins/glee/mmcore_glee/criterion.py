@@ -38,9 +38,6 @@ from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LOSS_WEIGHTS
 from mmcore_glee.outputs import DecoderOutputs, Draws, QueryOutputs
 
-KINDS = ("ce", "mask", "dice", "bbox", "giou", "conf")
-WEIGHTS: Mapping[str, float] = {kind: LOSS_WEIGHTS[f"loss_{kind}"] for kind in KINDS}
-"""Published factors of the losses, by kind."""
 MATCH_COSTS = MatchCosts(label=4.0, box=5.0, giou=2.0, mask=5.0, dice=5.0)
 """Published factors of the matching cost."""
 NO_BOX_LOSS = frozenset({"grit"})
@@ -54,14 +51,14 @@ _MAX_ELEMENTS = 1 << 25
 class Criterion:
     """Losses of one micro-batch; each is a weighted sum with the name of its normaliser."""
 
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
-    """Factor of each kind of loss: ce, mask, dice, bbox, giou, conf."""
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
+    """Factor of each loss by its name without the set's suffix."""
     match_costs: MatchCosts = MATCH_COSTS
     num_points: int = 12544
     """Points at which masks are compared, in the matching and in the losses."""
     oversample_ratio: float = 3.0
     """Candidates per point among which the uncertain ones are chosen."""
-    importance_sample_ratio: float = 0.75
+    importance_ratio: float = 0.75
     """Share of the points that are uncertain ones; the rest is uniform."""
 
     def __call__(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> Losses:
@@ -166,7 +163,7 @@ class Criterion:
     def _loss_points(
         self, names: Sequence[str], maps: Float[Tensor, "rows height width"], num_pairs: int, draws: Draws
     ) -> Float[Tensor, "rows points 2"]:
-        num_uncertain = int(self.importance_sample_ratio * self.num_points)
+        num_uncertain = int(self.importance_ratio * self.num_points)
         num_candidates = int(self.num_points * self.oversample_ratio)
         candidates, uniform = draws.loss_points(
             names, num_pairs, num_candidates, self.num_points - num_uncertain, maps.device
@@ -189,12 +186,12 @@ class Criterion:
     def _report(self, by_name: Mapping[tuple[str, str], Tensor], task: str) -> Losses:
         weights = dict(self.weights)
         if task in NO_BOX_LOSS:
-            weights |= {"bbox": 0.0, "giou": 0.0}
+            weights |= {"loss_bbox": 0.0, "loss_giou": 0.0}
         losses = Losses()
         order = list(dict.fromkeys(suffix for _, suffix in by_name))
         for kind, suffix in sorted(by_name, key=lambda key: order.index(key[1])):
             per = "batches" if kind == "conf" else "objects"
-            losses[f"loss_{kind}{suffix}"] = Loss(weights[kind] * by_name[kind, suffix], per)
+            losses[f"loss_{kind}{suffix}"] = Loss(weights[f"loss_{kind}"] * by_name[kind, suffix], per)
         return losses
 
 

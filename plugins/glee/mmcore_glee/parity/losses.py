@@ -10,7 +10,8 @@ from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.criterion import MATCH_COSTS, WEIGHTS, Criterion
+from mmcore_glee.config import LOSS_WEIGHTS
+from mmcore_glee.criterion import MATCH_COSTS, Criterion
 from mmcore_glee.outputs import DecoderOutputs, Draws, QueryOutputs
 
 
@@ -71,7 +72,7 @@ def check_losses(case: Case, report: Report) -> None:
     )
     oversampled, random = given["draw.oversampled"], given["draw.random"]
     num_points = oversampled.shape[1] // 3
-    criterion = Criterion(weights=dict.fromkeys(WEIGHTS, 1.0), num_points=num_points)
+    criterion = Criterion(weights=dict.fromkeys(LOSS_WEIGHTS, 1.0), num_points=num_points)
     losses = criterion.losses(outputs, batch, StoredPoints(oversampled, random), _given_pairs(case, batch))
     counts = {"objects": case.data["num_boxes"], "batches": 1.0}
     values = {name: loss.total / max(counts[loss.per], 1) for name, loss in losses.items()}
