@@ -280,8 +280,7 @@ def _gradients_reach(subject: Subject) -> str:
     freeze(model, subject.stage)
     wanted = {name for name, _ in model.named_parameters() if _is_trained(name, subject.stage)}
     given = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    # Parameters a family keeps only because published files have them may be declared; nothing else may be left out.
-    idle = tuple(getattr(model, "idle_parameters", ()))
+    idle = _idle(model, subject.stage)
     _require(given <= wanted, f"frozen by the recipe, yet trained: {_some(sorted(given - wanted))}")
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     optimiser = adamw(parameter_groups(model, subject.stage), subject.stage)
@@ -309,7 +308,7 @@ def _gradients_reach(subject: Subject) -> str:
 
 
 def _typos_are_caught(subject: Subject) -> str:
-    from mmcore.train.optim import adamw, freeze, parameter_groups
+    from mmcore.train.optim import freeze, parameter_groups
 
     typo = "no_such_module_anywhere"
     stage = subject.stage
@@ -356,7 +355,21 @@ def _predicts(subject: Subject) -> str:
         evaluator = subject.val.evaluators[name]()
         evaluator.update(batch, predictions)
         json.dumps(evaluator.state())
+    if hasattr(subject.model, "prepare"):
+        _predicts_loose(subject)
     return f"{found} objects found by the untrained model"
+
+
+def _predicts_loose(subject: Subject) -> None:
+    """`mmcore predict` gives images of any size, with the family's own vocabulary."""
+    import numpy as np
+    import torch
+
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        (prediction,) = subject.model.predict(subject.model.prepare([image], names=None, prompt=None))  # type: ignore[operator]
+    _require(prediction.size == (50, 70), f"a loose image of 50 x 70 pixels is predicted as {prediction.size}")
+    _fits(prediction, "prepare")
 
 
 def _fits(prediction: Any, name: str) -> None:
@@ -429,6 +442,12 @@ def _draw_batch(datasets: "Datasets", name: str, count: int) -> "Batch":
 
 def _total(losses: "Losses", batch: "Batch") -> "torch.Tensor":
     return sum(loss.total / max(1.0, batch.counts[loss.per]) for loss in losses.values())  # type: ignore[return-value]
+
+
+def _idle(model: "nn.Module", stage: Stage) -> tuple[str, ...]:
+    """Patterns of parameters that a family trains only with other data, or keeps because published files have them."""
+    declare = getattr(model, "idle_parameters", None)
+    return tuple(declare(stage)) if declare else ()
 
 
 def _is_trained(name: str, stage: Stage) -> bool:
