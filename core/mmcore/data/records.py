@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ class Object(NamedTuple):
     id: int
     """Annotation id of the file."""
     box_xywh: tuple[float, float, float, float]
+    """Whole numbers where the file has whole numbers; the same holds for polygons."""
     category: int
     """Contiguous from 0, in the order of the category ids of the file."""
     crowd: bool
@@ -66,18 +67,17 @@ class Record(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """The form in the index: length of the JSON text, JSON text, coordinates as little-endian float64."""
-        numbers = array("d", [value for item in self.objects for value in item.box_xywh])
-        shapes: list[Any] = []
-        for item in self.objects:
-            if isinstance(item.segmentation, list):
-                shapes.append([len(polygon) for polygon in item.segmentation])
-                for polygon in item.segmentation:
-                    numbers.extend(polygon)
-            else:
-                shapes.append(item.segmentation)
+        numbers = array("d")
+        boxes = [_put(numbers, item.box_xywh) for item in self.objects]
+        shapes = [
+            [_put(numbers, polygon) for polygon in item.segmentation]
+            if isinstance(item.segmentation, list)
+            else item.segmentation
+            for item in self.objects
+        ]
         crowds = [place for place, item in enumerate(self.objects) if item.crowd]
         ids, categories = [item.id for item in self.objects], [item.category for item in self.objects]
-        header = [*self[:4], ids, categories, crowds, shapes, self.expressions, self.defects]
+        header = [*self[:4], ids, categories, crowds, boxes, shapes, self.expressions, self.defects]
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         if sys.byteorder == "big":
             numbers.byteswap()
@@ -87,21 +87,19 @@ class Record(NamedTuple):
     def from_bytes(cls, content: bytes) -> "Record":
         """The inverse of `to_bytes`."""
         end = _LENGTH.size + _LENGTH.unpack_from(content)[0]
-        image, id_, height, width, ids, categories, crowds, shapes, expressions, defects = json.loads(
+        image, id_, height, width, ids, categories, crowds, boxes, shapes, expressions, defects = json.loads(
             content[_LENGTH.size : end].decode("utf-8", "surrogatepass")
         )
-        numbers = struct.unpack_from(f"<{(len(content) - end) // 8}d", content, end)
-        place = 4 * len(ids)
-        objects = []
-        for i, (number, category, shape) in enumerate(zip(ids, categories, shapes)):
-            if type(shape) is list:
-                edges = list(itertools.accumulate(shape, initial=place))
-                shape = [list(numbers[start:stop]) for start, stop in itertools.pairwise(edges)]
-                place = edges[-1]
-            objects.append(Object(number, numbers[4 * i : 4 * i + 4], category, i in crowds, shape))
-        return cls(
-            image, id_, height, width, tuple(objects), tuple(expressions), tuple([Defect(*item) for item in defects])
+        numbers = iter(struct.unpack_from(f"<{(len(content) - end) // 8}d", content, end))
+        placed = [tuple(_take(numbers, count)) for count in boxes]
+        outlines = [[_take(numbers, count) for count in shape] if type(shape) is list else shape for shape in shapes]
+        objects = tuple(
+            [
+                Object(number, box, category, place in crowds, outline)  # type: ignore[arg-type]
+                for place, (number, box, category, outline) in enumerate(zip(ids, placed, categories, outlines))
+            ]
         )
+        return cls(image, id_, height, width, objects, tuple(expressions), tuple([Defect(*item) for item in defects]))
 
     def facts(self) -> dict[str, int]:
         """The columns of the index: what order and filters need to know about every record."""
@@ -111,6 +109,22 @@ class Record(NamedTuple):
             "num_objects": sum(not item.crowd for item in self.objects),
             "has_mask": any(item.segmentation for item in self.objects),
         }
+
+
+def _put(numbers: "array[float]", values: Sequence[float]) -> int:
+    """Append values; returns how many, negative when all are whole numbers in the file.
+
+    The published transforms round coordinates that a file gives as integers, so they must stay integers.
+    """
+    numbers.extend(values)
+    return -len(values) if all(type(value) is int for value in values) else len(values)
+
+
+def _take(numbers: Iterator[float], count: int) -> list[float]:
+    """The inverse of `_put`."""
+    if count < 0:
+        return list(map(int, itertools.islice(numbers, -count)))
+    return list(itertools.islice(numbers, count))
 
 
 class Records:
