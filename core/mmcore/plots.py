@@ -162,10 +162,10 @@ def _draw_total(axis: Any, curves: Curves) -> None:
 
 def _draw_losses(axis: Any, curves: Curves) -> None:
     axis.set_title("loss terms (running means)", fontsize=11)
-    if not curves.losses:
+    groups = group_losses(curves.losses)
+    if not groups:
         _say(axis, "no loss terms logged")
         return
-    groups = group_losses(curves.losses)
     for number, (name, (steps, values)) in enumerate(groups.items()):
         axis.plot(steps, smooth(values), color=_COLOURS[number % len(_COLOURS)], linewidth=1.4, label=name)
     _log_scale_if_wide(axis, [value for _, values in groups.values() for value in values])

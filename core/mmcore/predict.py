@@ -10,6 +10,7 @@ predictions are those asked for.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,8 @@ from torch import nn
 
 from mmcore.data.images import MAX_PIXELS, read_facts, read_image
 from mmcore.draw import draw_prediction, select
-from mmcore.errors import MissingDataError, UsageError, suggest
-from mmcore.files import write_json
+from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
+from mmcore.train.files import replace_text
 from mmcore.types import Prediction
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
@@ -147,15 +148,19 @@ def predict_file(
     Raises:
         DataError: the image cannot be read.
         UsageError: the family cannot predict on loose images.
+        CheckpointError: the folder cannot be written.
     """
     pixels = read_image(path, max_pixels=max_pixels)
     prediction = predict_image(model, pixels, question, device)
     picture = draw_prediction(Image.fromarray(pixels), prediction, question.threshold, top=question.top)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = free_stem(folder, path.stem)
     result = {"image": str(path), **to_json(prediction, question)}
-    picture.save(folder / f"{stem}.png")
-    write_json(folder / f"{stem}.json", result, indent=1)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = free_stem(folder, path.stem)
+        picture.save(folder / f"{stem}.png")
+        replace_text(folder / f"{stem}.json", json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write into {folder}: {error.strerror}", do="choose another --out") from None
     return {**result, "json": str(folder / f"{stem}.json"), "picture": str(folder / f"{stem}.png")}
 
 

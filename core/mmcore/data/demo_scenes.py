@@ -90,7 +90,8 @@ def _place(image: Image.Image, placed: list[_Placed], rng: np.random.Generator, 
         y = rng.uniform(1 - low[1], height - 1 - high[1])
         # Sprites are pasted at whole pixels; the outline follows.
         x, y = round(x), round(y)
-        moved = [[(px + x, py + y) for px, py in outline] for outline in outlines]
+        # Rounded as the file will have them, so that the stored area is that of the stored polygons.
+        moved = [[(round(px + x, 2), round(py + y, 2)) for px, py in outline] for outline in outlines]
         mask = _rasterise(moved, height, width)
         if all((mask & other.mask).sum() <= 0.15 * min(mask.sum(), other.mask.sum()) for other in placed):
             _paste(image, sprite, alpha, x, y)
@@ -129,7 +130,7 @@ def _visible(placed: Sequence[_Placed], image_id: int) -> tuple[Thing, ...]:
         mask = one.mask & ~np.logical_or.reduce(above) if above else one.mask
         whole = not one.crowd and mask.sum() == one.mask.sum()
         if whole:
-            segmentation: Any = [[round(c, 2) for point in outline for c in point] for outline in one.outlines]
+            segmentation: Any = [[c for point in outline for c in point] for outline in one.outlines]
             corners = np.concatenate([np.asarray(outline) for outline in one.outlines])
             (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
         else:

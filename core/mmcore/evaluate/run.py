@@ -1,6 +1,7 @@
 """Take a model through a validation set: predict every image, gather from all processes, summarise on the first."""
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -12,10 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmcore.data.sources import Collate, Datasets, DataSource
-from mmcore.errors import DataError, MmcoreError, UsageError, suggest
-from mmcore.files import write_json
+from mmcore.errors import CheckpointError, DataError, MmcoreError, UsageError, suggest
 from mmcore.recipe import Stage
 from mmcore.train.distributed import Place, gather_json
+from mmcore.train.files import replace_text
 from mmcore.types import Batch, Draw
 
 
@@ -180,9 +181,6 @@ def _gather(items: list[Any], place: Place) -> list[Any]:
 def _write(
     folder: Path, source: str, evaluator: Any, items: list[Any], metrics: dict[str, float], seconds: float
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(evaluator, "results"):
-        write_json(folder / "predictions.json", evaluator.results(items))
     record = {
         "source": source,
         "images": len({item["image_id"] for item in items if "image_id" in item}),
@@ -190,7 +188,13 @@ def _write(
         "metrics": metrics,
         "categories": getattr(evaluator, "category_ap", {}),
     }
-    write_json(folder / "metrics.json", record, indent=2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if hasattr(evaluator, "results"):
+            replace_text(folder / "predictions.json", json.dumps(evaluator.results(items)) + "\n")
+        replace_text(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write into {folder}: {error.strerror}", do="choose another folder") from None
 
 
 class _Progress:
