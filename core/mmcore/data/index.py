@@ -38,7 +38,7 @@ import numpy as np
 
 from mmcore.errors import DataError, MissingDataError
 
-VERSION = 1
+VERSION = 2
 """Layout of the folder; part of the fingerprint, so an older layout is simply built again."""
 
 PARALLEL_FROM = 50_000
