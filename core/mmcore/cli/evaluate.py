@@ -149,7 +149,8 @@ def as_validation(name: str, source: "Source") -> "Validation":
     """A training source as a validation set: the same files, whole and without augmentation."""
     from mmcore.recipe import Validation
 
-    annotations = source.annotations if isinstance(source.annotations, str) else ",".join(source.annotations)
+    files = (source.annotations,) if isinstance(source.annotations, str) else source.annotations
+    annotations = files[0] if files else ""
     return Validation(
         source=name, annotations=annotations, images=source.images, format=source.format, options=source.options
     )

@@ -37,7 +37,8 @@ class CocoEvaluator:
     Args:
         annotations: COCO JSON of the validation set.
         iou_types: "bbox", "segm" or both. "segm" ranks the same detections by the overlap of their masks.
-        category_ids: dataset id of each contiguous label; by default the file's ids in ascending order.
+        category_ids: dataset id of each contiguous label; by default the file's ids in ascending order. -1 is a label
+            the file has no category for: its detections are nobody's and are left out.
         max_detections: the three limits on detections per image, fewest first; AP uses the last (COCO 100, LVIS 300).
     """
 
@@ -81,6 +82,8 @@ class CocoEvaluator:
             for i, (label, score) in enumerate(zip(item["labels"], item["scores"])):
                 if not 0 <= label < len(ids):
                     raise ShapeError(f"label {label} of {len(ids)} categories", where=f"image {item['image_id']}")
+                if ids[label] < 0:
+                    continue
                 one: dict[str, Any] = {"image_id": item["image_id"], "category_id": ids[label], "score": score}
                 if item["boxes"]:
                     one["bbox"] = item["boxes"][i]
@@ -126,7 +129,7 @@ class CocoEvaluator:
         results = _indexed({**self._truth(), "annotations": _as_annotations(detections, iou_type)})
         evaluation = COCOeval(truth, results, iou_type)
         evaluation.params.imgIds = image_ids
-        evaluation.params.catIds = self.category_ids
+        evaluation.params.catIds = [id_ for id_ in self.category_ids if id_ >= 0]
         evaluation.params.maxDets = list(self.max_detections)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -123,6 +123,16 @@ def test_results_carry_dataset_ids_and_leave_the_prediction_alone(annotations: P
     assert first["image_id"] == 1
 
 
+def test_a_label_without_a_category_in_the_file_is_left_out(annotations: Path) -> None:
+    more = [
+        prediction(1, [(2, [10, 10, 40, 40], 0.9), (0, [60, 20, 20, 30], 0.8), (1, [0, 0, 9, 9], 1.0)]),
+        *PERFECT[1:],
+    ]
+    evaluator = CocoEvaluator(annotations, category_ids=[3, -1, 7, -1])
+    assert metrics_of(evaluator, more)["bbox/AP"] == pytest.approx(1.0)
+    assert {one["category_id"] for one in evaluator.results(evaluator.state())} == {3, 7}
+
+
 def test_boxes_alone_are_judged_without_masks(annotations: Path) -> None:
     bare = [Prediction(p.image_id, p.size, p.boxes_xyxy, p.scores, p.labels) for p in PERFECT]
     metrics = metrics_of(CocoEvaluator(annotations, iou_types=("bbox",)), bare)
