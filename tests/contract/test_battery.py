@@ -1,0 +1,118 @@
+"""Every installed family passes the battery, and the battery finds what it is there to find."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from mmcore import plugins
+from mmcore.conformance import Outcome, battery
+from mmcore.scaffold import write_plugin
+
+FAMILIES = [plugin.name for plugin in plugins.inspect_all() if plugin.is_family]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_installed_family_passes_the_battery(name):
+    failed = [outcome for outcome in battery(name) if not outcome.ok]
+    assert not failed, "\n".join(f"{outcome.check}: {outcome.detail}" for outcome in failed)
+
+
+def test_no_installed_plugin_is_broken():
+    assert {plugin.name: plugin.problem for plugin in plugins.inspect_all() if plugin.problem} == {}
+
+
+# What the battery catches: the scaffold with one thing broken at a time
+
+
+@pytest.fixture
+def scaffold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`scaffold(file, old, new)` installs the scaffold with one piece of its text replaced."""
+    folder = tmp_path / "otter"
+    write_plugin("otter", folder)
+    info = folder / "mmcore_otter-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mmcore-otter\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[mmcore]\notter = mmcore_otter\n")
+    monkeypatch.syspath_prepend(str(folder))
+    # The check for a light import runs in its own interpreter.
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    def replace(file: str = "", old: str = "", new: str = "") -> list[Outcome]:
+        if file:
+            path = folder / "mmcore_otter" / file
+            text = path.read_text()
+            assert text.count(old) >= 1, f"{file} has no {old!r}"
+            path.write_text(text.replace(old, new))
+        return [outcome for outcome in battery("otter") if not outcome.ok]
+
+    yield replace
+    for module in [name for name in sys.modules if name.partition(".")[0] == "mmcore_otter"]:
+        del sys.modules[module]
+
+
+def test_the_scaffold_passes_unchanged(scaffold):
+    assert scaffold() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "check", "detail"),
+    [
+        ("__init__.py", "from mmcore import Stage", "import torch\nfrom mmcore import Stage", "torch", "imports torch"),
+        (
+            "__init__.py",
+            "def stage_params(variant",
+            "def stage_prams(variant",
+            "it loads",
+            "unknown hook 'stage_prams'",
+        ),
+        ("recipes.py", "steps=200", "steps=-1", "recipes validate", "greater than 0"),
+        (
+            "model.py",
+            "self.head = nn.Conv2d",
+            "self.spare = nn.Linear(2, 2)\n        self.head = nn.Conv2d",
+            "gradients reach",
+            "no gradient reaches them: spare.",
+        ),
+        (
+            "recipes.py",
+            'loss_weights={"loss_class": 1.0, "loss_box": 5.0},',
+            'loss_weights={"loss_class": 1.0, "loss_box": 5.0}, frozen=("backbone.9",),',
+            "gradients reach",
+            "matches no parameter",
+        ),
+        (
+            "model.py",
+            'Loss(self.loss_weights["loss_box"] * placed, "objects")',
+            'Loss(placed, "boxes")',
+            "one step",
+            "'boxes'",
+        ),
+        ("model.py", "F.l1_loss(", "torch.nan * F.l1_loss(", "one step", "not finite"),
+        (
+            "model.py",
+            "Settings.model_validate(stage.model).width",
+            'stage.model["width"]',
+            "typing errors",
+            "of model is accepted",
+        ),
+        (
+            "data.py",
+            "image = resize(pixels, size)",
+            "image = resize(pixels, size) + int(np.random.default_rng().integers(1, 100))",
+            "sample data",
+            "two different samples",
+        ),
+        (
+            "model.py",
+            "for i in range(len(batch))",
+            "for i in range(len(batch) - 1)",
+            "predictions",
+            "1 predictions for 2 images",
+        ),
+        ("model.py", 'Rule("detect.*", "head.*")', 'Rule("detect.*", "heads.*")', "export", "no published name"),
+        ("model.py", "scores=scores[i][keep[i]],", "scores=scores[i],", "predictions", "disagrees about its number"),
+    ],
+)
+def test_the_battery_finds_a_broken_plugin(scaffold, file, old, new, check, detail):
+    failed = scaffold(file, old, new)
+    assert any(check in outcome.check and detail in outcome.detail for outcome in failed), failed
