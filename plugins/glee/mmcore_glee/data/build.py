@@ -9,6 +9,7 @@ import numpy as np
 from mmcore.data.coco import CocoInstances
 from mmcore.data.index import Index, Parser, open_index
 from mmcore.data.records import Records
+from mmcore.data.refer import RefCoco, Refer
 from mmcore.data.sources import DataContext, Datasets, Evaluator
 from mmcore.errors import DataError, MissingDataError, RecipeError, suggest
 from mmcore.evaluate.coco import CocoEvaluator
@@ -127,23 +128,46 @@ def _source(
 
 
 def _parser(name: str, entry: Entry, root: Path) -> Parser:
-    path = locate(root, _files(entry), f"source {name!r}")
-    if entry.format == "RefCOCO-COCO":
-        return CocoInstances(path, one_object=True, expressions=True)
-    return CocoInstances(path)
+    what = f"source {name!r}"
+    if entry.format == "RefCOCO":
+        references, instances = _two_files(name, entry)
+        return Refer(
+            locate(root, references, what, also=".json"),
+            locate(root, instances, what),
+            entry.options.get("split", "train"),
+        )
+    path = locate(root, _files(entry), what)
+    return RefCoco(path) if entry.format == "RefCOCO-COCO" else CocoInstances(path)
 
 
-def locate(root: Path, relative: str, what: str) -> Path:
+def _two_files(name: str, entry: Entry) -> tuple[str, str]:
+    files = entry.annotations
+    if isinstance(files, str) or len(files) != 2:
+        raise RecipeError(
+            "RefCOCO takes two files: the references and instances.json",
+            where=f"data.sources.{name}.annotations",
+            do='write annotations: ["refer/refcoco/refs(unc).p", "refer/refcoco/instances.json"]',
+        )
+    return files[0], files[1]
+
+
+def locate(root: Path, relative: str, what: str, *, also: str | None = None) -> Path:
     """A file or folder of the recipe below the data root.
 
     The root may also be the folder of a single data set: `coco/train2017` is then looked for as `train2017`.
+
+    Args:
+        root: data root.
+        relative: path below it, as the recipe has it.
+        what: names it in errors.
+        also: another ending that serves.
 
     Raises:
         MissingDataError: it is in neither place.
     """
     path = root / relative
     first, _, rest = relative.partition("/")
-    if path.exists():
+    if path.exists() or (also and path.with_suffix(also).exists()):
         return path
     if rest and not (root / first).exists() and (root / rest).exists():
         return root / rest
@@ -194,6 +218,13 @@ def _evaluator(entry: Entry, source: ImageSource, words: Sequence[str], root: Pa
     annotations = locate(root, _files(entry), f"validation set {source.name!r}")
     iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
     if source.task.words == "expression":
+        if entry.format == "RefCOCO":
+            raise DataError(
+                "referring expressions are evaluated against RefCOCO in COCO form",
+                where=f"validation set {source.name!r}",
+                known=("RefCOCO-COCO",),
+                do="give instances_val.json as the published GLEE reads it, one image entry per referred object",
+            )
         return partial(RefCocoEvaluator, annotations, iou_types=iou_types)
     ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
     ids[source.labels] = source.records.index.meta["category_ids"]
