@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmcore.recipe import Stage
 from mmcore.train.objective import Objective
-from mmcore.train.optim import adamw, parameter_groups, parameter_names
+from mmcore.train.optim import adamw, parameter_groups
 from mmcore.types import Batch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -61,8 +61,8 @@ class Engine(Protocol):
         """Everything a checkpoint holds, in the same order on every process."""
         ...
 
-    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], updates: int) -> None:
-        """Take over a checkpoint."""
+    def load_moments(self, moments: Mapping[str, Mapping[str, Tensor]], updates: int) -> None:
+        """Take over AdamW's state of a checkpoint; its weights were in the model before the engine was built."""
         ...
 
     updates: int
@@ -163,8 +163,7 @@ class PlainEngine:
             yield Entry("model", name, tensor.shape, tensor.dtype, tensor.detach)
         yield from moment_entries(self.groups, self.optimizer)
 
-    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]], updates: int) -> None:
-        self.model.load_state_dict(weights, strict=True)
+    def load_moments(self, moments: Mapping[str, Mapping[str, Tensor]], updates: int) -> None:
         load_moments(self.groups, self.optimizer, moments, updates)
         self.updates = updates
 
@@ -218,8 +217,3 @@ def load_moments(
                 "step": torch.tensor(float(updates), dtype=torch.float32, device=where),
                 **{key: moments[key][name].to(parameter.device, torch.float32) for key in MOMENTS},
             }
-
-
-def owned_names(model: nn.Module) -> dict[nn.Parameter, str]:
-    """The first name of every parameter."""
-    return {parameter: names[0] for parameter, names in parameter_names(model).items()}

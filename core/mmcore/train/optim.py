@@ -62,7 +62,13 @@ def parameter_groups(model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
             if any(matches(pattern, name) for name in aliases):
                 multiplier *= factor
         decay = 0.0 if any(matches_any(optim.no_decay, name) for name in aliases) else optim.weight_decay
-        empty = {"lr": optim.lr * multiplier, "weight_decay": decay, "multiplier": multiplier, "names": [], "params": []}
+        empty = {
+            "lr": optim.lr * multiplier,
+            "weight_decay": decay,
+            "multiplier": multiplier,
+            "names": [],
+            "params": [],
+        }
         group = groups.setdefault((multiplier, decay), empty)
         group["names"].append(aliases[0])
         group["params"].append(parameter)
@@ -90,11 +96,10 @@ def _check_patterns(patterns: Iterable[str], names: Iterable[tuple[str, ...]], k
     flat = [name for aliases in names for name in aliases]
     for pattern in patterns:
         if not any(matches(pattern, name) for name in flat):
-            parts = sorted({".".join(name.split(".")[:depth]) for name in flat for depth in range(1, name.count(".") + 2)})
-            top = sorted({name.split(".")[0] for name in flat})
+            modules = {name.rsplit(".", depth)[0] for name in flat for depth in range(name.count(".") + 1)}
             raise RecipeError(
                 f"the pattern {pattern!r} matches no parameter of the model",
                 where=key,
-                known=top,
-                do=suggest(pattern, parts, "choose a part of the model, or a wildcard such as '*.bias'"),
+                known=sorted({name.split(".")[0] for name in flat}),
+                do=suggest(pattern, sorted(modules), "choose a part of the model, or a wildcard such as '*.bias'"),
             )

@@ -1,0 +1,157 @@
+"""Files that are whole or absent: written once, hashed on the way, forced to disk, and put in place by a rename."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+CHUNK = 16 * 2**20
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the manifest says of one file."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Room for one tensor in a file; `get` is called when its turn has come."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    get: Callable[[], Tensor]
+
+
+class HashingFile:
+    """A new file that is hashed by a second thread while it is written, and is on the disk when closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO = open(path, "xb", buffering=0)  # noqa: SIM115 closed by `close`
+        self._digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1)
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        for begin in range(0, len(view), CHUNK):
+            piece = view[begin : begin + CHUNK]
+            hashed = self._pool.submit(self._digest.update, piece)
+            try:
+                write_all(self._file, piece)
+            finally:
+                hashed.result()
+            self._size += len(piece)
+
+    def close(self) -> Written:
+        os.fsync(self._file.fileno())
+        self.abandon()
+        return Written(self._path.name, self._size, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Close without promising anything."""
+        self._pool.shutdown()
+        self._file.close()
+
+
+def write_all(file: BinaryIO, data: memoryview) -> None:
+    """Write all of `data`; an unbuffered file may take less at a time."""
+    done = 0
+    while done < len(data):
+        done += file.write(data[done:]) or 0
+
+
+def write_safetensors(path: Path, slots: Iterable[Slot]) -> Written:
+    """Write tensors one after the other in the safetensors format, never holding more than one of them.
+
+    Args:
+        path: must not exist.
+        slots: in the order of the file.
+    """
+    slots = list(slots)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for slot in slots:
+        size = torch.Size(slot.shape).numel() * slot.dtype.itemsize
+        header[slot.name] = {
+            "dtype": _NAMES[slot.dtype],
+            "shape": list(slot.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file = HashingFile(path)
+    try:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for slot in slots:
+            tensor = slot.get().detach().to("cpu", slot.dtype).contiguous()
+            assert tuple(tensor.shape) == slot.shape, f"{slot.name}: {tuple(tensor.shape)} is not {slot.shape}"
+            if tensor.numel():
+                file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+        return file.close()
+    except BaseException:
+        file.abandon()
+        raise
+
+
+def write_json(path: Path, value: Any) -> Written:
+    """Write a new JSON file."""
+    file = HashingFile(path)
+    try:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+        return file.close()
+    except BaseException:
+        file.abandon()
+        raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a small text file in place of an older one, so that a reader sees one or the other."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        file = HashingFile(temporary)
+        try:
+            file.write(text.encode())
+            file.close()
+        except BaseException:
+            file.abandon()
+            raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return os.fstat(file.fileno()).st_size, digest
+
+
+def sync_folder(folder: Path) -> None:
+    """Force names in a folder to disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

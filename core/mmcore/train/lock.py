@@ -1,0 +1,68 @@
+"""One process tree per run folder: an flock on a file in it, which the kernel releases however the holder ends."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmcore.errors import CheckpointError
+
+LOCK_NAME = ".lock"
+
+_held: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    # A forked data worker that outlives a killed trainer by seconds would otherwise keep the folder locked.
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder.
+
+    Raises:
+        CheckpointError: another process holds it; its number is in the message.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / LOCK_NAME
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            raise CheckpointError(
+                f"the run folder {run_dir} is in use by process {holder}",
+                where=path,
+                do="wait for that run, stop it, or choose another --out",
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        _held.add(handle)
+        yield
+    finally:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def holder(run_dir: Path) -> int | None:
+    """The process that trains in this folder now, or None."""
+    path = run_dir / LOCK_NAME
+    if not path.is_file():
+        return None
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        text = os.read(handle, 32).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(handle)

@@ -1,0 +1,378 @@
+"""The training loop, top to bottom: draw, forward, normalise, backward, guard, step, log, evaluate, save.
+
+A run is a function of its recipe, data and seed: what a step draws and which random numbers its forward pass sees
+depend on the position alone (`mmcore.data.order`, `_seed`), so a checkpoint holds no generator state and a run that
+was killed anywhere continues as if it had not been.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmcore.data.hashing import mix, name_key
+from mmcore.errors import CheckpointError, RecipeError, Stopped
+from mmcore.recipe import Stage
+from mmcore.train import checkpoint, distributed, schedule
+from mmcore.train.engine import Engine, PlainEngine
+from mmcore.train.guard import Guard, Picture
+from mmcore.train.lock import run_lock
+from mmcore.train.metrics import Recorder
+from mmcore.train.objective import divisors
+from mmcore.train.optim import freeze
+from mmcore.train.progress import Progress, Window
+from mmcore.train.signals import StopSignals
+from mmcore.types import Batch
+
+_FORWARD = name_key("forward")
+
+
+class Batches(Protocol):
+    """Where micro-batches come from; `mmcore.data.loader.Loader` is one."""
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterable[tuple[int, Batch]]:
+        """This process's micro-batches of these steps in order, each with its global number.
+
+        Accumulation step j of step s on process r is number (s * accumulation + j) * world_size + r.
+        """
+        ...
+
+
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
+"""Model (whole weights, eval mode) and finished steps -> metrics, on every process."""
+
+
+@dataclass(kw_only=True)
+class TrainSetup:
+    """One training run, built; the loop knows no plugin and no command line."""
+
+    stage: Stage
+    model: nn.Module
+    batches: Batches
+    run_dir: Path
+    steps: int
+    """Optimiser steps of the whole schedule."""
+    stop_step: int | None = None
+    """Stop after this many steps although the schedule goes on."""
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    engine: Literal["auto", "plain", "deepspeed"] = "auto"
+    """"auto" is DeepSpeed for several processes."""
+    offload: bool = False
+    """Keep the optimiser state in host memory (ZeRO 1 to 3)."""
+    resume: bool = False
+    """Continue from the newest whole checkpoint, if there is one."""
+    evaluate: Evaluate | None = None
+    picture: Picture | None = None
+    """Draws a batch into a folder, for the guard."""
+    log_every: int = 10
+    tensorboard: bool = True
+    show: bool = True
+    """Whether progress is shown at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a finished loop leaves."""
+
+    step: int
+    metrics: Mapping[str, float]
+    """Of the last evaluation."""
+    checkpoint: Path
+
+
+@dataclass(slots=True)
+class Position:
+    """Everything of the state that is not a tensor of the engine."""
+
+    step: int = 0
+    samples: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(setup: TrainSetup) -> Trained:
+    """Train until the last step.
+
+    Raises:
+        Stopped: a signal asked for it; the state was saved.
+        CheckpointError: the run folder is in use, damaged or cannot be written, or holds a run that was not resumed.
+        NonFiniteError: the loss or a gradient is not finite and no skip is left.
+        RecipeError: the batch sizes do not divide among the processes, or a pattern matches no parameter.
+    """
+    here = distributed.start(setup.device)
+    with ExitStack() as stack:
+        if here.is_first:
+            stack.enter_context(run_lock(setup.run_dir))
+            checkpoint.clean(setup.run_dir)
+        distributed.barrier()
+        run = _Run(setup, here, stack)
+        return run.to_the_end(stack.enter_context(StopSignals()))
+
+
+class _Run:
+    """A run in progress on one process."""
+
+    def __init__(self, setup: TrainSetup, here: distributed.Place, stack: ExitStack) -> None:
+        self.setup, self.stage, self.here = setup, setup.stage, here
+        self.accumulation = accumulation(self.stage, here.world_size)
+        self.stop_step = min(setup.steps, setup.stop_step or setup.steps)
+        self.progress = stack.enter_context(Progress(self.stop_step, show=setup.show and here.is_first))
+        loaded = self._find_checkpoint()
+        self.position = Position(**loaded.state["position"]) if loaded else Position()
+        self.recorder = (
+            Recorder(setup.run_dir, self.position.step, tensorboard=setup.tensorboard) if here.is_first else None
+        )
+        if self.recorder:
+            stack.callback(self.recorder.close)
+        self.engine = build_engine(setup, loaded, here.world_size)
+        skipped = loaded.state["skipped"] if loaded else 0
+        self.guard = Guard(setup.run_dir, self.stage.skip_nonfinite, skipped, setup.picture)
+        self.window = Window()
+        self._say(f"{'resumed at' if loaded else 'start at'} step {self.position.step} of {self.stop_step}")
+
+    def to_the_end(self, signals: StopSignals) -> Trained:
+        """All remaining steps, then the last evaluation and checkpoint."""
+        position = self.position
+        micro_batches = iter(self.setup.batches.iterate(position.step, self.stop_step))
+        while position.step < self.stop_step:
+            stop = self._step(micro_batches, signals)
+            last = position.step == self.stop_step
+            improved = self._evaluate() if last or _due(self.stage.eval_every, position.step) else False
+            if last or stop or improved or _due(self.stage.checkpoint_every, position.step):
+                self._save(improved)
+            if stop and not last:
+                self._stop(stop)
+        path = checkpoint.path_of(self.setup.run_dir, position.step)
+        if not path.is_dir():  # --max-steps 0, or a finished run whose last checkpoint was deleted
+            self._save(False)
+        return Trained(position.step, dict(position.metrics), path)
+
+    def _step(self, micro_batches: Iterator[tuple[int, Batch]], signals: StopSignals) -> int:
+        """One optimiser step; returns the signal by which a process was asked to stop, or 0."""
+        batches = self._draw(micro_batches)
+        stop, divide_by = self._agree(batches, signals)
+        self.engine.model.train()
+        parts: list[dict[str, Tensor]] = []
+        loss = torch.zeros((), device=self.engine.device)
+        for (m, batch), divide in zip(batches, divide_by, strict=True):
+            _seed(self.setup.seed, m)
+            objective = self.engine.forward(batch.to(self.engine.device), divide)
+            self.engine.backward(objective)
+            loss += objective.detach()
+            parts.append(self.engine.objective.parts)
+        total, norm = self.engine.health(loss)
+        updated = self._update(total, norm, batches, parts)
+        self.position.step += 1
+        self.position.samples += self.stage.global_batch
+        self.window.steps += 1
+        if _due(self.setup.log_every, self.position.step) or self.position.step in (1, self.stop_step):
+            self._log(total, parts, updated)
+        return stop
+
+    def _draw(self, micro_batches: Iterator[tuple[int, Batch]]) -> list[tuple[int, Batch]]:
+        """The step's micro-batches, all before the first forward: their counts normalise each of them."""
+        began = time.monotonic()
+        batches = [next(micro_batches) for _ in range(self.accumulation)]
+        self.window.waited += time.monotonic() - began
+        first = self.position.step * self.accumulation
+        expected = [(first + j) * self.here.world_size + self.here.rank for j in range(self.accumulation)]
+        assert [m for m, _ in batches] == expected, "the loader and the loop count differently"
+        for _, batch in batches:
+            self.window.add(batch)
+        return batches
+
+    def _agree(self, batches: Sequence[tuple[int, Batch]], signals: StopSignals) -> tuple[int, list[dict[str, float]]]:
+        """The one message of a step among the hosts: everybody's counts, and whether somebody was asked to stop."""
+        words = distributed.all_gather_json({"stop": signals.pending, "counts": [batch.counts for _, batch in batches]})
+        return max(word["stop"] for word in words), divisors([word["counts"] for word in words], self.stage.normalise)
+
+    def _update(
+        self, total: float, norm: float, batches: Sequence[tuple[int, Batch]], parts: Sequence[dict[str, Tensor]]
+    ) -> bool:
+        """Update the weights, unless something is not finite; returns whether it was done."""
+        scale = self.engine.loss_scale
+        finite = np.isfinite([total, norm])
+        if scale is not None:
+            scale.update(overflow=not finite[1])
+        overflowed = scale is not None and finite[0] and not finite[1] and scale.value > 1
+        # With fp16 a gradient that overflows is how the loss scale is found, not a fault.
+        if overflowed or not self.guard.allows(self.position.step + 1, total, norm, batches, parts):
+            self.engine.drop()
+            if not overflowed:
+                self._say(
+                    f"step {self.position.step + 1}: not finite, skipped ({self.guard.skipped} of {self.guard.budget})"
+                )
+            return False
+        self.engine.step(schedule.factor(self.stage.schedule, self.position.step, self.setup.steps))
+        return True
+
+    def _log(self, total: float, parts: Sequence[Mapping[str, Tensor]], updated: bool) -> None:
+        losses = self._mean_losses(parts)
+        norm = self.engine.grad_norm() if updated else float("nan")
+        timing = self.window.timing(self.here.world_size, self.engine.device)
+        self.window = Window()
+        if self.recorder is None:
+            return
+        rates = {f"group{i}": rate for i, rate in enumerate(self.engine.learning_rates())}
+        record = {
+            "step": self.position.step, "total": total, "losses": losses, "lr": rates, "grad_norm": norm,
+            "samples": self.position.samples, "skipped": self.guard.skipped, "timing": timing,
+        }  # fmt: skip
+        self.recorder.write(record)
+        self.progress.step(record)
+
+    def _mean_losses(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+        """Each loss over the global batch: one copy to the host, one message among the hosts."""
+        own: dict[str, Tensor] = {}
+        for part in parts:
+            for name, value in part.items():
+                own[name] = own[name] + value if name in own else value
+        values = torch.stack(list(own.values())).tolist() if own else []
+        merged: dict[str, float] = {}
+        for there in distributed.all_gather_json(dict(zip(own, values, strict=True))):
+            for name, value in there.items():
+                merged[name] = merged.get(name, 0.0) + value
+        return merged
+
+    def _evaluate(self) -> bool:
+        """Evaluate; returns whether this is the best step so far."""
+        if self.setup.evaluate is None:
+            return False
+        began = time.monotonic()
+        self.engine.model.eval()
+        with self.engine.evaluating():
+            metrics = dict(distributed.broadcast_json(dict(self.setup.evaluate(self.engine.model, self.position.step))))
+        self.position.metrics = metrics
+        if self.recorder is not None:
+            timing = {"seconds": round(time.monotonic() - began, 3)}
+            self.recorder.write({"step": self.position.step, "eval": metrics, "timing": timing})
+        self._say(f"step {self.position.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.window = Window()
+        return self._is_best(metrics)
+
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        name = self.stage.best_metric
+        if name is None:
+            return False
+        if name not in metrics:
+            raise RecipeError(f"the evaluation gives no {name!r}", where="best_metric", known=metrics)
+        if self.position.best is not None and not metrics[name] > self.position.best:
+            return False
+        self.position.best, self.position.best_step = metrics[name], self.position.step
+        return True
+
+    def _save(self, best: bool) -> None:
+        if self.recorder is not None:
+            self.recorder.sync()
+        position = self.position
+        state = {
+            "position": {name: getattr(position, name) for name in Position.__slots__},
+            "updates": self.engine.updates,
+            "skipped": self.guard.skipped,
+            "loss_scale": [self.engine.loss_scale.value, self.engine.loss_scale.good_steps]
+            if self.engine.loss_scale
+            else None,
+            "seed": self.setup.seed,
+        }
+        path = checkpoint.save(self.setup.run_dir, position.step, self.engine, state)
+        if self.here.is_first:
+            if best:
+                checkpoint.mark_best(self.setup.run_dir, position.step)
+            checkpoint.retain(self.setup.run_dir, keep_last=self.stage.keep_last, keep_every=self.stage.keep_every)
+        self._say(f"saved {path}")
+        distributed.barrier()
+        self.window = Window()
+
+    def _stop(self, signal_number: int) -> None:
+        self._say(f"stopped by signal {signal_number} after step {self.position.step}")
+        raise Stopped(
+            signal_number,
+            f"stopped by a signal after step {self.position.step}; everything is saved",
+            do=f"go on with `mmcore train --resume {self.setup.run_dir}`",
+        )
+
+    def _find_checkpoint(self) -> checkpoint.Loaded | None:
+        """The newest whole checkpoint, verified by the first process and opened by all."""
+        run_dir = self.setup.run_dir
+        if not self.setup.resume:
+            if checkpoint.steps_of(run_dir):
+                raise CheckpointError(
+                    f"{run_dir} already holds a run",
+                    where=run_dir,
+                    do="continue it with --resume, or choose another --out",
+                )
+            return None
+        found = checkpoint.last_good(run_dir, self.progress.say) if self.here.is_first else None
+        step = distributed.broadcast_json(found)
+        return None if step is None else checkpoint.load(run_dir, step, verify=False)
+
+    def _say(self, text: str) -> None:
+        if self.recorder is not None:
+            self.recorder.say(text)
+            self.progress.say(text)
+
+
+def accumulation(stage: Stage, world_size: int) -> int:
+    """Micro-batches per process and step.
+
+    Raises:
+        RecipeError: the global batch does not divide among the processes.
+    """
+    count, rest = divmod(stage.global_batch, stage.micro_batch * world_size)
+    if rest or not count:
+        raise RecipeError(
+            f"global_batch {stage.global_batch} does not divide into micro-batches of {stage.micro_batch} on "
+            f"{world_size} processes",
+            where=f"stage {stage.number} {stage.name}",
+            do=f"use a multiple of {stage.micro_batch * world_size}, another micro_batch, or another number of processes",
+        )
+    return count
+
+
+def build_engine(setup: TrainSetup, loaded: checkpoint.Loaded | None, world_size: int) -> Engine:
+    """Freeze the model, fill it from a checkpoint, and put it into the engine that suits."""
+    freeze(setup.model, setup.stage)
+    if loaded is not None:
+        checkpoint.check_fits(loaded, setup.model)
+        setup.model.load_state_dict(dict(loaded.weights))
+    engine: Engine
+    if setup.engine == "deepspeed" or (setup.engine == "auto" and world_size > 1):
+        from mmcore.train.zero import DeepSpeedEngine
+
+        engine = DeepSpeedEngine(setup.model, setup.stage, setup.device, offload=setup.offload)
+    else:
+        assert world_size == 1, "the plain engine is one process"
+        engine = PlainEngine(setup.model, setup.stage, setup.device)
+    if loaded is not None:
+        engine.load_moments(loaded.moments, loaded.state["updates"])
+        if engine.loss_scale is not None and loaded.state["loss_scale"] is not None:
+            engine.loss_scale.value, engine.loss_scale.good_steps = loaded.state["loss_scale"]
+    return engine
+
+
+def _due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0
+
+
+def _seed(seed: int, m: int) -> None:
+    """Random numbers of a forward pass as a function of the run's seed and the micro-batch's number."""
+    bits = mix(seed, _FORWARD, m)
+    torch.manual_seed(bits & (2**63 - 1))
+    # A family may draw from any of the three.
+    random.seed(bits)
+    np.random.seed(bits & 0xFFFFFFFF)
+
+
+def resume_point(run_dir: Path) -> int | None:
+    """The step from which a run would continue, or None when it has no checkpoint; see `checkpoint.last_good`."""
+    messages: list[Any] = []
+    return checkpoint.last_good(run_dir, messages.append)

@@ -1,0 +1,113 @@
+"""What a run leaves behind to be read: `metrics.jsonl`, `log.txt` and TensorBoard events, written by the first process.
+
+`metrics.jsonl` has one JSON object a line: of a training step (`step`, `total`, `losses`, `lr` by group, `grad_norm`,
+`samples`, `skipped`, `timing`) or of an evaluation (`step`, `eval`, `timing`). Everything but `timing` is a function of
+the recipe, the data and the seed; a resumed run cuts the lines past its checkpoint, so that the file without `timing`
+equals that of a run that was never interrupted.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmcore.train.files import replace_text
+
+METRICS_NAME = "metrics.jsonl"
+LOG_NAME = "log.txt"
+
+
+class Recorder:
+    """Appends to the three records of a run folder.
+
+    Args:
+        run_dir: created by the caller.
+        step: the checkpoint that the run continues from; later lines are cut.
+        tensorboard: whether to write TensorBoard events under `tensorboard/`.
+    """
+
+    def __init__(self, run_dir: Path, step: int, *, tensorboard: bool = True) -> None:
+        cut(run_dir / METRICS_NAME, step)
+        self._metrics = open(run_dir / METRICS_NAME, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 see close
+        self._log = open(run_dir / LOG_NAME, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._board = _board(run_dir / "tensorboard", step) if tensorboard else None
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record; numbers that are not finite become null."""
+        self._metrics.write(json.dumps(_finite(record)) + "\n")
+        if self._board is not None:
+            for name, value in _flat(record, ""):
+                self._board.add_scalar(name, value, int(record["step"]))
+
+    def say(self, text: str) -> None:
+        """Append to `log.txt`, with the time of day."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def sync(self) -> None:
+        """Force the metrics to disk; called before a checkpoint that promises them."""
+        os.fsync(self._metrics.fileno())
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._log.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def cut(path: Path, step: int) -> None:
+    """Remove the lines of a `metrics.jsonl` past `step`, and a half-written last one."""
+    if not path.exists():
+        return
+    kept = [line for record, line in read_lines(path) if record["step"] <= step]
+    text = "".join(line + "\n" for line in kept)
+    if text != path.read_text(encoding="utf-8", errors="replace"):
+        replace_text(path, text)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; none when there is no file."""
+    return [record for record, _ in read_lines(path)] if path.exists() else []
+
+
+def read_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """Records with their lines, up to the first that is not whole."""
+    result = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        result.append((record, line))
+    return result
+
+
+def _board(folder: Path, step: int) -> Any:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own imports warn about themselves
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
+
+
+def _flat(record: Mapping[str, Any], prefix: str) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "step":
+            found.append((f"{prefix}{key}", float(value)))
+    return found

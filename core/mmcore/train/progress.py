@@ -1,0 +1,129 @@
+"""What a person sees while a run trains: one live line on a terminal, plain lines elsewhere."""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from mmcore.types import Batch
+
+
+@dataclass
+class Window:
+    """What happened since the last logged step, on this process."""
+
+    began: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    samples: int = 0
+    waited: float = 0.0
+    """Seconds in which the loop waited for data."""
+    tokens: float = 0.0
+    padding: float = 0.0
+    """Padding positions; with `tokens` they make up the padded sequences."""
+
+    def add(self, batch: Batch) -> None:
+        self.samples += len(batch)
+        self.tokens += batch.counts.get("tokens", 0.0)
+        self.padding += batch.counts.get("padding", 0.0)
+
+    def timing(self, world_size: int, device: torch.device) -> dict[str, float]:
+        """Rates over the window; `world_size` processes are taken to be alike."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        result = {
+            "step_s": seconds / max(self.steps, 1),
+            "samples_per_s": self.samples * world_size / seconds,
+            "data_wait_percent": 100.0 * self.waited / seconds,
+            "memory_gb": memory_gb(device),
+        }
+        if self.tokens:
+            result["tokens_per_s"] = self.tokens * world_size / seconds
+        if self.padding:
+            result["padding_percent"] = 100.0 * self.padding / (self.padding + self.tokens)
+        return {name: round(value, 4) for name, value in result.items()}
+
+
+def memory_gb(device: torch.device) -> float:
+    """Peak memory: of the device, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1) / 1e9
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Shows the state of a run.
+
+    Args:
+        total: the step at which the run ends.
+        show: False on all but the first process.
+    """
+
+    def __init__(self, total: int, *, show: bool = True) -> None:
+        self.total, self.show = total, show
+        self._live: Any = None
+
+    def __enter__(self) -> Self:
+        if self.show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live("", console=Console(stderr=True, highlight=False), refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Show a logged step."""
+        text = line(record, self.total)
+        if self._live is not None:
+            self._live.update(text)
+        elif self.show:
+            print(text, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Show a message above the live line."""
+        if self._live is not None:
+            self._live.console.print(text, markup=False)
+        elif self.show:
+            print(text, file=sys.stderr, flush=True)
+
+
+def line(record: Mapping[str, Any], total: int) -> str:
+    """One line of progress.
+
+    >>> line({"step": 20, "total": 1.5, "lr": {"group0": 1e-4}, "timing": {"step_s": 2.0, "samples_per_s": 4.0,
+    ...     "data_wait_percent": 1.0, "memory_gb": 1.25}}, 80)
+    'step 20/80  loss 1.5  lr 0.0001  4.0 samples/s  data wait 1%  1.2 GB  2:00 left'
+    """
+    timing = record["timing"]
+    parts = [
+        f"step {record['step']}/{total}",
+        f"loss {record['total']:.4g}",
+        f"lr {max(record['lr'].values()):.3g}",
+        f"{timing['samples_per_s']:.1f} samples/s",
+    ]
+    if "tokens_per_s" in timing:
+        parts.append(f"{timing['tokens_per_s']:,.0f} tokens/s")
+    if "padding_percent" in timing:
+        parts.append(f"padding {timing['padding_percent']:.0f}%")
+    parts.append(f"data wait {timing['data_wait_percent']:.0f}%")
+    parts.append(f"{timing['memory_gb']:.1f} GB")
+    parts.append(f"{_clock((total - record['step']) * timing['step_s'])} left")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

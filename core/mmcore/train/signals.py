@@ -1,0 +1,41 @@
+"""SIGTERM and SIGINT ask a run to finish its step and save; a second one ends it at once.
+
+Checkpoints appear by a rename, so ending at once at any moment leaves the previous ones whole.
+"""
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """While open, remembers the first signal in `pending` instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A data worker inherited this handler when it was forked. Its parent ends it with SIGTERM; a Control-C on
+            # the terminal reaches it too and is the parent's to answer.
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if self.pending:
+            os._exit(128 + number)
+        self.pending = number
