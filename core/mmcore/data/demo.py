@@ -27,7 +27,7 @@ from mmcore.data.demo_scenes import Scene, Thing, draw_scene
 from mmcore.errors import DataError
 
 MANIFEST = "mmcore-demo.json"
-VERSION = 1
+VERSION = 2
 """Grows when the scenes change, so that older sample data is written anew."""
 
 NUM_TRAIN, NUM_VAL = 400, 40
@@ -162,8 +162,8 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
             put(f"coco/{split}2017/{scene.image_id:012d}.jpg", scene.jpeg)
             put(f"coco/train2014/{scene.name_2014}", scene.jpeg)
         put_json(f"coco/annotations/instances_{split}2017.json", _instances(drawn, lambda s: f"{s.image_id:012d}.jpg"))
-    put_json("annotations/refcoco-mixed/instances_train.json", _referring(scenes["train"], one_expression=False))
-    put_json("annotations/refcoco-unc-val/instances_val.json", _referring(scenes["val"], one_expression=True))
+    put_json("annotations/refcoco-mixed/instances_train.json", _referring(scenes["train"]))
+    put_json("annotations/refcoco-unc-val/instances_val.json", _referring(scenes["val"], one_each=True))
     both = scenes["train"] + scenes["val"]
     put_json("refer/refcoco/instances.json", _instances(both, lambda s: s.name_2014))
     put_json("refer/refcoco/refs(unc).json", _references(scenes))
@@ -201,27 +201,28 @@ def _annotation(thing: Thing, annotation_id: int, image_id: int, category_id: in
     }
 
 
-def _referring(scenes: Sequence[Scene], *, one_expression: bool) -> dict[str, Any]:
+def _referring(scenes: Sequence[Scene], *, one_each: bool = False) -> dict[str, Any]:
     """RefCOCO in COCO form: one image entry and one annotation per referred object.
 
-    Validation files have one expression per entry, so every expression is asked exactly once.
+    `one_each` keeps one object of a scene with one expression: validation files ask every entry once, and a short list
+    keeps the evaluation of a demonstration short.
     """
     images, annotations = [], []
     for scene in scenes:
-        for number, expressions in scene.expressions:
-            for asked in [(text,) for text in expressions] if one_expression else [expressions]:
-                entry = len(images) + 1
-                images.append(
-                    {
-                        "id": entry,
-                        "file_name": scene.name_2014,
-                        "height": scene.height,
-                        "width": scene.width,
-                        "original_id": scene.image_id,
-                        "expressions": list(asked),
-                    }
-                )
-                annotations.append(_annotation(scene.things[number], entry, entry, 1))
+        for number, expressions in scene.expressions[:1] if one_each else scene.expressions:
+            entry = len(images) + 1
+            images.append(
+                {
+                    "id": entry,
+                    "file_name": scene.name_2014,
+                    "height": scene.height,
+                    "width": scene.width,
+                    "original_id": scene.image_id,
+                    # The last is the most telling: the first only names the kind.
+                    "expressions": list(expressions[-1:] if one_each else expressions),
+                }
+            )
+            annotations.append(_annotation(scene.things[number], entry, entry, 1))
     categories = [{"supercategory": "object", "id": 1, "name": "object"}]
     return {"images": images, "annotations": annotations, "categories": categories}
 
