@@ -4,6 +4,7 @@ Drawn steps are stored with the case and replayed, so pixels must be equal; that
 beside it, and inference draws nothing, so there our own steps must be the stored ones.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from mmcore import masks
 from mmcore.data.coco import CocoInstances
 from mmcore.data.index import open_index
@@ -19,8 +21,9 @@ from mmcore.data.order import Order, group_by_aspect, record_weights, repeat_fac
 from mmcore.data.records import Object, Record, Records
 from mmcore.data.refer import RefCoco
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Step, Transform, shortest_edge
+from mmcore.evaluate.refcoco import RefCocoEvaluator, as_percentages
 from mmcore.parity import Case, Check, Report
-from mmcore.types import Draw, Sample
+from mmcore.types import Batch, Draw, Prediction, Sample
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import NO_LIMIT, LargeScaleJitter, Multiscale, Pipeline
@@ -275,9 +278,35 @@ def _could_jitter(pipeline: LargeScaleJitter, size: Size, steps: list[Step], cou
     return whole and low <= longest <= high and inside and (crop.width, crop.height) == (side, side)
 
 
+def check_refcoco_evaluation(case: Case, report: Report) -> None:
+    """Every metric of the referring evaluation, from the case's annotation file and predictions."""
+    annotations = next(path for path in sorted(case.folder.rglob("*.json")) if path.name != "case.json")
+    evaluator = RefCocoEvaluator(annotations)
+    images = json.loads(annotations.read_text())["images"]
+    predictions = [
+        Prediction(
+            image_id=image["id"],
+            size=(image["height"], image["width"]),
+            boxes_xyxy=case.tensors[f"pred.{i}.box"],
+            scores=case.tensors[f"pred.{i}.score"],
+            labels=torch.zeros(len(case.tensors[f"pred.{i}.score"]), dtype=torch.int64),
+            masks=case.data["masks_rle"][f"pred.{i}.mask"],
+        )
+        for i, image in enumerate(images)
+        if f"pred.{i}.box" in case.tensors
+    ]
+    evaluator.update(Batch(case.name, (), {}), predictions)
+    found = as_percentages(evaluator.summarise(evaluator.state()))
+    for kind, metrics in case.data["results"].items():
+        for name, value in metrics.items():
+            report.close(f"results.{kind}.{name}", found.get(kind, {}).get(name, float("nan")), value, absolute=1e-6)
+    report.covers(*(name for name in case.tensors if name.startswith("pred.")))  # what was evaluated
+
+
 KINDS: dict[str, Check] = {
     "vocabularies": check_vocabularies,
     "sampler": check_sampler,
     "data_coco": check_data,
     "data_refcoco": check_data,
+    "eval_refcoco": check_refcoco_evaluation,
 }
