@@ -1,0 +1,233 @@
+"""Batches come in order and are the same for any number of workers; bad samples and lost workers are explained."""
+
+import json
+import os
+import pickle
+import signal
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from mmcore.data.bad import FILE_NAME, BadSamples, Incident, quarantined, replacement
+from mmcore.data.loader import Loader
+from mmcore.data.order import Order
+from mmcore.data.sources import Datasets
+from mmcore.errors import DataError
+from mmcore.types import Batch, Draw, Sample
+
+SIZE = 40
+
+
+@dataclass
+class Numbers:
+    """Samples whose pixels are random numbers of the draw's seed; some records misbehave."""
+
+    name: str = "numbers"
+    bad: frozenset[int] = frozenset()
+    empty: frozenset[int] = frozenset()
+    deadly: int = -1
+    broken: int = -1
+    seen: list[int] = field(default_factory=list)
+    fingerprint: str = "x"
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def aspect_groups(self) -> np.ndarray:
+        return (np.arange(SIZE) % 2).astype(np.uint8)
+
+    def sample(self, draw: Draw) -> Sample | None:
+        self.seen.append(draw.position)
+        if draw.position in self.bad:
+            raise DataError("image is damaged", where=f"numbers/{draw.position}.jpg")
+        if draw.position in self.empty:
+            return None
+        if draw.position == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if draw.position == self.broken:
+            raise KeyError("segmentation")
+        pixels = np.random.default_rng(draw.seed).integers(0, 255, (3, 4, 5), np.uint8)
+        time.sleep(0.002 * (draw.position % 3))  # workers finish out of order
+        return Sample(
+            torch.from_numpy(pixels),
+            torch.zeros(0, 4),
+            torch.zeros(0, dtype=torch.long),
+            None,
+            draw,
+            draw.position,
+            (4, 5),
+        )
+
+
+@dataclass(slots=True)
+class Pixels(Batch):
+    images: torch.Tensor
+    seed: int
+
+
+def collate(samples: list[Sample], seed: int) -> Pixels:
+    draws = tuple(sample.draw for sample in samples)
+    return Pixels(draws[0].source, draws, {"samples": len(samples)}, torch.stack([s.image for s in samples]), seed)
+
+
+def loader(source: Numbers | None = None, *, replacement: bool = True, **options) -> Loader:
+    source = source or Numbers()
+    order = Order(
+        {"numbers": SIZE},
+        {"numbers": 1.0},
+        {"numbers": 4},
+        {"numbers": source.aspect_groups()},
+        replacement=replacement,
+    )
+    options = {"num_workers": 0, "pin_memory": False, **options}
+    return Loader(Datasets({"numbers": source}, {"numbers": collate}), order, **options)
+
+
+def content(batches) -> list[tuple]:
+    return [(m, batch.draws, batch.seed, batch.images.tolist()) for m, batch in batches]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers():
+    bad = frozenset({3, 4, 17})
+    expected = content(loader(Numbers(bad=bad)).iterate(2, 9))
+    for num_workers in (1, 2):
+        workers = loader(Numbers(bad=bad), num_workers=num_workers)
+        assert content(workers.iterate(2, 9)) == expected
+        assert workers.wait_seconds > 0
+        workers.close()
+
+
+def test_the_same_workers_serve_another_range_after_one_was_left_unfinished():
+    expected = content(loader().iterate(5, 9))
+    workers = loader(num_workers=2)
+    for _ in workers.iterate(0, 50):
+        break
+    assert content(workers.iterate(5, 9)) == expected
+    assert content(workers.iterate(5, 9)) == expected
+    workers.close()
+
+
+def test_ranks_and_accumulation_share_out_the_same_micro_batches():
+    whole = content(loader().iterate(0, 12))
+    parts = [loader(rank=rank, world_size=2, accumulation=3) for rank in range(2)]
+    shared_out = sorted(item for part in parts for item in content(part.iterate(0, 2)))
+    assert shared_out == whole
+    assert list(parts[1].numbers(1, 2)) == [7, 9, 11]
+
+
+def test_loading_leaves_the_trainings_random_numbers_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    workers = loader(num_workers=1)
+    list(workers.iterate(0, 3))
+    workers.close()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_bad_sample_stops_the_run_under_the_policy_error():
+    for num_workers in (0, 1):
+        stopping = loader(Numbers(bad=frozenset(range(SIZE))), policy="error", num_workers=num_workers)
+        with pytest.raises(DataError, match="damaged") as error:
+            list(stopping.iterate(0, 1))
+        assert "numbers/" in str(error.value)
+        stopping.close()
+
+
+def test_a_bad_sample_is_replaced_counted_and_listed_once(tmp_path):
+    skipping = loader(Numbers(bad=frozenset({1, 2, 3}), empty=frozenset({8})), run_folder=tmp_path)
+    for _, batch in skipping.iterate(0, 60):
+        assert not {1, 2, 3, 8} & {draw.position for draw in batch.draws}
+        assert len({draw.position % 2 for draw in batch.draws}) == 1
+    summary = skipping.bad.summary()
+    assert summary["bad"]["numbers"] > 3
+    assert summary["empty"]["numbers"] > 0
+    lines = [json.loads(line) for line in (tmp_path / FILE_NAME).read_text().splitlines()]
+    assert {line["position"] for line in lines} == {1, 2, 3}
+    assert len(lines) == summary["listed"] == 3
+    assert lines[0]["what"] == "image is damaged"
+    assert lines[0]["where"].startswith("numbers/")
+
+
+def test_a_quarantined_sample_is_never_tried_again_also_after_a_restart(tmp_path):
+    bad = frozenset({1, 2, 3})
+    first = Numbers(bad=bad)
+    before = content(loader(first, policy="quarantine", run_folder=tmp_path).iterate(0, 60))
+    assert sum(position in bad for position in first.seen) == 3
+    with (tmp_path / FILE_NAME).open("a") as file:
+        file.write('{"source": "numb')  # cut by a crash
+    assert quarantined(tmp_path / FILE_NAME) == {"numbers": {1, 2, 3}}
+    second = Numbers(bad=bad)
+    assert content(loader(second, policy="quarantine", run_folder=tmp_path).iterate(0, 60)) == before
+    assert not bad & set(second.seen)
+    BadSamples(tmp_path / FILE_NAME).take([Incident("numbers", 9, "image is missing", "9.jpg")])
+    assert quarantined(tmp_path / FILE_NAME) == {"numbers": {1, 2, 3, 9}}
+
+
+def test_skipping_and_quarantining_draw_the_same_samples():
+    bad = frozenset({1, 2, 3, 20, 21})
+    assert content(loader(Numbers(bad=bad), policy="skip").iterate(0, 30)) == content(
+        loader(Numbers(bad=bad), policy="quarantine").iterate(0, 30)
+    )
+
+
+def test_too_many_bad_samples_in_a_row_stop_the_run():
+    source = Numbers(bad=frozenset(range(SIZE)))
+    with pytest.raises(DataError, match="7 records of source 'numbers' in a row") as error:
+        list(loader(source, max_in_a_row=7).iterate(0, 1))
+    assert "image is damaged" in str(error.value)
+    assert len(source.seen) == 7
+
+
+def test_the_replacement_of_a_draw_is_its_own_function_and_keeps_the_orientation():
+    groups = Numbers().aspect_groups()
+    for seed in range(50):
+        draw = Draw("numbers", seed % SIZE, seed)
+        chosen = replacement(draw, SIZE, groups)
+        assert chosen == replacement(draw, SIZE, groups)
+        assert chosen.position % 2 == draw.position % 2
+        assert chosen.seed != draw.seed
+
+
+def test_a_plugins_mistake_names_the_sample_and_the_line():
+    for num_workers in (0, 1):
+        failing = loader(Numbers(broken=5), num_workers=num_workers, replacement=False)
+        with pytest.raises(DataError, match="KeyError: 'segmentation'") as error:
+            list(failing.iterate(0, 11))
+        assert "source numbers, records" in str(error.value)
+        assert "test_loader.py" in str(error.value)
+        failing.close()
+
+
+def test_a_killed_worker_is_named_with_what_it_was_reading():
+    lost = loader(Numbers(deadly=5), num_workers=2, replacement=False)
+    begin = time.monotonic()
+    with pytest.raises(DataError, match=r"data worker [01] \(pid \d+\) was killed by signal SIGKILL") as error:
+        list(lost.iterate(0, 11))
+    assert time.monotonic() - begin < 30
+    records = str(error.value).split("records ")[1].split("\n")[0]
+    assert "5" in records.split(", ")
+
+
+def test_workers_leave_signals_to_the_main_process():
+    workers = loader(num_workers=1)
+    batches = workers.iterate(0, 30)
+    next(batches)
+    [process] = workers._loader._iterator._workers
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGINT)
+    assert len(list(batches)) == 29
+    workers.close()
+    assert not process.is_alive()
+
+
+def test_workers_can_be_spawned():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        workers = loader(num_workers=1, start_method="spawn")
+        pickle.dumps(workers._dataset)
+        assert content(workers.iterate(0, 2)) == content(loader().iterate(0, 2))
+        workers.close()
