@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmcore.data.images import MAX_PIXELS, read_facts, read_image
+from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.draw import draw_prediction, select
 from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
 from mmcore.train.files import replace_text
@@ -42,14 +42,11 @@ class Question:
     """At most so many objects, the best."""
 
 
-def find_images(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[Path]:
+def find_images(paths: Sequence[Path]) -> list[Path]:
     """The image files that are meant: files as given, folders by the images directly inside.
-
-    Headers are checked here, so a mistake in the last of many names shows before the first is predicted.
 
     Raises:
         MissingDataError: a path does not exist, or a folder holds no image.
-        DataError: a file is not an image.
     """
     found: list[Path] = []
     for path in paths:
@@ -65,8 +62,6 @@ def find_images(paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> list[
             raise MissingDataError(
                 f"there is no image {path}", where="IMAGE", do=suggest(path.name, near, "check the path")
             )
-    for path in found:
-        read_facts(path, max_pixels=max_pixels)
     return found
 
 

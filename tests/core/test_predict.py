@@ -81,7 +81,8 @@ def test_a_missing_image_names_the_nearest(photo: Path) -> None:
         find_images([photo.with_name("foto.jpg")])
 
 
-def test_a_file_that_is_no_image_is_found_before_anything_is_predicted(photo: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "fake.png").write_text("not a picture")
-    with pytest.raises(DataError, match="fake"):
-        find_images([photo, tmp_path / "fake.png"])
+    with pytest.raises(DataError, match=r"fake\.png"):
+        predict_file(Finder(), tmp_path / "fake.png", Question(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["fake.png"]
