@@ -229,7 +229,13 @@ def read_settings(run_dir: Path) -> Settings:
         raise RecipeError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}", where=path) from None
 
 
-def write_run_record(settings: Settings, family: Family, run_dir: Path, fingerprints: Mapping[str, str]) -> None:
+def write_run_record(
+    settings: Settings,
+    family: Family,
+    run_dir: Path,
+    fingerprints: Mapping[str, str],
+    started_from: Sequence[Mapping[str, Any]],
+) -> None:
     """Append this start to `run.json`: versions, plugins, data fingerprints, source revision, command."""
     path = run_dir / RUN_NAME
     record = json.loads(path.read_text()) if path.exists() else {"starts": []}
@@ -246,6 +252,7 @@ def write_run_record(settings: Settings, family: Family, run_dir: Path, fingerpr
             "command": sys.argv,
             "seed": settings.seed,
             "data": dict(fingerprints),
+            "weights": list(started_from),
         }
     )
     _write_atomically(path, json.dumps(record, indent=2) + "\n")
@@ -424,3 +431,217 @@ def choose_device(settings: Settings) -> "torch.device":
         raise UsageError("no CUDA device is available", where="--device cuda", do="leave --device out, or see `mmcore doctor`")
     kind = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
     return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+
+
+def start_run(
+    family: Family, settings: Settings, out: Path | None, *, nproc: int = 1, hostfile: Path | None = None
+) -> Path:
+    """Train in a new run folder, here or in processes of its own.
+
+    Returns:
+        The run folder.
+    Raises:
+        CheckpointError: the folder already holds a run, or is in use.
+    """
+    from mmcore.train import distributed
+
+    run_dir = default_folder(settings) if out is None else out
+    if distributed.place().is_first and (run_dir / CONFIG_NAME).exists() and not _launched():
+        raise CheckpointError(
+            f"{run_dir} already holds a run",
+            where=f"--out {run_dir}",
+            do=f"continue it with `mmcore train --resume {run_dir}`, or choose another --out",
+        )
+    prepare_demo(family, settings)
+    data_context(settings)
+    if nproc > 1 or hostfile is not None:
+        write_config(settings, run_dir)
+        _launch(run_dir, nproc, hostfile)
+        return run_dir
+    if distributed.place().is_first:
+        write_config(settings, run_dir)
+    _train(family, settings, run_dir, resume=False)
+    return run_dir
+
+
+def resume_run(run_dir: Path, *, nproc: int = 1, hostfile: Path | None = None, max_steps: int | None = None) -> Path:
+    """Continue the run in a folder from its newest whole checkpoint, or from the start when it has none.
+
+    Raises:
+        CheckpointError: it is not a run folder, is in use, or all its checkpoints are damaged.
+    """
+    settings = read_settings(run_dir)
+    if nproc > 1 or hostfile is not None:
+        _launch(run_dir, nproc, hostfile)
+        return run_dir
+    family = Family.open(settings.plugin, settings.extensions)
+    if max_steps is not None:
+        settings = settings.replace(max_steps=max_steps)
+    _train(family, settings, run_dir, resume=True)
+    return run_dir
+
+
+def default_folder(settings: Settings) -> Path:
+    """`runs/PLUGIN-STAGE-VARIANT`, with a number when that exists."""
+    name = f"{settings.plugin}-{settings.stage.name}-{settings.variant}" + ("-demo" if settings.demo else "")
+    folder, number = Path("runs") / name, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    return folder
+
+
+def _launch(run_dir: Path, nproc: int, hostfile: Path | None) -> None:
+    """Processes that continue the run whose settings were just written; each reads them from the folder."""
+    from mmcore.train.launch import launch
+
+    launch(["train", "--resume", str(run_dir)], nproc=nproc, hostfile=hostfile)
+
+
+def _launched() -> bool:
+    """Whether an outer launcher started this process beside others."""
+    from mmcore.train import distributed
+
+    return distributed.place().world_size > 1
+
+
+def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -> None:
+    """Build everything and train, on this process."""
+    from mmcore.data.loader import Loader
+    from mmcore.initialise import initialise
+    from mmcore.plan import total_steps
+    from mmcore.train import checkpoint, distributed
+    from mmcore.train.lock import refuse_if_held
+    from mmcore.train.loop import TrainSetup, accumulation, train
+
+    stage = settings.stage
+    here = distributed.start(choose_device(settings))
+    try:
+        if here.is_first:
+            refuse_if_held(run_dir)
+            prepare_demo(family, settings)
+        distributed.barrier()
+        datasets = build_datasets(family, settings, "train")
+        validation = build_datasets(family, settings, "val") if stage.validation else None
+        order = build_order(settings, datasets)
+        model = build_model(family, settings)
+        fresh = not checkpoint.steps_of(run_dir)
+        started_from = initialise(model, stage, settings.init, Path(settings.data)) if fresh else []
+        if here.is_first:
+            fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
+            write_run_record(settings, family, run_dir, fingerprints, started_from)
+        loader = Loader(
+            datasets,
+            order,
+            rank=here.rank,
+            world_size=here.world_size,
+            accumulation=accumulation(stage, here.world_size),
+            num_workers=settings.workers,
+            policy=stage.data.bad_samples,
+            max_in_a_row=stage.data.max_bad_in_a_row,
+            run_folder=run_dir,
+        )
+        setup = TrainSetup(
+            stage=_with_known_best(stage, validation),
+            model=model,
+            batches=loader,
+            run_dir=run_dir,
+            steps=total_steps(settings, sum(len(datasets.sources[name]) for name in order.names)),
+            stop_step=settings.max_steps,
+            seed=settings.seed,
+            device=choose_device(settings),
+            resume=resume or not fresh,
+            evaluate=_evaluation(settings, validation, run_dir) if validation else None,
+            picture=_picture,
+            log_every=settings.log_every,
+        )
+        try:
+            trained = train(setup)
+        finally:
+            loader.close()
+        if here.is_first:
+            _finish(family, settings, run_dir, trained.step, trained.metrics)
+        distributed.barrier()
+    finally:
+        distributed.stop()
+
+
+def _with_known_best(stage: Stage, validation: "Datasets | None") -> Stage:
+    """The stage without a best metric whose validation set this run does not evaluate."""
+    if stage.best_metric is None:
+        return stage
+    known = validation.evaluators if validation else {}
+    return stage if any(stage.best_metric.startswith(f"{name}/") for name in known) else stage.replace(best_metric=None)
+
+
+def _evaluation(settings: Settings, validation: "Datasets", run_dir: Path) -> Any:
+    """The loop's evaluation: every validation set, metrics under `SET/NAME`, predictions kept for the newest only."""
+    from mmcore.evaluate.run import evaluate
+    from mmcore.train import distributed
+    from mmcore.train.objective import DTYPES
+
+    def run(model: "nn.Module", step: int) -> dict[str, float]:
+        del step
+        metrics: dict[str, float] = {}
+        for source in validation.evaluators:
+            found = evaluate(
+                model,
+                validation,
+                settings.stage,
+                source,
+                device=choose_device(settings),
+                batch_size=settings.stage.micro_batch,
+                distributed=distributed.place(),
+                folder=run_dir / "evals" / source,
+                autocast=DTYPES[settings.stage.precision],
+            )
+            metrics |= {f"{source}/{name}": value for name, value in found.items()}
+        return metrics
+
+    return run
+
+
+def _picture(batch: Any, folder: Path) -> None:
+    """Draw the images of a batch that stopped the run, as the network saw them."""
+    from mmcore.draw import draw_row
+    from mmcore.types import DetectionBatch
+
+    for row in range(len(batch)) if isinstance(batch, DetectionBatch) else ():
+        draw_row(batch, row, names=getattr(batch, "names", None)).save(folder / f"image-{row}.png")
+
+
+def _finish(family: Family, settings: Settings, run_dir: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """After the last step, on the first process: curves, then the plugins' own work with the final weights."""
+    from mmcore.plots import plot_curves
+
+    if (run_dir / "metrics.jsonl").exists():
+        plot_curves(run_dir)
+    opened = open_model(run_dir)
+    finished = FinishedRun(settings, run_dir, opened.model, step, dict(metrics))
+    if family.hooks.hook.post_train.get_hookimpls():
+        family.call("post_train", run=finished)
+
+
+def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
+    """A trained model from a run folder, one of its checkpoints, or a folder that `mmcore export --format hf` wrote.
+
+    Args:
+        target: the folder.
+        checkpoint: "last", "best" or a step, for a run folder.
+
+    Raises:
+        CheckpointError: there is nothing to open, or it is damaged.
+        PluginError: the plugin it was trained with is missing or broken.
+    """
+    from mmcore.export import CONFIG, from_pretrained, load_exactly
+    from mmcore.train.checkpoint import load
+
+    path = Path(target)
+    if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
+        return from_pretrained(path)
+    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
+    settings = read_settings(run_dir)
+    family = Family.open(settings.plugin, settings.extensions)
+    loaded = load(path if run_dir != path else run_dir, checkpoint)
+    model = build_model(family, settings)
+    load_exactly(model, loaded.weights, str(loaded.path))
+    return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))

@@ -35,7 +35,7 @@ def train(
 
     if resume is not None:
         _refuse_with_resume(values)
-        resume_run(resume, nproc=nproc, hostfile=hostfile)
+        resume_run(resume, nproc=nproc, hostfile=hostfile, max_steps=values["max_steps"])
         return
     family, settings, _ = settle(request_from({**values, "device": device}))
     start_run(family, settings, out, nproc=nproc, hostfile=hostfile)
@@ -43,8 +43,8 @@ def train(
 
 def _refuse_with_resume(values: dict[str, Any]) -> None:
     """--resume takes everything from the run folder: any other choice would silently not be made."""
-    given = [name for name in ("plugin", "stage", "variant", "config", "sets", "data", "sources", "init", "demo") if values.get(name)]
+    given = [name for name, value in values.items() if value and name != "max_steps"]
     if given:
-        names = {"sets": "set", "extensions": "with"}
-        listed = ", ".join(f"--{names.get(name, name)}" for name in given)
+        spelled = {"sets": "set", "extensions": "with", "log_every": "log-every"}
+        listed = ", ".join(f"--{spelled.get(name, name)}" for name in given)
         raise click.UsageError(f"--resume takes everything from the run folder; leave out {listed}.")

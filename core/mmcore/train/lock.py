@@ -66,3 +66,13 @@ def holder(run_dir: Path) -> int | None:
         return int(text) if text.isdigit() else 0
     finally:
         os.close(handle)
+
+
+def refuse_if_held(run_dir: Path) -> None:
+    """Refuse a run folder that another process trains in, before anything costly is built.
+
+    Raises:
+        CheckpointError: it is in use.
+    """
+    with run_lock(run_dir):
+        pass

@@ -13,6 +13,6 @@ def build(stage: "Stage", split: str, context: "DataContext") -> "Datasets":
     Raises:
         DataError: a source cannot be read, or its files are not there.
     """
-    from mmcore_glee.data.build import build_train, build_val
+    from mmcore_glee.data.assemble import build_train, build_val
 
     return build_train(stage, context) if split == "train" else build_val(stage, context)

@@ -1,0 +1,119 @@
+"""Where a run's weights start: random, a finished run, a published file, or a name on the Hub, pinned by commit.
+
+Nothing falls back in silence. A stage whose recipe names published weights fails without them and says how to get
+them or how to start from random weights instead.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcore.errors import MissingDataError, UsageError, WeightsError
+from mmcore.recipe import Stage
+from mmcore.weights import LoadReport, read_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HUB_PREFIX = "hf://"
+
+
+def initialise(model: "nn.Module", stage: Stage, starts: Sequence[str], data_root: Path) -> list[dict[str, Any]]:
+    """Fill a freshly built model from the places a run starts from, in order; later ones replace earlier values.
+
+    Args:
+        model: with random weights.
+        stage: says what the published recipe starts from.
+        starts: the values of --init; empty means the recipe's own.
+        data_root: published files are looked up in its folder `weights` before the Hub is asked.
+
+    Returns:
+        What was loaded, for `run.json`: source, and for Hub files the commit.
+
+    Raises:
+        MissingDataError: a file is not there, or the recipe's own cannot be had.
+        WeightsError: it does not fit the model.
+    """
+    chosen = list(starts) or _recipe_start(stage, data_root)
+    if "random" in chosen and len(chosen) > 1:
+        raise UsageError("--init random goes with no other --init", where=", ".join(chosen))
+    return [_load(model, start) for start in chosen if start != "random"]
+
+
+def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
+    published = stage.init.published
+    if published is None:
+        if stage.init.optional:
+            return []
+        raise UsageError(
+            f"stage {stage.number} {stage.name} starts from stage {stage.init.stage}",
+            do="give its run with --init RUN, or --init random",
+        )
+    local = data_root / "weights" / published.rsplit("/", 1)[-1]
+    return [str(local) if local.is_file() else published]
+
+
+def _load(model: "nn.Module", start: str) -> dict[str, Any]:
+    record: dict[str, Any] = {"source": start}
+    if start.startswith(HUB_PREFIX):
+        path, record["commit"] = _download(start)
+    else:
+        path = Path(start).expanduser()
+    if not path.exists():
+        raise MissingDataError(
+            f"there are no weights at {path}",
+            where="--init",
+            do="give a run folder, a checkpoint file or hf://OWNER/NAME/FILE; --init random starts without",
+        )
+    report = _load_run(model, path) if (path / "config.yaml").is_file() else model.initialise(path)
+    record["filled"], record["new"], record["ignored"] = len(report.filled), report.new, len(report.ignored)
+    return record
+
+
+def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
+    """Weights of a finished run, of this stage or the one before, by way of the published names both share."""
+    from mmcore.train.checkpoint import load_weights
+
+    state = load_weights(run_dir)
+    own = model.state_dict()
+    if state.keys() == own.keys():
+        model.load_state_dict(state)
+        return LoadReport(filled=list(state))
+    names = model.published("upstream")
+    loaded, report = names.to_ours(names.to_published(state), own)
+    model.load_state_dict({**own, **loaded})
+    return report
+
+
+
+
+def _download(start: str) -> tuple[Path, str]:
+    """A Hub file and the commit it was taken from."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    kind, owner, name, file = _parse_hub(start)
+    repository, _, revision = f"{owner}/{name}".partition("@")
+    try:
+        path = Path(hf_hub_download(repository, file, repo_type=kind, revision=revision or None))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise MissingDataError(
+            f"cannot get {file} from the Hub: {str(error).splitlines()[0]}",
+            where=start,
+            do=f"put the file into the folder `weights` of the data root, give it with --init FILE, or use --init random",
+        ) from None
+    parts = path.parts
+    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"
+    return path, commit
+
+
+def _parse_hub(start: str) -> tuple[str, str, str, str]:
+    parts = start.removeprefix(HUB_PREFIX).split("/")
+    kind = {"spaces": "space", "datasets": "dataset"}.get(parts[0], "model")
+    if kind != "model":
+        parts = parts[1:]
+    if len(parts) < 3 or not all(parts):
+        raise WeightsError(
+            "not a file on the Hub", where=start, do="write hf://OWNER/NAME/FILE or hf://spaces/OWNER/NAME/FILE"
+        )
+    return kind, parts[0], parts[1], "/".join(parts[2:])
