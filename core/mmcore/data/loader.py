@@ -130,7 +130,7 @@ class Loader:
             num_workers=self._num_workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-            worker_init_fn=_init_worker,
+            worker_init_fn=init_worker,
             prefetch_factor=prefetch,
             persistent_workers=True,
             multiprocessing_context=start_method,
@@ -237,7 +237,8 @@ def _as_it_is(result: _Result) -> _Result:
     return result
 
 
-def _init_worker(worker: int) -> None:
+def init_worker(worker: int) -> None:
+    """Set up a data worker process."""
     # Signals to the process group are the main process's business: it finishes the step, and that needs its data.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

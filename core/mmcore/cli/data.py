@@ -1,0 +1,192 @@
+"""`mmcore data`: make sample data, check data, draw what the network sees, build indexes ahead."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmcore.cli.options import recipe_options, request_from
+
+if TYPE_CHECKING:
+    from mmcore.data.check import Problem
+    from mmcore.data.sources import Datasets
+    from mmcore.run import Family, Settings
+
+_SHOWN = 20
+"""Problems per source that are printed; --json has all."""
+
+
+@click.group()
+def data() -> None:
+    """Make sample data; check, draw and index data."""
+
+
+@data.command()
+@click.argument("root", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--train", default=400, show_default=True, type=click.IntRange(min=1), help="Training scenes.")
+@click.option("--val", default=40, show_default=True, type=click.IntRange(min=1), help="Held-back scenes.")
+@click.option("--seed", default=0, show_default=True, help="Decides every scene.")
+def sample(root: Path, train: int, val: int, seed: int) -> None:
+    """Write sample data in the real on-disk formats to ROOT."""
+    from mmcore.data.demo import write_demo
+
+    write_demo(root, seed=seed, train=train, val=val)
+    click.echo(f"{train} training and {val} validation scenes in {root}")
+    click.echo(f"next: mmcore train --plugin glee --stage 2 --variant tiny --data {root} --sources coco,refcoco")
+
+
+@data.command()
+@recipe_options
+@click.option("--split", type=click.Choice(["train", "val", "both"]), default="both", show_default=True)
+@click.option("--quick", is_flag=True, help="Annotations only; do not read images.")
+@click.option("--limit", type=click.IntRange(min=1), help="Read only so many images per source, spread evenly.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes that read. Default: the processor's cores, at most 8."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print every problem as JSON.")
+def check(split: str, quick: bool, limit: int | None, workers: int | None, as_json: bool, **values: Any) -> None:
+    """Look for everything that is wrong: file, record and field. Exit code 1 when something is."""
+    import json
+    import os
+
+    from mmcore.errors import DataError
+
+    family, settings = _settle(values)
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    found: dict[str, dict[str, Any]] = {}
+    for part, name in _sources(settings, split):
+        problems, records = _check_one(family, settings, part, name, quick, limit, workers)
+        found[f"{part}/{name}"] = {"records": records, "problems": [problem._asdict() for problem in problems]}
+        if not as_json:
+            _print_problems(f"{part} {name}", records, problems)
+    total = sum(len(entry["problems"]) for entry in found.values())
+    if as_json:
+        click.echo(json.dumps({"ok": total == 0, "num_problems": total, "sources": found}, indent=1))
+    if total:
+        raise DataError(
+            f"{total} problems in {sum(bool(entry['problems']) for entry in found.values())} of {len(found)} sources",
+            where=settings.data,
+            do="repair or fetch these files; a run skips single bad samples unless --set data.bad_samples=error",
+        )
+
+
+@data.command()
+@recipe_options
+@click.option("--count", default=12, show_default=True, type=click.IntRange(min=1), help="Samples to draw.")
+@click.option(
+    "--step", default=0, show_default=True, type=click.IntRange(min=0), help="First micro-batch of the order."
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("data-show"), show_default=True)
+def show(count: int, step: int, out: Path, **values: Any) -> None:
+    """Draw samples exactly as the network sees them, in the order of training, after augmentation and padding."""
+    from mmcore.data.loader import Loader
+    from mmcore.draw import contact_sheet
+    from mmcore.run import build_datasets, build_order
+
+    family, settings = _settle(values)
+    datasets = build_datasets(family, settings, "train")
+    loader = Loader(datasets, build_order(settings, datasets), num_workers=0, policy="error", pin_memory=False)
+    pictures: list[tuple[str, Any]] = []
+    for m, batch in loader.iterate(step, step + count):
+        pictures += [(f"{m:06d}-{row}-{batch.source}", picture) for row, picture in enumerate(_drawn(batch))]
+        if len(pictures) >= count:
+            break
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures[:count]:
+        picture.save(out / f"{name}.png")
+    sheet = contact_sheet([picture for _, picture in pictures[:count]], titles=[name for name, _ in pictures[:count]])
+    sheet.save(out / "sheet.png")
+    click.echo(f"{min(count, len(pictures))} samples in {out}, all on {out / 'sheet.png'}")
+
+
+@data.command()
+@recipe_options
+@click.option("--split", type=click.Choice(["train", "val", "both"]), default="both", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def index(split: str, as_json: bool, **values: Any) -> None:
+    """Build the annotation indexes ahead, so that a run starts at once."""
+    import json
+    import time
+
+    family, settings = _settle(values)
+    built: dict[str, dict[str, Any]] = {}
+    for part, name in _sources(settings, split):
+        begin = time.perf_counter()
+        source = _build(family, settings, part, name).sources[name]
+        folder = getattr(getattr(getattr(source, "records", None), "index", None), "folder", None)
+        built[f"{part}/{name}"] = {
+            "records": len(source),
+            "seconds": round(time.perf_counter() - begin, 3),
+            "fingerprint": source.fingerprint,
+            "folder": str(folder) if folder else None,
+        }
+        if not as_json:
+            click.echo(
+                f"{part} {name}: {len(source)} records, {built[f'{part}/{name}']['seconds']:.1f} s, {folder or ''}"
+            )
+    if as_json:
+        click.echo(json.dumps(built, indent=1))
+
+
+def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
+    from mmcore.run import prepare_demo, settle
+
+    family, settings, _ = settle(request_from(values))
+    prepare_demo(family, settings)
+    return family, settings
+
+
+def _sources(settings: "Settings", split: str) -> list[tuple[str, str]]:
+    """Split and name of every source to look at; --sources narrows the training ones, and validation goes with all."""
+    from mmcore.run import active_sources, validations
+
+    train = [("train", name) for name in active_sources(settings)] if split != "val" else []
+    val = [("val", name) for name in validations(settings)] if split != "train" else []
+    return train + val
+
+
+def _build(family: "Family", settings: "Settings", split: str, name: str) -> "Datasets":
+    """The datasets of one source alone, so that a missing one does not hide the others."""
+    from mmcore.run import build_datasets
+
+    return build_datasets(family, settings.replace(only=(name,)), split)
+
+
+def _check_one(
+    family: "Family", settings: "Settings", split: str, name: str, quick: bool, limit: int | None, workers: int
+) -> "tuple[list[Problem], int]":
+    """The problems of one source, and its number of records."""
+    from mmcore.data.check import Problem, check_annotations, check_samples
+    from mmcore.errors import DataError
+
+    try:
+        source = _build(family, settings, split, name).sources[name]
+    except DataError as error:
+        return [Problem.of(name, error)], 0
+    problems = list(check_annotations(name, source))
+    if not quick:
+        with click.progressbar(
+            length=len(source), label=f"{split} {name}", file=click.get_text_stream("stderr")
+        ) as bar:
+            problems += check_samples(
+                name, source, limit=limit, workers=workers, report=lambda done, count: bar.update(done - bar.pos)
+            )
+    return problems, len(source)
+
+
+def _print_problems(title: str, records: int, problems: "list[Problem]") -> None:
+    click.echo(f"{title}: {records} records, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+    for problem in problems[:_SHOWN]:
+        click.echo(f"  {problem.what}\n    where: {problem.where}")
+    if len(problems) > _SHOWN:
+        click.echo(f"  ... and {len(problems) - _SHOWN} more; --json prints all")
+
+
+def _drawn(batch: Any) -> list[Any]:
+    from mmcore.draw import draw_row
+    from mmcore.errors import DataError
+    from mmcore.types import DetectionBatch
+
+    if not isinstance(batch, DetectionBatch):
+        raise DataError(f"batches of source {batch.source!r} hold no images that could be drawn")
+    return [draw_row(batch, row) for row in range(len(batch))]
