@@ -1,12 +1,10 @@
 """The curves of a run as one PNG: loss, learning rate and validation metrics against optimiser steps.
 
-Reads `metrics.jsonl`: one JSON object a line, either of a training step (`step`, `total`, `losses`, `lr`) or of an
-evaluation (`step`, `eval`). A half-written last line, as a killed run leaves it, is passed over.
+Reads what `mmcore.train.metrics` writes; a half-written last line, as a killed run leaves it, is passed over.
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mmcore.errors import CheckpointError
+from mmcore.train import metrics
 
-METRICS_NAME = "metrics.jsonl"
 PICTURE_NAME = "curves.png"
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a800")
@@ -35,7 +33,7 @@ class Curves:
 
 
 def read_curves(path: Path) -> Curves:
-    """The curves in a `metrics.jsonl`. Steps repeated after a resume count as logged last.
+    """The curves in a `metrics.jsonl`. A step that stands there twice counts as logged last.
 
     Raises:
         CheckpointError: there is no such file, or it holds no step.
@@ -43,14 +41,16 @@ def read_curves(path: Path) -> Curves:
     curves = Curves()
     train: dict[int, Mapping[str, Any]] = {}
     evaluations: dict[int, dict[str, float]] = {}
-    for record in _records(path):
+    for record in metrics.read(path):
         step = record["step"]
         if "total" in record:
             train[step] = record
         if isinstance(record.get("eval"), dict):
             evaluations.setdefault(step, {}).update(record["eval"])
     if not train and not evaluations:
-        raise CheckpointError("no step has been logged yet", where=path, do="wait for the first log line of the run")
+        raise CheckpointError(
+            "no step has been logged yet", where=path, do="wait for the first line, or see `mmcore runs`"
+        )
     for step in sorted(train):
         record = train[step]
         curves.steps.append(step)
@@ -83,7 +83,7 @@ def plot_curves(run_dir: Path, *, output: Path | None = None, title: str | None 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = read_curves(Path(run_dir) / METRICS_NAME)
+    curves = read_curves(Path(run_dir) / metrics.METRICS_NAME)
     # A figure of its own: no global state of pyplot, no display.
     figure = Figure(figsize=(11, 8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -120,22 +120,6 @@ def smooth(values: Sequence[float], share: float = 0.05) -> np.ndarray:
     low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(found))
     number = counts[high] - counts[low]
     return np.where(number > 0, (sums[high] - sums[low]) / np.maximum(number, 1), np.nan)
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise CheckpointError(
-            "there are no metrics to draw", where=path, do="give a run folder; see `mmcore runs`"
-        ) from None
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
 
 
 def _append(series: tuple[list[int], list[float]], step: int, value: Any) -> None:
