@@ -368,10 +368,10 @@ def shortest_edge(size: Size, side: int, max_side: int) -> Resize:
 
 def tight_boxes(bitmaps: Bool[np.ndarray, "objects height width"]) -> Float[np.ndarray, "objects 4"]:
     """The smallest xyxy box in pixels around each mask, right and bottom one past the last pixel; zeros if empty."""
-    columns, rows = bitmaps.any(axis=1), bitmaps.any(axis=2)
+    columns, rows = np.any(bitmaps, axis=1), np.any(bitmaps, axis=2)
     height, width = bitmaps.shape[1:]
     ends = [columns.argmax(1), rows.argmax(1), width - columns[:, ::-1].argmax(1), height - rows[:, ::-1].argmax(1)]
-    return np.stack(ends, axis=1).astype(np.float64) * columns.any(axis=1)[:, None]
+    return np.stack(ends, axis=1).astype(np.float64) * np.any(columns, axis=1)[:, None]
 
 
 def _moved(step: Step, points: np.ndarray, size: Size, whole: np.ndarray | None) -> np.ndarray:

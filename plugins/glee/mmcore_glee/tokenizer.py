@@ -60,7 +60,7 @@ def clip_tokenizer() -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     merges = _merges()
-    return CLIPTokenizer(vocab=_vocabulary(merges), merges=merges)
+    return CLIPTokenizer(vocab=_vocabulary(merges), merges=merges)  # type: ignore[arg-type]  # pairs, as its BPE takes
 
 
 def _merges() -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from mmcore_glee.data.samples import keep_objects
 
 
 def sampled_names(
-    samples: Sequence[Sample], vocabulary: Sequence[str], num_names: int, rng: np.random.Generator
+    samples: Sequence[Sample], vocabulary: tuple[str, ...], num_names: int, rng: np.random.Generator
 ) -> tuple[list[Sample], tuple[str, ...]]:
     """The labels of the batch and random others up to `num_names`; labels count positions in the new list.
 

@@ -145,7 +145,7 @@ def _pipeline(mapper: str, overrides: Mapping[str, Any]) -> Pipeline:
             "INPUT.MAX_SIZE_TEST": "test_max_size",
         }
     values = {names[key]: value for key, value in overrides.items() if key in names}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return LargeScaleJitter(**values) if lsj else Multiscale(**values)
 
 
