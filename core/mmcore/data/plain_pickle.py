@@ -8,6 +8,7 @@ nothing is allocated that the file does not contain.
 import io
 import pickle
 import pickletools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -66,21 +67,38 @@ def load_plain(path: Path) -> Any:
 
 
 def _check(content: bytes, path: Path) -> None:
-    number = -1
+    number = 0
     try:
-        for number, (opcode, argument, place) in enumerate(pickletools.genops(content)):
-            if opcode.name not in _PLAIN:
+        for number, (name, argument, place) in enumerate(_opcodes(content)):
+            if name not in _PLAIN:
                 raise UnsafeDataError(
-                    f"pickle holds more than plain values ({opcode.name} at byte {place})",
+                    f"pickle holds more than plain values ({name} at byte {place})",
                     where=path,
                     do="do not load this file elsewhere either; it may run code. Fetch the published one again",
                 )
             # The unpickler's memo is a list as long as its largest number.
-            if opcode.name in _MEMO and int(argument) > 16 * (number + 16):
+            if name in _MEMO and int(argument) > 16 * (number + 16):
                 raise UnsafeDataError(f"pickle numbers an entry {argument} (byte {place})", where=path)
     except UnsafeDataError:
         raise
-    except Exception as error:  # genops raises ValueError and, on odd bytes, a few others
+    except Exception as error:  # the argument readers raise ValueError and, on odd bytes, a few others
         raise DataError(
-            f"not a pickle, or damaged after {number + 1} entries: {error}", where=path, do="fetch the file again"
+            f"not a pickle, or damaged after {number} entries: {error}", where=path, do="fetch the file again"
         ) from None
+
+
+def _opcodes(content: bytes) -> Iterator[tuple[str, Any, int]]:
+    """Name, argument and place of every opcode: `pickletools.genops`, but for text of Python 2 that is not ASCII."""
+    file = io.BytesIO(content)
+    name = ""
+    while name != "STOP":
+        place = file.tell()
+        code = file.read(1)
+        if not code or code.decode("latin-1") not in pickletools.code2op:
+            raise ValueError(f"no opcode at byte {place}")
+        opcode = pickletools.code2op[code.decode("latin-1")]
+        name = opcode.name
+        if name == "STRING":
+            yield name, file.readline(), place
+        else:
+            yield name, opcode.arg.reader(file) if opcode.arg else None, place  # type: ignore[attr-defined]
