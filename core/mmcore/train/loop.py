@@ -172,7 +172,6 @@ class _Run:
         total, norm = self.engine.health(loss)
         updated = self._update(total, norm, batches, parts)
         self.position.step += 1
-        self.position.samples += self.stage.global_batch
         self.window.steps += 1
         if _due(self.setup.log_every, self.position.step) or self.position.step in (1, self.stop_step):
             self._log(total, parts, updated)
@@ -192,7 +191,9 @@ class _Run:
 
     def _agree(self, batches: Sequence[tuple[int, Batch]], signals: StopSignals) -> tuple[int, list[dict[str, float]]]:
         """The one message of a step among the hosts: everybody's counts, and whether somebody was asked to stop."""
-        words = distributed.all_gather_json({"stop": signals.pending, "counts": [batch.counts for _, batch in batches]})
+        counts, samples = [batch.counts for _, batch in batches], sum(len(batch) for _, batch in batches)
+        words = distributed.all_gather_json({"stop": signals.pending, "samples": samples, "counts": counts})
+        self.position.samples += sum(word["samples"] for word in words)
         return max(word["stop"] for word in words), divisors([word["counts"] for word in words], self.stage.normalise)
 
     def _update(
@@ -273,14 +274,12 @@ class _Run:
     def _save(self, best: bool) -> None:
         if self.recorder is not None:
             self.recorder.sync()
-        position = self.position
+        position, scale = self.position, self.engine.loss_scale
         state = {
             "position": {name: getattr(position, name) for name in Position.__slots__},
             "updates": self.engine.updates,
             "skipped": self.guard.skipped,
-            "loss_scale": [self.engine.loss_scale.value, self.engine.loss_scale.good_steps]
-            if self.engine.loss_scale
-            else None,
+            "loss_scale": [scale.value, scale.good_steps] if scale else None,
             "seed": self.setup.seed,
         }
         path = checkpoint.save(self.setup.run_dir, position.step, self.engine, state)
@@ -333,7 +332,7 @@ def accumulation(stage: Stage, world_size: int) -> int:
             f"global_batch {stage.global_batch} does not divide into micro-batches of {stage.micro_batch} on "
             f"{world_size} processes",
             where=f"stage {stage.number} {stage.name}",
-            do=f"use a multiple of {stage.micro_batch * world_size}, another micro_batch, or another number of processes",
+            do=f"use a multiple of {stage.micro_batch * world_size} samples, or another micro_batch or --nproc",
         )
     return count
 

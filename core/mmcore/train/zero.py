@@ -29,8 +29,8 @@ from mmcore.train.objective import Objective
 from mmcore.train.optim import adamw, parameter_groups
 from mmcore.types import Batch
 
-BUCKET = 50_000_000
-"""Elements that are reduced or gathered in one message."""
+BUCKET = 2**26
+"""Elements that are reduced or gathered in one message; a power of two, as DeepSpeed aligns them."""
 
 
 class DeepSpeedEngine:
@@ -60,7 +60,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self.optimizer: torch.optim.Optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
-        self._names = {name: parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+        self._names = dict(model.named_parameters(remove_duplicate=False))
         # A zero that asks for a gradient: it ties every batch to the graph, so that the hooks that gather and release
         # weights in the backward pass run on every process.
         self._anchor = torch.zeros((), device=device, requires_grad=True) if stage.zero == 3 else None
@@ -72,6 +72,8 @@ class DeepSpeedEngine:
 
     def forward(self, batch: Batch, divisors: Mapping[str, float]) -> Tensor:
         self._collect()
+        if self.zero == 0:  # DeepSpeed's forward allows no backward but its own, which would reduce at once
+            return self.objective(batch, divisors)
         return self._engine(batch, divisors, self._anchor)
 
     def backward(self, loss: Tensor) -> None:
@@ -109,7 +111,8 @@ class DeepSpeedEngine:
     def drop(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
-        self._reduce(anything=False)
+        self._collecting.close()  # reduces nothing: there are no gradients
+        self._is_collecting = False
         self._engine.optimizer.zero_grad()
 
     def grad_norm(self) -> float:
@@ -124,11 +127,11 @@ class DeepSpeedEngine:
             self._collecting.enter_context(self._engine.coalesce_grad_reduction())
         self._is_collecting = True
 
-    def _reduce(self, *, anything: bool = True) -> None:
+    def _reduce(self) -> None:
         """Average every gradient over the processes, in the order of the parameter groups."""
         if self.zero:
             self._collecting.close()
-        elif anything:
+        else:
             self._engine.allreduce_gradients()
         self._is_collecting = False
 
@@ -153,6 +156,7 @@ class DeepSpeedEngine:
         if self.zero == 0:
             yield from moment_entries(self.groups, self.optimizer)
         elif self.updates:
+            self._link_moments()
             yield from self._moments()
 
     def _moments(self) -> Iterator[Entry]:
@@ -163,6 +167,19 @@ class DeepSpeedEngine:
                 for key in MOMENTS:
                     get = _bind(safe_get_full_optimizer_state, parameter, key)
                     yield Entry("optimizer", f"{key}/{name}", self.shapes[name], torch.float32, get)
+
+    def _link_moments(self) -> None:
+        """Show DeepSpeed where each parameter's moments lie (ZeRO 1 and 2).
+
+        It does so itself after the first group's first update, when the other groups have none yet.
+        """
+        if self.zero == 3:
+            return
+        for group, live in zip(self.groups, self.optimizer.param_groups, strict=True):
+            flat = live["params"][0]
+            for parameter in group["params"]:
+                if parameter._hp_mapping is not None:
+                    parameter._hp_mapping.set_optim_state_fragment(flat, self.optimizer.state[flat])
 
     def _gather(self, name: str) -> Any:
         def whole() -> Tensor:
@@ -177,6 +194,7 @@ class DeepSpeedEngine:
             load_moments(self.groups, self.optimizer, moments, updates)
             return
         self._prime()
+        self._link_moments()
         for group in self.groups:
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 for key in MOMENTS:
@@ -221,19 +239,21 @@ def _import_deepspeed(device: torch.device) -> Any:
     import deepspeed
     from deepspeed import comm
 
+    # On a CPU it would compile a shared-memory kernel now, and add in another order than Gloo. No compiler is needed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not comm.is_initialized():
         comm.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", dist_init_required=False)
     return deepspeed
 
 
 def _config(stage: Stage, offload: bool, trainable: int) -> dict[str, Any]:
-    bucket = max(min(BUCKET, trainable), 1)
     zero: dict[str, Any] = {
         "stage": stage.zero,
         "overlap_comm": False,  # nothing is reduced while the backward pass runs
         "contiguous_gradients": True,
-        "reduce_bucket_size": bucket,
-        "allgather_bucket_size": bucket,
+        # The reduction buffer is allocated whole, so a small model gets a small one.
+        "reduce_bucket_size": max(min(BUCKET, trainable), 1),
+        "allgather_bucket_size": BUCKET,
     }
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": stage.zero > 0 and torch.cuda.is_available()}

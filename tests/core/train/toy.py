@@ -1,0 +1,184 @@
+"""A family for testing the engine: dropout, a buffer, a frozen part, and a head that only one of two sources uses.
+
+Also a program: `python toy.py SETTINGS.json` trains as the settings say and exits as `mmcore train` would.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmcore.data.order import Order
+from mmcore.errors import MmcoreError
+from mmcore.recipe import AdamW, Constant, Data, MultiStep, Source, Stage
+from mmcore.train.distributed import place
+from mmcore.train.loop import Trained, TrainSetup, accumulation, train
+from mmcore.types import Batch, Draw, Loss, Losses
+
+WIDTH = 16
+SIZES = {"masks": 40, "boxes": 25}
+
+
+@dataclass(slots=True)
+class ToyBatch(Batch):
+    features: Tensor
+    targets: Tensor
+
+
+class Toy(nn.Module):
+    def __init__(self, *, poison: int | None = None, whole_leaf: bool = True) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(WIDTH, 37), nn.GELU(), nn.Dropout(0.2), nn.Linear(37, WIDTH))
+        self.box_head = nn.Linear(WIDTH, 3)
+        self.mask_head = nn.Sequential(nn.Linear(WIDTH, 11), nn.ReLU(), nn.Linear(11, 1))
+        self.teacher = nn.Linear(WIDTH, WIDTH)
+        self.register_buffer("scale", torch.tensor(0.5))
+        self.poison, self.whole_leaf = poison, whole_leaf
+
+    def forward(self, batch: ToyBatch) -> Losses:
+        """The order of use differs between the sources, and so does the set of parameters."""
+        features = batch.features
+        if batch.source == "masks":
+            early = self.mask_head(features)
+            hidden = self.trunk(features) + early
+        else:
+            hidden = self.trunk(features)
+        noise = torch.randn_like(hidden) * 0.01
+        with torch.no_grad():
+            taught = self.teacher(features)
+        losses = Losses()
+        losses["box"] = Loss((self.box_head(hidden + noise) - batch.targets).abs().sum(), "objects")
+        losses["distil"] = Loss(((hidden - taught) ** 2).sum() * self.scale, "samples")
+        if batch.source == "masks":
+            losses["mask"] = Loss((self.mask_head(hidden) ** 2).sum(), "masks")
+        if self.poison is not None and any(draw.position == self.poison for draw in batch.draws):
+            losses["box"] = Loss(losses["box"].total * float("nan"), "objects")
+        return losses
+
+    def predict(self, batch: ToyBatch) -> list[float]:
+        return self.box_head(self.trunk(batch.features)).sum(1).tolist()
+
+    def zero3_leaves(self) -> list[nn.Module]:
+        return [self] if self.whole_leaf else []
+
+
+class ToyData(torch.utils.data.Dataset):
+    """Micro-batch m, made by data workers."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def __getitem__(self, m: int) -> tuple[int, ToyBatch]:
+        draws = self.order.draws(m)
+        return m, collate(draws)
+
+
+def collate(draws: tuple[Draw, ...]) -> ToyBatch:
+    features, targets = [], []
+    for draw in draws:
+        generator = torch.Generator().manual_seed(draw.seed >> 1)
+        features.append(torch.randn(WIDTH, generator=generator))
+        targets.append(torch.randn(3, generator=generator))
+    source, n = draws[0].source, float(len(draws))
+    counts = {"samples": n, "objects": 3 * n, "masks": n if source == "masks" else 0.0}
+    return ToyBatch(source, draws, counts, torch.stack(features), torch.stack(targets))
+
+
+class ToyLoader:
+    def __init__(self, stage: Stage, seed: int, workers: int) -> None:
+        self.stage, self.workers = stage, workers
+        sizes = {name: SIZES[name] for name in stage.data.sources}
+        weights = {name: source.weight for name, source in stage.data.sources.items()}
+        micro = dict.fromkeys(sizes, stage.micro_batch)
+        self.order = Order(sizes, weights, micro, replacement=stage.data.replacement, seed=seed)
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterable[tuple[int, Batch]]:
+        here = place()
+        steps = accumulation(self.stage, here.world_size)
+        numbers = [j * here.world_size + here.rank for j in range(start_step * steps, stop_step * steps)]
+        data = ToyData(self.order)
+        return iter(
+            torch.utils.data.DataLoader(data, sampler=numbers, batch_size=None, num_workers=self.workers)
+            if numbers
+            else ()
+        )
+
+
+def toy_stage(**changes: object) -> Stage:
+    stage = Stage(
+        number=1, name="toy", title="toy", origin="test", steps=12, global_batch=8, micro_batch=2,
+        data=Data(
+            sources={name: Source(weight=1.0, format="toy") for name in SIZES}, replacement=False, group_by_aspect=False
+        ),
+        optim=AdamW(lr=0.01, weight_decay=0.05, clip_grad_norm=1.0, multipliers={"trunk": 0.5}),
+        schedule=MultiStep(milestones=(8,), warmup_steps=3, warmup_factor=0.1),
+        precision="fp32", frozen=("teacher",), checkpoint_every=4, keep_last=2,
+    )  # fmt: skip
+    return stage.replace(**changes)
+
+
+def toy_setup(run_dir: Path, stage: Stage | None = None, **changes: object) -> TrainSetup:
+    stage = stage or toy_stage()
+    seed = int(changes.get("seed", 7))
+    workers = int(changes.pop("workers", 0))
+    model_options = changes.pop("model_options", {})
+    torch.manual_seed(seed)
+    values = {
+        "stage": stage, "model": Toy(**model_options), "batches": ToyLoader(stage, seed, workers), "run_dir": run_dir,
+        "steps": stage.steps, "seed": seed, "log_every": 1, "tensorboard": False, "show": False,
+    }  # fmt: skip
+    return TrainSetup(**{**values, **changes})
+
+
+def run(settings: dict) -> Trained:
+    """Train by plain settings: `run_dir`, `stage` (changes) and what `toy_setup` takes."""
+    settings = dict(settings)
+    stage_changes = settings.pop("stage", {})
+    if "schedule" not in stage_changes and settings.pop("constant", False):
+        stage_changes["schedule"] = Constant()
+    return train(toy_setup(Path(settings.pop("run_dir")), toy_stage(**stage_changes), **settings))
+
+
+def main() -> int:
+    from mmcore.train import distributed
+
+    torch.set_num_threads(1)
+    try:
+        run(json.loads(Path(sys.argv[1]).read_text()))
+    except MmcoreError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    finally:
+        distributed.stop()
+    return 0
+
+
+def serve() -> Iterator[None]:
+    """Fork one training process per line of settings: torch is imported once, each process is a real one."""
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                run(json.loads(line))
+                os._exit(0)
+            except MmcoreError as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(error.exit_code)
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(99)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit(main())
+    torch.set_num_threads(1)
+    serve()
