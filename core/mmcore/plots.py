@@ -168,7 +168,8 @@ def group_losses(losses: Mapping[str, tuple[list[int], list[float]]]) -> dict[st
     size = {
         name: float(np.nanmean(np.abs(values))) for name, (_, values) in groups.items() if np.isfinite(values).any()
     }
-    largest = sorted(size, key=lambda name: -size[name])[:_MOST_LOSSES]
+    # Terms that never applied (a video loss on images) would only hide the others.
+    largest = sorted((name for name in size if size[name] > 0), key=lambda name: -size[name])[:_MOST_LOSSES]
     return {name: groups[name] for name in groups if name in largest}
 
 
@@ -197,7 +198,7 @@ def _draw_metrics(axis: Any, curves: Curves) -> None:
 
 def choose_metrics(names: Sequence[str]) -> list[str]:
     """The metrics worth a line each: of every validation set the headline ones, at most eight in all."""
-    headline = ("AP", "AP50", "P@0.5", "oIoU", "mIoU", "gIoU", "cIoU", "AR@100")
+    headline = ("AP", "AP50", "P@0.5", "oIoU", "gIoU", "cIoU", "METEOR", "CIDEr")
     chosen = [name for name in names if name.rsplit("/", 1)[-1] in headline]
     return (chosen or list(names))[: len(_COLOURS)]
 

@@ -62,7 +62,14 @@ def test_smoothing_keeps_constants_and_length_and_leaves_nan_out() -> None:
 
 
 def test_terms_of_decoder_layers_are_summed_under_one_name() -> None:
-    layers = {"loss_ce": 1.0, "loss_ce_0": 2.0, "loss_ce_interm": 4.0, "loss_box_dn": 8.0, "loss_box": 1.0}
+    layers = {
+        "track_loss": 0.0,
+        "loss_ce": 1.0,
+        "loss_ce_0": 2.0,
+        "loss_ce_interm": 4.0,
+        "loss_box_dn": 8.0,
+        "loss_box": 1.0,
+    }
     groups = group_losses({name: ([1, 2], [value, value]) for name, value in layers.items()})
     assert groups == {"ce": ([1, 2], [7.0, 7.0]), "box": ([1, 2], [9.0, 9.0])}
 
