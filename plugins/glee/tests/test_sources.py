@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from mmcore.data.demo import write_demo
-from mmcore.data.records import Record
 from mmcore.data.sources import DataContext, DataSource
 from mmcore.data.transforms import Crop, Flip
 from mmcore.errors import DataError, MissingDataError, RecipeError
@@ -122,10 +121,6 @@ def test_boxes_of_whole_objects_surround_their_masks(demo):
             assert rows.min() >= box[1] - 2
             assert columns.max() <= box[2] + 2
             assert rows.max() <= box[3] + 2
-
-
-def record(*expressions: str) -> Record:
-    return Record("a.png", 1, 60, 80, (), expressions)
 
 
 def test_a_mirrored_image_swaps_left_and_right(tmp_path):
