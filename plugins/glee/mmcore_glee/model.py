@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from mmcore.errors import RecipeError, WeightsError, suggest
@@ -18,7 +19,7 @@ from mmcore_glee.backbone import ResNet
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import VARIANTS, GleeConfig
 from mmcore_glee.criterion import Criterion
-from mmcore_glee.denoising import make_denoising
+from mmcore_glee.denoising import TABLE_OF_TASK, TABLES, make_denoising
 from mmcore_glee.fusion import Fusion
 from mmcore_glee.outputs import DecoderOutputs, Draws
 from mmcore_glee.pixel_decoder import PixelDecoder
@@ -41,7 +42,9 @@ def build(stage: Stage, variant: str) -> "Glee":
             f"GLEE has no variant {variant!r}", known=VARIANTS, do=suggest(variant, VARIANTS, "choose one of these")
         )
     config = VARIANTS[variant].replace(**stage.model)
-    return Glee(config.replace(loss_weights={**config.loss_weights, **stage.loss_weights}))
+    model = Glee(config.replace(loss_weights={**config.loss_weights, **stage.loss_weights}))
+    model.transform = stage.data.transform
+    return model
 
 
 class Glee(nn.Module):
@@ -65,6 +68,8 @@ class Glee(nn.Module):
         self.criterion = build_criterion(config)
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
+        self.transform: Mapping[str, Any] = {}
+        """The recipe's image pipeline, for `prepare`."""
         self._memo, self._teacher_memo = PhraseMemo(), PhraseMemo()
         if not config.published_init:
             nn.init.normal_(self.text_projection, std=config.text_dim**-0.5)
@@ -112,6 +117,20 @@ class Glee(nn.Module):
             classes = text.classes.to(precise)
             outputs = queries(pixels, shapes, mask_features, classes, tokens, noised, per_image=per_image)
         return outputs, text
+
+    def prepare(
+        self, images: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
+    ) -> GleeBatch:
+        """Any images as a batch for `predict`.
+
+        Args:
+            images: (height, width, 3) uint8 RGB each.
+            names: what to look for; None is COCO's 80 names.
+            prompt: an expression that refers to one object, instead of names.
+        """
+        from mmcore_glee.data.question import ask
+
+        return ask(images, names, prompt, self.transform)
 
     def normalise(self, batch: GleeBatch) -> Float[Tensor, "batch 3 height width"]:
         """Images with mean 0 and deviation 1; padding is exactly 0."""
@@ -218,6 +237,17 @@ class Glee(nn.Module):
         teacher.load_state_dict(self.text_encoder.state_dict())
         report.filled += [name for name in report.new if name.startswith("text_encoder_teacher.")]
         report.new = [name for name in report.new if not name.startswith("text_encoder_teacher.")]
+
+    def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
+        """Parameters that no loss of these sources reaches; they are there because published files have them.
+
+        Label embeddings of tasks without a source, and the half of the fusion that would update the text: the
+        published model goes on with the text as it was.
+        """
+        tasks = [source.options.get("task") for source in stage.data.sources.values()]
+        used = {TABLE_OF_TASK[task] for task in tasks if task in TABLE_OF_TASK}
+        unused_text = ("fusion.text_scale", "fusion.attention.text_out", "fusion.attention.visual_value")
+        return (*unused_text, *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used))
 
     def zero3_leaves(self) -> Sequence[nn.Module]:
         """The whole model as one unit: which modules run depends on the task of each process's batch."""

@@ -1,0 +1,39 @@
+"""Any images and a question about them as a batch: names to look for, or one expression."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mmcore.types import Draw
+
+from mmcore_glee import vocabulary
+from mmcore_glee.batch import GleeBatch
+from mmcore_glee.data.augment import pipeline
+from mmcore_glee.data.collate import Collate
+from mmcore_glee.data.samples import image_only
+from mmcore_glee.data.tasks import TASKS
+
+
+def ask(
+    images: Sequence[np.ndarray],
+    names: Sequence[str] | None,
+    expression: str | None,
+    transform: Mapping[str, Any],
+) -> GleeBatch:
+    """A test batch, as evaluation would make it.
+
+    Args:
+        images: (height, width, 3) uint8 RGB each.
+        names: what to look for; None is COCO's 80 names.
+        expression: look for the one object it refers to instead.
+        transform: the recipe's `data.transform`.
+    """
+    steps = pipeline(transform)
+    cleaned = None if expression is None else vocabulary.clean_expression(expression)
+    samples = [
+        image_only(image, steps.test(image.shape[:2]), draw=Draw("predict", i, 0), image_id=i, expression=cleaned)
+        for i, image in enumerate(images)
+    ]
+    task = TASKS["coco" if expression is None else "grounding"]
+    words = tuple(names) if names is not None else vocabulary.names("coco")
+    return Collate(task, words, training=False)(samples, 0)
