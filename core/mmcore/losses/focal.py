@@ -3,7 +3,7 @@ weight · σ(z)^γ · softplus(z), which is stable for every z.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,22 +37,23 @@ def sigmoid_focal_loss(
 
 def sparse_focal_sum(
     logits: Float[Tensor, " sets *rest"],
-    at_positives: Float[Tensor, "sets positives"],
+    positives: tuple[Int[Tensor, "#sets positives"], ...],
     *,
     alpha: float = ALPHA,
     gamma: float = GAMMA,
 ) -> Float[Tensor, " sets"]:
     """Sum of the focal loss over everything but the first axis, for few positives among many negatives.
 
-    All logits are summed as negatives, then the positives change sides; no one-hot target is ever built.
+    No one-hot target is built. Positives are taken out of the negatives rather than subtracted from their sum: a
+    well-learnt positive is a large negative, and the difference of the two would keep nothing of the small loss.
 
     Args:
         logits: (sets, ...), before the sigmoid.
-        at_positives: (sets, positives), the logits that should be 1, gathered from `logits` (each at most once).
+        positives: index of the logits that should be 1, one tensor per axis, each position at most once.
 
     Returns:
         (sets,).
     """
-    as_negative = (1 - alpha) * focal_term(logits, gamma).flatten(1).sum(1)
-    change = alpha * focal_term(-at_positives, gamma) - (1 - alpha) * focal_term(at_positives, gamma)
-    return as_negative + change.sum(1)
+    others = logits.index_put(positives, logits.new_tensor(float("-inf")))
+    as_negative = (1 - alpha) * focal_term(others, gamma).flatten(1).sum(1)
+    return as_negative + alpha * focal_term(-logits[positives], gamma).sum(1)

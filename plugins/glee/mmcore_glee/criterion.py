@@ -106,14 +106,13 @@ class Criterion:
         self, sets: Mapping[str, QueryOutputs], batch: GleeBatch, matches: Matches, prefix: str, groups: int = 1
     ) -> dict[tuple[str, str], Tensor]:
         logits = _stack(sets.values(), "logits").float()
-        # Gathering the label's logit alone keeps the matched rows from being copied for all classes.
-        index = torch.arange(len(logits), device=logits.device)[:, None]
-        matched = logits[index, matches.pairs.images, matches.queries, batch.labels[matches.objects]]
+        sets_index = torch.arange(len(logits), device=logits.device)[:, None]
+        positives = (sets_index, matches.pairs.images, matches.queries, batch.labels[matches.objects])
         boxes = matches.take(_stack(sets.values(), "boxes_cxcywh").float()).clamp(0, 1)
         distance, giou = box_losses(boxes, batch.boxes_cxcywh[matches.objects])
         return _name(
             {
-                "ce": sparse_focal_sum(logits, matched) / groups,
+                "ce": sparse_focal_sum(logits, positives) / groups,
                 "bbox": distance.sum(1) / groups,
                 "giou": giou.sum(1) / groups,
             },
@@ -179,7 +178,9 @@ class Criterion:
         if batch.prompt_masks is None:
             return _name({"conf": outputs[0].logits.new_zeros(len(outputs))}, sets)
         scores = _stack(outputs, "confidence").float()
-        total = sparse_focal_sum(scores, matches.take(scores).squeeze(-1)) / scores.shape[2]
+        sets_index = torch.arange(len(scores), device=scores.device)[:, None]
+        positives = (sets_index, matches.pairs.images, matches.queries, torch.zeros_like(matches.queries))
+        total = sparse_focal_sum(scores, positives) / scores.shape[2]
         counted = to_device([name != "interm" for name in sets], total.device, total.dtype)
         return _name({"conf": total * counted}, sets)
 

@@ -292,7 +292,11 @@ def mask_logits(embed: Tensor, features: Tensor) -> Tensor:
 
 
 def close_all(
-    report: Report, actual: Mapping[str, Any], expected: Mapping[str, Any], only: Iterable[str] | None = None, **limits: Any
+    report: Report,
+    actual: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    only: Iterable[str] | None = None,
+    **limits: Any,
 ) -> None:
     """Compare every stored name; one that is missing on our side fails."""
     for name in expected if only is None else only:

@@ -2,6 +2,7 @@
 
 import torch
 from mmcore.parity import Case, Check, NotRun, Report
+from mmcore.weights import Rule, WeightMap
 from torch import Tensor
 
 from mmcore_glee.deformable import DeformableAttention
@@ -12,7 +13,6 @@ from mmcore_glee.parity.common import (
     close_all,
     config_of,
     fill,
-    images_of,
     make_batch,
     published_tensors,
 )
@@ -21,7 +21,6 @@ from mmcore_glee.prompt import VisualPrompt
 from mmcore_glee.query_decoder import proposals
 from mmcore_glee.text_encoder import hidden_states
 from mmcore_glee.weights import pixel_decoder_rules
-from mmcore.weights import Rule, WeightMap
 
 DIM = 256
 """Channels of the published text and pixel features."""
@@ -45,7 +44,8 @@ def check_fusion(case: Case, report: Report) -> None:
     embed_dim = tensors["vlfuse.b_attn.attn.v_proj.weight"].shape[0]
     fusion = Fusion(given["in.visual"].shape[-1], embed_dim, 8, 0.0).eval()
     whole = {
-        name.replace("vlfuse.", "pixel_decoder.transformer.encoder.vl_layers.0."): value for name, value in tensors.items()
+        name.replace("vlfuse.", "pixel_decoder.transformer.encoder.vl_layers.0."): value
+        for name, value in tensors.items()
     }
     fill(fusion, WeightMap(rules=tuple(pixel_decoder_rules())), whole, "fusion.")
     visual, text = (given[f"in.{name}"].clone().requires_grad_() for name in ("visual", "text"))
