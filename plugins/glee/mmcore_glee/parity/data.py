@@ -50,7 +50,7 @@ def check_vocabularies(case: Case, report: Report) -> None:
         count = given["visual_genome_phrases"]["count"]
         print(
             f"  note visual_genome_phrases: the {count} published phrases are not distributed and not compared; random"
-            f" negatives come from {len(own)} own names, or from the file in options.negatives"
+            f" negatives come from {len(own)} own names"
         )
 
 
