@@ -1,5 +1,6 @@
 """`mmcore data`: make sample data, check data, draw what the network sees, build indexes ahead."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,10 +130,11 @@ def index(split: str, as_json: bool, **values: Any) -> None:
 
 
 def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
-    from mmcore.run import prepare_demo, settle
+    from mmcore.run import data_context, prepare_demo, settle
 
     family, settings, _ = settle(request_from(values))
     prepare_demo(family, settings)
+    data_context(settings)  # without a data folder there is nothing to look at
     return family, settings
 
 
@@ -165,9 +167,7 @@ def _check_one(
         return [Problem.of(name, error)], 0
     problems = list(check_annotations(name, source))
     if not quick:
-        with click.progressbar(
-            length=len(source), label=f"{split} {name}", file=click.get_text_stream("stderr")
-        ) as bar:
+        with click.progressbar(length=len(source), label=f"{split} {name}", file=sys.stderr) as bar:
             problems += check_samples(
                 name, source, limit=limit, workers=workers, report=lambda done, count: bar.update(done - bar.pos)
             )

@@ -1,0 +1,345 @@
+"""The annotation index beside `json.load`, SQLite and a memory map, on a synthetic COCO file.
+
+    python bench/index.py                      # 118 000 images, about seven objects each: a minute or two
+    python bench/index.py --images 1700000     # 1.7 million: needs some 10 GB of disk; json.load is extrapolated
+
+Every figure comes from a process of its own. Private memory is what a data worker has to itself (unique set size)
+after it read 20 000 random records: workers are forked by the real loader, as in training.
+
+    build      from the JSON file to the finished index, hashing included
+    start      opening a finished index in a new process, until the first record is there
+    access     one random record, in the file's bytes and decoded; the files are in the page cache
+"""
+
+import argparse
+import json
+import mmap
+import os
+import random
+import shutil
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+
+JSON_LOAD_FITS = 300_000
+"""Images up to which `json.load` is run rather than extrapolated (about 8 GB)."""
+READS = 20_000
+
+
+def write_coco(path: Path, images: int, seed: int = 0) -> None:
+    """A COCO instances file with 4 to 10 objects an image in random order, polygons of 10 to 30 points."""
+    rng = random.Random(seed)
+    numbers = np.random.default_rng(seed)
+    counts = numbers.integers(4, 11, images)
+    owners = numbers.permutation(np.repeat(np.arange(images), counts))
+    with open(path, "w", buffering=1 << 22) as file:
+        file.write('{"info": {"description": "synthetic"}, "licenses": [], "images": [')
+        for i in range(images):
+            file.write(
+                f'{", " if i else ""}{{"license": 1, "file_name": "{i:012d}.jpg", "coco_url": "http://i/{i:012d}", '
+                f'"height": 480, "width": 640, "date_captured": "2013-11-14 17:02:52", "id": {i}}}'
+            )
+        # A few thousand shapes are enough: what is measured does not depend on their values.
+        shapes = [_shape(rng) for _ in range(5000)]
+        file.write('], "annotations": [')
+        for number, owner in enumerate(owners.tolist()):
+            segmentation, box = shapes[number * 7919 % 5000]
+            file.write(
+                f'{", " if number else ""}{{"segmentation": {segmentation}, "area": 702.5, "iscrowd": 0, '
+                f'"image_id": {owner}, "bbox": {box}, "category_id": {number % 80 + 1}, "id": {number}}}'
+            )
+        categories = [{"supercategory": "thing", "id": i, "name": f"class {i}"} for i in range(1, 81)]
+        file.write(f'], "categories": {json.dumps(categories)}}}')
+
+
+def _shape(rng: random.Random) -> tuple[str, str]:
+    x, y, side = rng.uniform(0, 400), rng.uniform(0, 300), rng.uniform(20, 150)
+    points = [round(low + rng.random() * side, 2) for _ in range(rng.randrange(10, 31)) for low in (x, y)]
+    return json.dumps([points]), json.dumps([round(value, 2) for value in (x, y, side, side)])
+
+
+# ---- ways to hold the records; each runs in a process of its own ----
+
+
+@dataclass
+class Way:
+    """One way to read records: build, open, and read one."""
+
+    build: Callable[[Path, Path], None]
+    open: Callable[[Path, Path], tuple[int, Callable[[int], Any]]]
+
+
+def _index(path: Path, cache: Path) -> Any:
+    from mmcore.data.coco import CocoInstances
+    from mmcore.data.index import open_index
+
+    return open_index(CocoInstances(path), cache)
+
+
+def _build_index(path: Path, cache: Path) -> None:
+    _index(path, cache)
+
+
+def _open_index(path: Path, cache: Path) -> tuple[int, Callable[[int], Any]]:
+    from mmcore.data.records import Records
+
+    records = Records(_index(path, cache))
+    return len(records), records.__getitem__
+
+
+def _raw(path: Path, cache: Path) -> tuple[int, Callable[[int], Any]]:
+    index = _index(path, cache)
+    return len(index), index.__getitem__
+
+
+def _build_sqlite(path: Path, cache: Path) -> None:
+    """The same bytes in a table; the time of parsing is not in it."""
+    index = _index(path, cache)
+    file = cache / "records.sqlite"
+    file.unlink(missing_ok=True)
+    with sqlite3.connect(file) as database:
+        database.execute("CREATE TABLE records (number INTEGER PRIMARY KEY, content BLOB)")
+        database.executemany("INSERT INTO records VALUES (?, ?)", ((i, index[i]) for i in range(len(index))))
+    database.close()
+
+
+def _open_sqlite(path: Path, cache: Path) -> tuple[int, Callable[[int], Any]]:
+    database = sqlite3.connect(f"file:{cache / 'records.sqlite'}?mode=ro", uri=True)
+    [(count,)] = database.execute("SELECT count(*) FROM records")
+    return count, lambda i: database.execute("SELECT content FROM records WHERE number = ?", (i,)).fetchone()[0]
+
+
+def _open_map(path: Path, cache: Path) -> tuple[int, Callable[[int], Any]]:
+    folder = _index(path, cache).folder
+    offsets = np.memmap(folder / "offsets.bin", np.int64, mode="r")
+    with open(folder / "records.bin", "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return len(offsets) - 1, lambda i: content[offsets[i] : offsets[i + 1]]
+
+
+def _open_json(path: Path, cache: Path) -> tuple[int, Callable[[int], Any]]:
+    """What detection code usually does: the whole file as objects, annotations listed by image."""
+    with open(path) as file:
+        content = json.load(file)
+    by_image: dict[int, list[Any]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        by_image[annotation["image_id"]].append(annotation)
+    images = content["images"]
+    return len(images), lambda i: (images[i], [dict(a) for a in by_image[images[i]["id"]]])
+
+
+def _nothing(path: Path, cache: Path) -> None:
+    pass
+
+
+WAYS = {
+    "index": Way(_build_index, _open_index),
+    "index, bytes only": Way(_nothing, _raw),
+    "sqlite, bytes only": Way(_build_sqlite, _open_sqlite),
+    "memory map, bytes only": Way(_nothing, _open_map),
+    "json.load": Way(_nothing, _open_json),
+}
+
+
+# ---- what is measured, each in a fresh process ----
+
+
+def measure_build(way: Way, path: Path, cache: Path) -> dict[str, float]:
+    import resource
+
+    begin = time.perf_counter()
+    way.build(path, cache)
+    return {
+        "seconds": time.perf_counter() - begin,
+        "peak_mib": common.resident("VmHWM") / common.MIB,
+        "peak_of_a_child_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+    }
+
+
+def measure_access(way: Way, path: Path, cache: Path) -> dict[str, float]:
+    import mmcore.data.coco  # noqa: F401 - what a run has imported anyway is not part of starting
+
+    before = common.resident("VmRSS")
+    begin = time.perf_counter()
+    count, read = way.open(path, cache)
+    read(count // 2)
+    start = time.perf_counter() - begin
+    times = []
+    rng = random.Random(1)
+    for turn in range(6):
+        numbers = [rng.randrange(count) for _ in range(2000)]
+        begin = time.perf_counter()
+        for number in numbers:
+            read(number)
+        times.append((time.perf_counter() - begin) / len(numbers) * 1e6)
+        assert turn >= 0
+    return {
+        "start_seconds": start,
+        "access_us": statistics.median(times[1:]),
+        "resident_mib": (common.resident("VmRSS") - before) / common.MIB,
+    }
+
+
+def measure_workers(way: Way, path: Path, cache: Path) -> dict[str, Any]:
+    """Private memory of two workers of the real loader, before and after each has read its share of records."""
+    from mmcore.data.loader import Loader
+    from mmcore.data.order import Order
+    from mmcore.data.sources import Datasets
+
+    count, read = way.open(path, cache)
+    order = Order({"records": count}, {"records": 1.0}, {"records": 50})
+    source = _Source("records", count, read)
+    loader = Loader(Datasets({"records": source}, {"records": _memory_batch}), order, num_workers=2, pin_memory=False)
+    per_process: dict[int, list[dict[str, float]]] = {}
+    for _, batch in loader.iterate(0, 2 * READS // 50):
+        per_process.setdefault(int(batch.counts["pid"]), []).append(batch.counts)
+    loader.close()
+    return {
+        "private_before_mib": max(seen[0]["private"] for seen in per_process.values()) / common.MIB,
+        "private_after_mib": max(seen[-1]["private"] for seen in per_process.values()) / common.MIB,
+        "proportional_after_mib": max(seen[-1]["proportional"] for seen in per_process.values()) / common.MIB,
+        "processes": len(per_process),
+    }
+
+
+@dataclass
+class _Source:
+    name: str
+    count: int
+    read: Callable[[int], Any]
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def aspect_groups(self) -> None:
+        return None
+
+    def sample(self, draw: Any) -> Any:
+        self.read(draw.position)
+        return draw
+
+
+def _memory_batch(samples: Any, seed: int) -> Any:
+    from mmcore.types import Batch
+
+    return Batch("records", tuple(samples), {"pid": float(os.getpid()), **private_memory()})
+
+
+def private_memory() -> dict[str, float]:
+    """Unique and proportional set size of this process, bytes (Linux)."""
+    fields = dict(_smaps())
+    return {"private": fields["Private_Clean"] + fields["Private_Dirty"], "proportional": fields["Pss"]}
+
+
+def _smaps() -> Iterator[tuple[str, float]]:
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
+        name, value = line.split(":")
+        yield name, float(value.split()[0]) * 1024
+
+
+MEASURES = {"build": measure_build, "access": measure_access, "workers": measure_workers}
+
+
+def run(images: int, folder: Path) -> dict[str, Any]:
+    path, cache = folder / "instances.json", folder / "cache"
+    print(f"writing {images} images to {path}", file=sys.stderr)
+    write_coco(path, images)
+    # The hash of a file that is only seconds old is not trusted, so age it as a downloaded file would be.
+    old = time.time() - 3600
+    os.utime(path, (old, old))
+    time.sleep(2.5)
+    result: dict[str, Any] = {
+        "machine": common.machine(),
+        "images": images,
+        "file_mib": path.stat().st_size / common.MIB,
+        "ways": {},
+    }
+    for name in WAYS:
+        if name == "json.load" and images > JSON_LOAD_FITS:
+            continue
+        result["ways"][name] = {}
+        for measure in MEASURES:
+            print(f"{name}: {measure}", file=sys.stderr)
+            arguments = ["--measure", measure, "--way", name, "--folder", str(folder)]
+            result["ways"][name][measure] = common.in_own_process(__file__, arguments)
+    result["index_mib"] = sum(file.stat().st_size for file in cache.rglob("*") if file.suffix != ".sqlite") / common.MIB
+    return result
+
+
+def extrapolate(result: dict[str, Any], smaller: dict[str, Any]) -> None:
+    """json.load at this size, from a smaller one: time and memory grow with the number of images."""
+    factor = result["images"] / smaller["images"]
+    measured = smaller["ways"]["json.load"]
+    result["ways"]["json.load"] = {
+        "extrapolated_from_images": smaller["images"],
+        "build": {"seconds": 0.0},
+        "access": {
+            "start_seconds": measured["access"]["start_seconds"] * factor,
+            "access_us": measured["access"]["access_us"],
+            "resident_mib": measured["access"]["resident_mib"] * factor,
+        },
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    rows: list[list[object]] = [
+        ["way", "build s", "start s", "access us", "process MiB", "worker private MiB", "before reading"]
+    ]
+    for name, figures in result["ways"].items():
+        access, workers = figures["access"], figures.get("workers")
+        label = f"{name} (extrapolated)" if "extrapolated_from_images" in figures else name
+        rows.append(
+            [
+                label,
+                f"{figures['build']['seconds']:.1f}",
+                f"{access['start_seconds']:.3f}",
+                f"{access['access_us']:.1f}",
+                f"{access['resident_mib']:.0f}",
+                f"{workers['private_after_mib']:.1f}" if workers else "-",
+                f"{workers['private_before_mib']:.1f}" if workers else "-",
+            ]
+        )
+    build = result["ways"]["index"]["build"]
+    head = (
+        f"{result['images']} images, {result['file_mib']:.0f} MiB of JSON, index {result['index_mib']:.0f} MiB, "
+        f"build peak {build['peak_mib']:.0f} MiB + {build['peak_of_a_child_mib']:.0f} MiB a process; "
+        f"{result['machine']['device']}, load {result['machine']['load_before']:.1f}"
+    )
+    return f"{head}\n{common.table(rows)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=118_000)
+    parser.add_argument("--folder", type=Path, help="where the files are written; default: a temporary folder")
+    parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        path = options.folder / "instances.json"
+        print(json.dumps(MEASURES[options.measure](WAYS[options.way], path, options.folder / "cache")))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="mmcore-index-", dir=options.folder))
+    try:
+        result = run(options.images, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    smaller = common.RESULTS / "index_118000.json"
+    if "json.load" not in result["ways"] and smaller.exists():
+        extrapolate(result, json.loads(smaller.read_text()))
+    print(show(result))
+    print(f"written to {common.save(f'index_{options.images}', result)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
