@@ -5,20 +5,23 @@ Also a program: `python toy.py SETTINGS.json` trains as the settings say and exi
 
 import json
 import os
+import socket
 import sys
-from collections.abc import Iterable, Iterator
+import time
+import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
 from mmcore.data.order import Order
 from mmcore.errors import MmcoreError
 from mmcore.recipe import AdamW, Constant, Data, MultiStep, Source, Stage
+from mmcore.train import distributed
 from mmcore.train.distributed import place
 from mmcore.train.loop import Trained, TrainSetup, accumulation, train
 from mmcore.types import Batch, Draw, Loss, Losses
+from torch import Tensor, nn
 
 WIDTH = 16
 SIZES = {"masks": 40, "boxes": 25}
@@ -138,47 +141,94 @@ def toy_setup(run_dir: Path, stage: Stage | None = None, **changes: object) -> T
 def run(settings: dict) -> Trained:
     """Train by plain settings: `run_dir`, `stage` (changes) and what `toy_setup` takes."""
     settings = dict(settings)
+    slow_down(settings.pop("fsync_pause", 0.0), settings.pop("step_pause", 0.0))
     stage_changes = settings.pop("stage", {})
-    if "schedule" not in stage_changes and settings.pop("constant", False):
+    if settings.pop("constant_rate", False):
         stage_changes["schedule"] = Constant()
+    if settings.pop("evaluating", False):
+        settings["evaluate"] = evaluate
     return train(toy_setup(Path(settings.pop("run_dir")), toy_stage(**stage_changes), **settings))
 
 
-def main() -> int:
-    from mmcore.train import distributed
+def evaluate(model: Toy, step: int) -> dict[str, float]:
+    """A metric that every process computes from a different number of calls; it peaks early."""
+    here = place()
+    assert not model.training
+    batches = [collate((Draw("boxes", i, i),)) for i in range(4 + 3 * here.rank)]
+    values = [model.predict(batch)[0] for batch in batches]
+    return {"toy/score": -abs(step - 6.0), "toy/sum": sum(values[:4])}
 
-    torch.set_num_threads(1)
+
+def slow_down(fsync_pause: float, step_pause: float) -> None:
+    """Stretch saves and steps, so that kills and signals find them in progress."""
+    from mmcore.train import engine, files
+
+    if fsync_pause:
+        fsync = os.fsync
+        files.os.fsync = lambda handle: (time.sleep(fsync_pause), fsync(handle))[1]
+    if step_pause:
+        update = engine.PlainEngine.step
+        engine.PlainEngine.step = lambda self, factor: (time.sleep(step_pause), update(self, factor))[1]
+
+
+def serve(*, deepspeed: bool) -> None:
+    """Fork training processes for each line of settings: imports are done once, each process is a real one."""
+    if deepspeed:
+        import deepspeed.runtime.engine
+    say = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    print("ready", file=say)
+    for line in sys.stdin:
+        settings = json.loads(line)
+        world = settings.pop("processes")
+        port = free_port()
+        children = [fork(settings, rank, world, port) for rank in range(world)]
+        print(json.dumps(children), file=say)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(codes), file=say)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def fork(settings: dict, rank: int, world: int, port: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 99
     try:
-        run(json.loads(Path(sys.argv[1]).read_text()))
+        output = os.open(f"{settings['run_dir']}.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        if world > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        code = guarded(settings)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def guarded(settings: dict) -> int:
+    try:
+        run(settings)
     except MmcoreError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
-    finally:
-        distributed.stop()
     return 0
 
 
-def serve() -> Iterator[None]:
-    """Fork one training process per line of settings: torch is imported once, each process is a real one."""
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                run(json.loads(line))
-                os._exit(0)
-            except MmcoreError as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                os._exit(error.exit_code)
-            except BaseException as error:
-                print(repr(error), file=sys.stderr, flush=True)
-                os._exit(99)
-        print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        sys.exit(main())
     torch.set_num_threads(1)
-    serve()
+    if sys.argv[1] == "--serve":
+        serve(deepspeed="--deepspeed" in sys.argv)
+    else:
+        code = guarded(json.loads(Path(sys.argv[1]).read_text()))
+        distributed.stop()
+        sys.exit(code)

@@ -1,0 +1,85 @@
+"""A server process that has torch and DeepSpeed imported and forks a real training process per request."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOY = Path(__file__).parent / "toy.py"
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mmcore_test_toy", TOY)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mmcore_test_toy"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Server:
+    """Starts training processes; each is forked from a process that has imported what training needs."""
+
+    def __init__(self, *, deepspeed: bool) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_LOG_LEVEL": "error", "DS_ACCELERATOR": "cpu"}
+        command = [sys.executable, str(TOY), "--serve", *(["--deepspeed"] if deepspeed else [])]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert self._read() == "ready"
+
+    def start(self, run_dir: Path, processes: int = 1, **settings: object) -> list[int]:
+        """Begin to train; the process numbers by rank. Their messages go to RUN.rank.txt."""
+        assert self.process.stdin is not None
+        line = json.dumps({"run_dir": str(run_dir), "processes": processes, **settings})
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self._read())
+
+    def finish(self) -> list[int]:
+        """Wait; exit codes by rank, negative for a signal."""
+        return json.loads(self._read())
+
+    def train(self, run_dir: Path, processes: int = 1, **settings: object) -> list[int]:
+        self.start(run_dir, processes, **settings)
+        return self.finish()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the server of training processes ended"
+        return line.strip()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    server = Server(deepspeed=False)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def zero_server() -> Iterator[Server]:
+    server = Server(deepspeed=True)
+    yield server
+    server.close()
