@@ -14,8 +14,11 @@ from torch import Tensor
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LITE, GleeConfig
 from mmcore_glee.data.collate import pad_images, pad_masks, relative_boxes
+from mmcore_glee.denoising import TABLE_OF_TASK
 from mmcore_glee.model import Glee
 from mmcore_glee.outputs import Draws
+from mmcore_glee.vocabulary import known_lists
+from mmcore_glee.vocabulary import names as vocabulary
 
 OVERRIDES = {
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": "encoder_layers",
@@ -205,7 +208,7 @@ def training_batch(case: Case) -> GleeBatch:
         case,
         padded,
         tuple((image.shape[1], image.shape[2]) for image in images),
-        task=case.data["task"],
+        task=task_of(case),
         labels=labels,
         boxes=boxes,
         masks=flat,
@@ -252,6 +255,17 @@ def make_batch(
         expressions=tuple(f"expression {i}" for i in range(len(images))) if grounding else None,
         **rest,
     )
+
+
+def task_of(case: Case) -> str:
+    """The task of a case, which its vocabulary tells where it is not given."""
+    if "task" in case.data:
+        return case.data["task"]
+    names, known = tuple(case.data["names"]), known_lists()
+    found = [task for task in TABLE_OF_TASK if task in known and vocabulary(task) == names]
+    if not found:
+        raise NotRun("the case names no task, and its vocabulary is none of the known ones")
+    return found[0]
 
 
 def words_of(case: Case, grounding: bool) -> tuple[Tensor, Tensor]:

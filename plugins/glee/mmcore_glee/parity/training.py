@@ -57,7 +57,7 @@ def step(model: Glee, batch: GleeBatch, draws: Draws) -> Recorded:
     """One forward pass in training mode, watched."""
     spy = _Spy(model.criterion if not isinstance(model.criterion, _Spy) else model.criterion.criterion)
     with _set(model, "criterion", spy), _watch(model) as seen:
-        losses = model.train()(batch, draws)
+        losses = Glee.forward(model.train(), batch, draws)
     pixels, _ = seen["pixel_decoder"]
     return Recorded(spy.outputs, spy.matches, seen["text"], pixels, seen["shapes"], losses)
 
