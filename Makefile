@@ -73,7 +73,7 @@ format: $(STAMP) ## Let ruff rewrite what it can
 	$(BIN)/python -m ruff format .
 
 types: $(STAMP) ## pyright
-	$(BIN)/python -m pyright
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
 bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	@for script in $(filter-out bench/common.py bench/__init__.py,$(wildcard bench/*.py)); do \

@@ -24,7 +24,7 @@ from mmcore_glee.fusion import Fusion
 from mmcore_glee.outputs import DecoderOutputs, Draws
 from mmcore_glee.pixel_decoder import PixelDecoder
 from mmcore_glee.predict import predictions
-from mmcore_glee.prompt import VisualPrompt, fill_boxes
+from mmcore_glee.prompt import DECODER_LEVELS, VisualPrompt, fill_boxes
 from mmcore_glee.query_decoder import PromptTokens, QueryDecoder
 from mmcore_glee.text_encoder import PhraseMemo, TextFeatures, build_clip, encode_text
 
@@ -241,13 +241,14 @@ class Glee(nn.Module):
     def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
         """Parameters that no loss of these sources reaches; they are there because published files have them.
 
-        Label embeddings of tasks without a source, and the half of the fusion that would update the text: the
-        published model goes on with the text as it was.
+        Label embeddings of tasks without a source; the half of the fusion that would update the text, for the
+        published model goes on with the text as it was; and prompt embeddings of levels the decoder does not read.
         """
         tasks = [source.options.get("task") for source in stage.data.sources.values()]
         used = {TABLE_OF_TASK[task] for task in tasks if task in TABLE_OF_TASK}
         unused_text = ("fusion.text_scale", "fusion.attention.text_out", "fusion.attention.visual_value")
-        return (*unused_text, *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used))
+        unread = (f"prompt.embed.{level}" for level in range(DECODER_LEVELS, self.config.num_levels))
+        return (*unused_text, *unread, *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used))
 
     def zero3_leaves(self) -> Sequence[nn.Module]:
         """The whole model as one unit: which modules run depends on the task of each process's batch."""
