@@ -20,7 +20,8 @@ from mmcore import plugins
 from mmcore.config import from_tree, to_tree, to_yaml
 from mmcore.errors import MmcoreError, RecipeError
 from mmcore.recipe import Stage, matches_any
-from mmcore.run import Family, Settings, active_sources, build_datasets, build_model, prepare_demo
+from mmcore.run import build_datasets, build_model, prepare_demo
+from mmcore.settings import Family, Settings, active_sources
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +177,7 @@ def _environment(**values: str) -> Iterator[None]:
 _LIGHT = """
 import sys
 from mmcore import plugins
-from mmcore.run import Family
+from mmcore.settings import Family
 family = Family.open(sys.argv[1])
 for variant in family.plugin.variants or ("default",):
     family.stages(variant)

@@ -61,9 +61,7 @@ class MmcoreError(Exception):
         return _rebuild, (type(self), self.what, self.where, self.known, self.do)
 
 
-def _rebuild(
-    kind: type[MmcoreError], what: str, where: str | None, known: str | None, do: str | None
-) -> MmcoreError:
+def _rebuild(kind: type[MmcoreError], what: str, where: str | None, known: str | None, do: str | None) -> MmcoreError:
     return kind(what, where=where, known=known, do=do)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.config import from_tree, to_tree
 from mmcore.errors import CheckpointError, UsageError, WeightsError
-from mmcore.run import Family, OpenedModel, Settings, build_model
+from mmcore.run import OpenedModel, build_model
+from mmcore.settings import Family, Settings
 from mmcore.version import __version__
 from mmcore.weights import read_tensors, write_safetensors
 
@@ -25,7 +26,9 @@ CONFIG = "config.json"
 CARD = "README.md"
 
 
-def export(opened: OpenedModel, format: str, out: Path, *, max_shard_bytes: int = 5_000_000_000, pth: bool = False) -> list[Path]:
+def export(
+    opened: OpenedModel, format: str, out: Path, *, max_shard_bytes: int = 5_000_000_000, pth: bool = False
+) -> list[Path]:
     """Write a trained model into a new folder; nothing is left behind when it fails.
 
     Args:

@@ -85,8 +85,6 @@ def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
     return report
 
 
-
-
 def _download(start: str) -> tuple[Path, str]:
     """A Hub file and the commit it was taken from."""
     from huggingface_hub import hf_hub_download

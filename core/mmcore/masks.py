@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
+from pycocotools import mask
 
 from mmcore.errors import DataError, UnsafeDataError
+
+coco_mask: Any = mask  # its stubs know fewer forms of masks than its functions take
 
 Rle = dict[str, Any]
 """{"size": [height, width], "counts": str}."""

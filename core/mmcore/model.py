@@ -1,11 +1,11 @@
 """What every family's module offers the core: the model contract.
 
-    forward(batch) -> Losses            one training micro-batch
-    predict(batch) -> list[Prediction]  inference, one prediction per image or conversation
-    prepare(images, names, prompt) -> Batch   optional: the batch `predict` takes, from loose images (`mmcore.predict`)
-    published(format) -> WeightMap      published parameter names <-> ours (`mmcore.weights`), e.g. "upstream"
-    initialise(path) -> report          optional: fill from a published file the family recognises
-    zero3_leaves() -> modules           optional: units that ZeRO-3 gathers whole
+forward(batch) -> Losses            one training micro-batch
+predict(batch) -> list[Prediction]  inference, one prediction per image or conversation
+prepare(images, names, prompt) -> Batch   optional: the batch `predict` takes, from loose images (`mmcore.predict`)
+published(format) -> WeightMap      published parameter names <-> ours (`mmcore.weights`), e.g. "upstream"
+initialise(path) -> report          optional: fill from a published file the family recognises
+zero3_leaves() -> modules           optional: units that ZeRO-3 gathers whole
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,8 @@ from typing import Any
 
 from mmcore.config import Origins, to_tree
 from mmcore.errors import MmcoreError
-from mmcore.run import Family, Request, Settings, active_sources, build_model, prepare_demo, settle, validations
+from mmcore.run import build_model, prepare_demo
+from mmcore.settings import Family, Request, Settings, active_sources, settle, validations
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,9 @@ def render(plan: Plan) -> None:
         mark = plan.origins.get(key)
         console.print(f"  {'*' if mark else ' '} {key} = {value}" + (f"   [dim]{mark}[/]" if mark else ""))
 
-    table = Table("source", "share", "records", "passes", "format", "annotations", title="training data", title_justify="left")
+    table = Table(
+        "source", "share", "records", "passes", "format", "annotations", title="training data", title_justify="left"
+    )
     for source in plan.sources:
         table.add_row(
             source.name,
@@ -247,7 +250,9 @@ def render(plan: Plan) -> None:
     console.print(table)
 
     if plan.groups:
-        table = Table("parameters", "tensors", "modules", "lr", "weight decay", title="parameters", title_justify="left")
+        table = Table(
+            "parameters", "tensors", "modules", "lr", "weight decay", title="parameters", title_justify="left"
+        )
         for group in plan.groups:
             table.add_row(
                 f"{group.parameters:,}",
@@ -275,5 +280,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-

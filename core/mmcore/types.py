@@ -35,7 +35,7 @@ class Sample:
 
     image: UInt8[Tensor, "3 height width"]
     boxes_xyxy: Float[Tensor, "objects 4"]
-    labels: Int[Tensor, "objects"]
+    labels: Int[Tensor, " objects"]
     masks: Bool[Tensor, "objects height width"] | None
     draw: Draw
     image_id: int | str
@@ -104,7 +104,7 @@ class DetectionBatch(Batch):
     """Height and width of each image on disk, pixels."""
     image_ids: tuple[int | str, ...]
     num_objects: tuple[int, ...]
-    labels: Int[Tensor, "objects"]
+    labels: Int[Tensor, " objects"]
     boxes_cxcywh: Float[Tensor, "objects 4"]
     """Fractions of the padded width and height, in [0, 1]."""
     masks: UInt8[Tensor, "objects height width"] | None
@@ -147,8 +147,8 @@ class Prediction:
     size: tuple[int, int]
     """Height and width of the original image, pixels."""
     boxes_xyxy: Float[Tensor, "objects 4"] | None = None
-    scores: Float[Tensor, "objects"] | None = None
-    labels: Int[Tensor, "objects"] | None = None
+    scores: Float[Tensor, " objects"] | None = None
+    labels: Int[Tensor, " objects"] | None = None
     """Indices into the vocabulary that was asked for."""
     names: tuple[str, ...] | None = None
     """The word or phrase of each object."""

@@ -11,7 +11,7 @@ from mmcore.cli.options import recipe_options, request_from
 if TYPE_CHECKING:
     from mmcore.data.check import Problem
     from mmcore.data.sources import Datasets
-    from mmcore.run import Family, Settings
+    from mmcore.settings import Family, Settings
 
 _SHOWN = 20
 """Problems per source that are printed; --json has all."""
@@ -130,7 +130,8 @@ def index(split: str, as_json: bool, **values: Any) -> None:
 
 
 def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
-    from mmcore.run import data_context, prepare_demo, settle
+    from mmcore.run import data_context, prepare_demo
+    from mmcore.settings import settle
 
     family, settings, _ = settle(request_from(values))
     prepare_demo(family, settings)
@@ -140,7 +141,7 @@ def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
 
 def _sources(settings: "Settings", split: str) -> list[tuple[str, str]]:
     """Split and name of every source to look at; --sources narrows the training ones, and validation goes with all."""
-    from mmcore.run import active_sources, validations
+    from mmcore.settings import active_sources, validations
 
     train = [("train", name) for name in active_sources(settings)] if split != "val" else []
     val = [("val", name) for name in validations(settings)] if split != "train" else []

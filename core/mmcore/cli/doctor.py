@@ -166,7 +166,7 @@ def _plugins(report: Report) -> None:
 
 
 def _space(report: Report) -> None:
-    from mmcore.run import cache_folder
+    from mmcore.settings import cache_folder
 
     facts: dict[str, Any] = {}
     for name, folder in (("runs", Path.cwd()), ("cache", cache_folder())):

@@ -8,7 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from mmcore.recipe import Source, Stage, Validation
-    from mmcore.run import Settings
+    from mmcore.settings import Settings
 
 
 @click.command("eval")

@@ -7,11 +7,21 @@ import click
 
 @click.command()
 @click.argument("target", metavar="RUN|CHECKPOINT")
-@click.option("--format", "format_", default="hf", show_default=True, metavar="hf|upstream", help="Whose names and layout.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="New folder. Default: RUN/exports/FORMAT.")
-@click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Which checkpoint of the run.")
-@click.option("--max-shard-gb", type=click.FloatRange(min=0.01), default=5.0, show_default=True, help="Largest file, GB.")
-@click.option("--pth", is_flag=True, help="With --format upstream: also one .pth of plain tensors for the original code.")
+@click.option(
+    "--format", "format_", default="hf", show_default=True, metavar="hf|upstream", help="Whose names and layout."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="New folder. Default: RUN/exports/FORMAT."
+)
+@click.option(
+    "--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Which checkpoint of the run."
+)
+@click.option(
+    "--max-shard-gb", type=click.FloatRange(min=0.01), default=5.0, show_default=True, help="Largest file, GB."
+)
+@click.option(
+    "--pth", is_flag=True, help="With --format upstream: also one .pth of plain tensors for the original code."
+)
 @click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload the folder to this Hub repository.")
 @click.option("--json", "as_json", is_flag=True, help="Print the written files as JSON.")
 def export(

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mmcore.run import Request
+from mmcore.settings import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -9,7 +9,9 @@ from mmcore.cli.options import recipe_options, request_from
 
 @click.command()
 @recipe_options
-@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, for the batch layout.")
+@click.option(
+    "--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, for the batch layout."
+)
 @click.option("--no-build", is_flag=True, help="Do not build the model or open the data: the recipe only, at once.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def plan(nproc: int, no_build: bool, as_json: bool, **values: Any) -> None:

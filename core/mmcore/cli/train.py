@@ -10,14 +10,20 @@ from mmcore.cli.options import recipe_options, request_from
 
 @click.command()
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder. Default: runs/PLUGIN-STAGE-VARIANT.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder. Default: runs/PLUGIN-STAGE-VARIANT."
+)
 @click.option("--resume", type=click.Path(path_type=Path, file_okay=False), metavar="RUN", help="Go on with this run.")
 @click.option("--init", multiple=True, metavar="RUN|FILE|hf://...|random", help="Where the weights start; repeatable.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--workers", type=click.IntRange(min=0), help="Data worker processes per training process.")
-@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Training processes on this machine.")
+@click.option(
+    "--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Training processes on this machine."
+)
 @click.option("--hostfile", type=click.Path(path_type=Path, dir_okay=False), help="Machines, in DeepSpeed's form.")
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop early; the schedule stays that of the whole recipe.")
+@click.option(
+    "--max-steps", type=click.IntRange(min=1), help="Stop early; the schedule stays that of the whole recipe."
+)
 @click.option("--log-every", type=click.IntRange(min=1), help="Optimiser steps between logged lines.")
 def train(
     out: Path | None,
@@ -31,7 +37,8 @@ def train(
 
     Runs on several processes with --nproc, on several machines with --hostfile, or under torchrun, deepspeed and srun.
     """
-    from mmcore.run import resume_run, settle, start_run
+    from mmcore.run import resume_run, start_run
+    from mmcore.settings import settle
 
     if resume is not None:
         _refuse_with_resume(values)

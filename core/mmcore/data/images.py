@@ -8,7 +8,7 @@ import contextlib
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,7 +131,7 @@ def unsafe_reason(relative: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike[str], max_pixels: int) -> Generator[Image.Image]:
     """The image with its header checked; whatever goes wrong inside becomes a DataError that names the file."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # the recipe trusts larger files than Pillow does

@@ -26,7 +26,7 @@ import shutil
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
@@ -326,7 +326,7 @@ def _join(parts: Sequence[_Part], building: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, report: Report) -> Iterator[None]:
+def _locked(path: Path, report: Report) -> Generator[None]:
     """Hold the builders' lock; the system lets go of it when its process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:

@@ -87,7 +87,7 @@ class _Walker:
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self._path = path
         self._content = content
-        self._scan = json.JSONDecoder().scan_once
+        self._scan = json.JSONDecoder().scan_once  # pyright: ignore[reportAttributeAccessIssue]
         self._size = WINDOW
         self._base = self._at = 0
         self._load(3 if content[:3] == b"\xef\xbb\xbf" else 0)

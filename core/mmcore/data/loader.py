@@ -128,7 +128,7 @@ class Loader:
             batch_size=None,
             sampler=self._tasks,
             num_workers=self._num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType] - nothing is batched here
             pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
             worker_init_fn=init_worker,
             prefetch_factor=prefetch,

@@ -17,7 +17,7 @@ records come from a permutation of the source that is a function too.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -297,9 +297,9 @@ def _check(
     sizes: Mapping[str, int], weights: Mapping[str, float], micro_batch: Mapping[str, int], one_source: bool
 ) -> None:
     for other, values in (("weights", weights), ("micro_batch", micro_batch)):
-        missing: set[Hashable] = set(sizes) - set(values)
+        missing = set(sizes) - set(values)
         if missing:
-            raise RecipeError(f"{other} says nothing about {sorted(map(str, missing))}", known=values)
+            raise RecipeError(f"{other} says nothing about {sorted(missing)}", known=values)
     active = [name for name in sizes if weights[name] > 0]
     if not active:
         raise RecipeError("no data source has a weight above 0", where="data.sources", known=sizes)

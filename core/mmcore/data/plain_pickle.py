@@ -30,6 +30,9 @@ _PLAIN = frozenset((
 _MEMO = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"})
 
 
+_OPCODES: dict[str, Any] = vars(pickletools)["code2op"]  # not in its stubs
+
+
 class _Unpickler(pickle.Unpickler):
     """The second lock, should the first ever miss something."""
 
@@ -94,11 +97,11 @@ def _opcodes(content: bytes) -> Iterator[tuple[str, Any, int]]:
     while name != "STOP":
         place = file.tell()
         code = file.read(1)
-        if not code or code.decode("latin-1") not in pickletools.code2op:
+        if not code or code.decode("latin-1") not in _OPCODES:
             raise ValueError(f"no opcode at byte {place}")
-        opcode = pickletools.code2op[code.decode("latin-1")]
+        opcode = _OPCODES[code.decode("latin-1")]
         name = opcode.name
         if name == "STRING":
             yield name, file.readline(), place
         else:
-            yield name, opcode.arg.reader(file) if opcode.arg else None, place  # type: ignore[attr-defined]
+            yield name, opcode.arg.reader(file) if opcode.arg else None, place

@@ -227,9 +227,7 @@ LITE_JOINT = LITE_PRETRAIN.replace(
     validation=(COCO_VAL, REFCOCO_VAL, LVIS_MINIVAL),
     eval_every=10_000,
     best_metric="coco_val/bbox/AP",
-    optim=AdamW(
-        lr=1e-4, weight_decay=0.05, multipliers={"backbone": 0.1, "text_encoder": 0.1}, clip_grad_norm=0.01
-    ),
+    optim=AdamW(lr=1e-4, weight_decay=0.05, multipliers={"backbone": 0.1, "text_encoder": 0.1}, clip_grad_norm=0.01),
     schedule=MultiStep(milestones=(300_000, 380_000), warmup_steps=100, warmup_factor=1e-2),
     frozen=("text_encoder_teacher",),
     model={"text": "teacher", "visual_prompt": True},
