@@ -111,7 +111,7 @@ class LaunchError(MmcoreError):
     """Processes could not be started, or one of them was lost."""
 
 
-class Stopped(MmcoreError):
+class Stopped(MmcoreError):  # noqa: N818 not a mistake, an end
     """A signal asked the run to stop; the state was saved first.
 
     Args:

@@ -137,7 +137,8 @@ def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> No
     if missing or unknown or shapes:
         raise WeightsError(
             "the weights do not fit the model: "
-            f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, {len(shapes)} of another shape {shapes[:3]}",
+            f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, "
+            f"{len(shapes)} of another shape {shapes[:3]}",
             where=where,
             do="check that plugin, stage and variant are those the weights were trained with",
         )

@@ -4,13 +4,13 @@ Nothing falls back in silence. A stage whose recipe names published weights fail
 them or how to start from random weights instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.errors import MissingDataError, UsageError, WeightsError
 from mmcore.recipe import Stage
-from mmcore.weights import LoadReport, read_tensors
+from mmcore.weights import LoadReport
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +98,7 @@ def _download(start: str) -> tuple[Path, str]:
         raise MissingDataError(
             f"cannot get {file} from the Hub: {str(error).splitlines()[0]}",
             where=start,
-            do=f"put the file into the folder `weights` of the data root, give it with --init FILE, or use --init random",
+            do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
         ) from None
     parts = path.parts
     commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"

@@ -106,7 +106,8 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Pl
     )
     if stage.global_batch % per_pass:
         plan.problems.append(
-            f"global_batch {stage.global_batch} is not a multiple of micro_batch {stage.micro_batch} x {processes} processes"
+            f"global_batch {stage.global_batch} is not a multiple of micro_batch {stage.micro_batch}"
+            f" x {processes} processes"
         )
     if build:
         prepare_demo(family, settings)

@@ -19,6 +19,7 @@ REQUIRES_API = ">=0.1,<0.2"
 
 @hookimpl
 def stage_params(variant: str) -> tuple[Stage, ...]:
+    """The published stages of GLEE Lite, or the tiny one."""
     from mmcore_glee.recipes import stages
 
     return stages(variant)
@@ -26,6 +27,7 @@ def stage_params(variant: str) -> tuple[Stage, ...]:
 
 @hookimpl
 def build_model(stage: Stage, variant: str) -> "nn.Module":
+    """GLEE with fresh weights."""
     from mmcore_glee.model import build
 
     return build(stage, variant)
@@ -33,6 +35,7 @@ def build_model(stage: Stage, variant: str) -> "nn.Module":
 
 @hookimpl
 def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Datasets":
+    """The recipe's sources or validation sets."""
     from mmcore_glee.data import build
 
     return build(stage, split, context)

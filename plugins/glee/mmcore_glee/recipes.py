@@ -166,7 +166,7 @@ LITE_PRETRAIN = Stage(
     title="detection pre-training on Objects365 and OpenImages, text encoder frozen",
     origin="configs/images/Lite/Stage1_pretrain_openimage_obj365_CLIPfrozen_R50.yaml",
     notes=(
-        "global_batch 128: IMS_PER_BATCH is 64 with two images on each of the 64 documented GPUs; the documents say 128",
+        "global_batch 128: two images on each of the 64 documented GPUs, as the documents say; IMS_PER_BATCH says 64",
     ),
     steps=500_000,
     global_batch=128,
