@@ -151,8 +151,9 @@ class _Walker:
             except (ValueError, RecursionError) as error:
                 raise self._error(f"a value cannot be decoded: {error}") from None
             else:
-                # A number at the very end of the window may go on behind it.
-                if end < len(self._text) or self._complete:
+                # A number near the end of the window may go on behind it ("1.", "1.5e").
+                open_ended = isinstance(value, int | float) and end > len(self._text) - _NEAR_END
+                if not open_ended or self._complete:
                     element = Element("", self._base + self._at, self._base + end, value)
                     self._at = end
                     return element

@@ -35,7 +35,7 @@ def read(path: Path) -> dict:
     return result
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(documents, st.integers(1, 40), st.booleans(), st.sampled_from([None, 1, "\t"]))
 def test_elements_are_those_of_json_load_for_any_window(tmp_path_factory, document, window, ascii_only, indent):
     folder = tmp_path_factory.mktemp("json")
