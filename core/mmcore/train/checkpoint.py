@@ -15,28 +15,24 @@ name, forced to disk, and renamed; the manifest is verified before anything is r
 
 import errno
 import json
-import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmcore.errors import CheckpointError
 from mmcore.train import distributed
 from mmcore.train.engine import MOMENTS, Engine, Entry
-from mmcore.train.files import Slot, Written, hash_file, replace_text, sync_folder, write_json, write_safetensors
+from mmcore.train.files import Written, replace_text, sync_folder, write_json
+from mmcore.train.stored import FOLDER, MANIFEST, STATE, find, is_checkpoint, name_of, path_of, problem, state_of
+from mmcore.train.tensorfile import Slot, StoredTensors, write_safetensors
 
-FOLDER = "checkpoints"
-MANIFEST = "manifest.json"
-STATE = "state.json"
 VERSION = 1
-_NAME = re.compile(r"step-(\d{8,})")
+"""Of the checkpoint format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +42,10 @@ class Loaded:
     path: Path
     step: int
     state: Mapping[str, Any]
-    weights: Mapping[str, Tensor]
+    weights: StoredTensors
+    """By the names of the model's state dict."""
     moments: Mapping[str, Mapping[str, Tensor]]
+    """By `MOMENTS`, then by parameter."""
 
 
 # Writing
@@ -86,6 +84,7 @@ def save(run_dir: Path, step: int, engine: Engine, state: Mapping[str, Any]) -> 
                 shutil.rmtree(target)
             temporary.rename(target)
             sync_folder(folder)
+            sync_folder(run_dir)
             replace_text(folder / "last", target.name + "\n")
     return target
 
@@ -179,109 +178,7 @@ def _write_indexes(folder: Path, engine: Engine, here: distributed.Place) -> lis
     return [write_json(folder / "model.safetensors.index.json", index)]
 
 
-def mark_best(run_dir: Path, step: int) -> None:
-    """Let `best` name the checkpoint of `step`."""
-    replace_text(run_dir / FOLDER / "best", name_of(step) + "\n")
-
-
-def retain(run_dir: Path, *, keep_last: int, keep_every: int | None) -> list[int]:
-    """Delete checkpoints that the recipe does not keep, once the newest has been read back and is whole.
-
-    Returns:
-        The steps that were deleted.
-    """
-    steps = steps_of(run_dir)
-    kept = set(steps[-keep_last:]) | {named(run_dir, "best"), named(run_dir, "last")}
-    kept |= {step for step in steps if keep_every and step % keep_every == 0}
-    doomed = [step for step in steps if step not in kept]
-    if not doomed or problem(path_of(run_dir, steps[-1])) is not None:
-        return []
-    for step in doomed:
-        # Renamed first: a half-deleted folder must not look like a checkpoint.
-        path = path_of(run_dir, step)
-        grave = path.with_name(f".{path.name}.deleted")
-        shutil.rmtree(grave, ignore_errors=True)
-        path.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
-    return doomed
-
-
-def clean(run_dir: Path) -> None:
-    """Remove what interrupted saves and deletions left; only the holder of the run's lock may call it."""
-    folder = run_dir / FOLDER
-    for path in folder.glob(".step-*") if folder.is_dir() else ():
-        shutil.rmtree(path, ignore_errors=True)
-
-
 # Reading
-
-
-def name_of(step: int) -> str:
-    """Folder name of a step's checkpoint."""
-    return f"step-{step:08d}"
-
-
-def path_of(run_dir: Path, step: int) -> Path:
-    """Folder of a step's checkpoint."""
-    return run_dir / FOLDER / name_of(step)
-
-
-def steps_of(run_dir: Path) -> list[int]:
-    """Steps that have a checkpoint folder, ascending; whether they are whole is another question."""
-    folder = run_dir / FOLDER
-    found = (_NAME.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(int(match.group(1)) for match in found if match)
-
-
-def named(run_dir: Path, pointer: str) -> int | None:
-    """The step that `last` or `best` names, or None."""
-    path = run_dir / FOLDER / pointer
-    match = _NAME.fullmatch(path.read_text(errors="replace").strip()) if path.is_file() else None
-    return int(match.group(1)) if match else None
-
-
-def problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file of the manifest is there, of its size and hash."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} cannot be read"
-    if STATE not in files:
-        return f"{MANIFEST} names no {STATE}"
-    for name, (size, _) in files.items():
-        if os.sep in name or not (path / name).is_file():
-            return f"{name} is missing"
-        if (path / name).stat().st_size != size:
-            return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
-    for name, expected in files.items():
-        if hash_file(path / name) != expected:
-            return f"{name} was changed after it was written"
-    return None
-
-
-def last_good(run_dir: Path, say: Callable[[str], None]) -> int | None:
-    """The newest step with a whole checkpoint; damaged ones are reported through `say`. None when there is none.
-
-    Raises:
-        CheckpointError: there are checkpoints and all are damaged.
-    """
-    steps = steps_of(run_dir)
-    for step in reversed(steps):
-        fault = problem(path_of(run_dir, step))
-        if fault is None:
-            return step
-        say(f"checkpoint {name_of(step)} is damaged and passed over: {fault}")
-    if steps:
-        raise CheckpointError(
-            "every checkpoint of this run is damaged",
-            where=run_dir / FOLDER,
-            known=[name_of(step) for step in steps],
-            do="restore one from a copy, or start again in another folder",
-        )
-    return None
 
 
 def load(run_dir: Path, which: str | int = "last", *, verify: bool = True) -> Loaded:
@@ -295,56 +192,31 @@ def load(run_dir: Path, which: str | int = "last", *, verify: bool = True) -> Lo
     Raises:
         CheckpointError: it does not exist, is damaged, or is of a newer format.
     """
-    path = run_dir if _NAME.fullmatch(run_dir.name) else path_of(run_dir, _find(run_dir, which))
+    path = run_dir if is_checkpoint(run_dir) else path_of(run_dir, find(run_dir, which))
     fault = (problem(path) if verify else None) if path.is_dir() else "there is no such folder"
     if fault:
         raise CheckpointError(
             f"checkpoint {path.name} is damaged: {fault}", where=path, do="choose another one with --checkpoint"
         )
-    state = json.loads((path / STATE).read_text())
+    state = state_of(path)
     if state["version"] > VERSION:
         raise CheckpointError(
             f"checkpoint format {state['version']} is newer than this mmcore reads ({VERSION})",
             where=path,
             do="upgrade mmcore",
         )
-    files = sorted(json.loads((path / MANIFEST).read_text())["files"])
-    moments: dict[str, dict[str, Tensor]] = {key: {} for key in MOMENTS}
-    for name, tensor in _read(path, [f for f in files if f.startswith("optimizer") and f.endswith(".safetensors")]):
-        key, _, parameter = name.partition("/")
-        moments[key][parameter] = tensor
-    weights = dict(_read(path, [f for f in files if f.startswith("model") and f.endswith(".safetensors")]))
-    return Loaded(path, int(state["step"]), state, weights, moments)
+    names = sorted(json.loads((path / MANIFEST).read_text())["files"])
+    files = {
+        kind: [path / name for name in names if name.startswith(kind) and name.endswith(".safetensors")]
+        for kind in ("model", "optimizer")
+    }
+    moments = {key: StoredTensors(files["optimizer"], f"{key}/") for key in MOMENTS}
+    return Loaded(path, int(state["step"]), state, StoredTensors(files["model"]), moments)
 
 
 def load_weights(run_dir: Path, which: str | int = "last") -> dict[str, Tensor]:
     """The weights of a run's checkpoint on the CPU, under the model's own names; see `load`."""
     return dict(load(run_dir, which).weights)
-
-
-def _find(run_dir: Path, which: str | int) -> int:
-    steps = steps_of(run_dir)
-    step = int(which) if str(which).isdigit() else named(run_dir, str(which))
-    if which == "last" and step not in steps:
-        step = steps[-1] if steps else None
-    if step is None or step not in steps:
-        raise CheckpointError(
-            f"the run has no checkpoint {which!r}",
-            where=run_dir / FOLDER,
-            known=[name_of(s) for s in steps] or "none yet",
-            do="choose last, best or one of these steps",
-        )
-    return step
-
-
-def _read(folder: Path, files: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
-    for file in files:
-        try:
-            with safe_open(folder / file, framework="pt", device="cpu") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 not a mapping
-                    yield name, tensors.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"cannot read {file}: {error}", where=folder) from None
 
 
 def check_fits(loaded: Loaded, model: torch.nn.Module) -> None:
@@ -354,7 +226,7 @@ def check_fits(loaded: Loaded, model: torch.nn.Module) -> None:
         CheckpointError: names or shapes differ; names the first ones.
     """
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: tuple(tensor.shape) for name, tensor in loaded.weights.items()}
+    theirs = {name: loaded.weights.shape(name) for name in loaded.weights}
     differing = sorted(name for name in own.keys() | theirs.keys() if own.get(name) != theirs.get(name))
     if differing:
         name = differing[0]

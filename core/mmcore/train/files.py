@@ -3,21 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-from torch import Tensor
-
 CHUNK = 16 * 2**20
-
-_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +18,6 @@ class Written:
     name: str
     size: int
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Room for one tensor in a file; `get` is called when its turn has come."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    get: Callable[[], Tensor]
 
 
 class HashingFile:
@@ -76,40 +57,6 @@ def write_all(file: BinaryIO, data: memoryview) -> None:
     done = 0
     while done < len(data):
         done += file.write(data[done:]) or 0
-
-
-def write_safetensors(path: Path, slots: Iterable[Slot]) -> Written:
-    """Write tensors one after the other in the safetensors format, never holding more than one of them.
-
-    Args:
-        path: must not exist.
-        slots: in the order of the file.
-    """
-    slots = list(slots)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for slot in slots:
-        size = torch.Size(slot.shape).numel() * slot.dtype.itemsize
-        header[slot.name] = {
-            "dtype": _NAMES[slot.dtype],
-            "shape": list(slot.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file = HashingFile(path)
-    try:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for slot in slots:
-            tensor = slot.get().detach().to("cpu", slot.dtype).contiguous()
-            assert tuple(tensor.shape) == slot.shape, f"{slot.name}: {tuple(tensor.shape)} is not {slot.shape}"
-            if tensor.numel():
-                file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))
-        return file.close()
-    except BaseException:
-        file.abandon()
-        raise
 
 
 def write_json(path: Path, value: Any) -> Written:

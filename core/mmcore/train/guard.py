@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmcore.errors import NonFiniteError
 from mmcore.train import distributed
-from mmcore.train.files import Slot, write_safetensors
+from mmcore.train.tensorfile import Slot, write_safetensors
 from mmcore.types import Batch
 
 Picture = Callable[[Batch, Path], Any]

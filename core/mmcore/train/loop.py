@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmcore.data.hashing import mix, name_key
 from mmcore.errors import CheckpointError, RecipeError, Stopped
 from mmcore.recipe import Stage
-from mmcore.train import checkpoint, distributed, schedule
+from mmcore.train import checkpoint, distributed, schedule, stored
 from mmcore.train.engine import Engine, PlainEngine
 from mmcore.train.guard import Guard, Picture
 from mmcore.train.lock import run_lock
@@ -112,7 +112,7 @@ def train(setup: TrainSetup) -> Trained:
     with ExitStack() as stack:
         if here.is_first:
             stack.enter_context(run_lock(setup.run_dir))
-            checkpoint.clean(setup.run_dir)
+            stored.clean(setup.run_dir)
         distributed.barrier()
         run = _Run(setup, here, stack)
         return run.to_the_end(stack.enter_context(StopSignals()))
@@ -151,7 +151,7 @@ class _Run:
                 self._save(improved)
             if stop and not last:
                 self._stop(stop)
-        path = checkpoint.path_of(self.setup.run_dir, position.step)
+        path = stored.path_of(self.setup.run_dir, position.step)
         if not path.is_dir():  # --max-steps 0, or a finished run whose last checkpoint was deleted
             self._save(False)
         return Trained(position.step, dict(position.metrics), path)
@@ -281,12 +281,14 @@ class _Run:
             "skipped": self.guard.skipped,
             "loss_scale": [scale.value, scale.good_steps] if scale else None,
             "seed": self.setup.seed,
+            "steps": self.setup.steps,
+            "finished": position.step == self.stop_step,
         }
         path = checkpoint.save(self.setup.run_dir, position.step, self.engine, state)
         if self.here.is_first:
             if best:
-                checkpoint.mark_best(self.setup.run_dir, position.step)
-            checkpoint.retain(self.setup.run_dir, keep_last=self.stage.keep_last, keep_every=self.stage.keep_every)
+                stored.mark_best(self.setup.run_dir, position.step)
+            stored.retain(self.setup.run_dir, keep_last=self.stage.keep_last, keep_every=self.stage.keep_every)
         self._say(f"saved {path}")
         distributed.barrier()
         self.window = Window()
@@ -303,14 +305,14 @@ class _Run:
         """The newest whole checkpoint, verified by the first process and opened by all."""
         run_dir = self.setup.run_dir
         if not self.setup.resume:
-            if checkpoint.steps_of(run_dir):
+            if stored.steps_of(run_dir):
                 raise CheckpointError(
                     f"{run_dir} already holds a run",
                     where=run_dir,
                     do="continue it with --resume, or choose another --out",
                 )
             return None
-        found = checkpoint.last_good(run_dir, self.progress.say) if self.here.is_first else None
+        found = stored.last_good(run_dir, self.progress.say) if self.here.is_first else None
         step = distributed.broadcast_json(found)
         return None if step is None else checkpoint.load(run_dir, step, verify=False)
 
@@ -372,6 +374,6 @@ def _seed(seed: int, m: int) -> None:
 
 
 def resume_point(run_dir: Path) -> int | None:
-    """The step from which a run would continue, or None when it has no checkpoint; see `checkpoint.last_good`."""
+    """The step from which a run would continue, or None when it has no checkpoint; see `stored.last_good`."""
     messages: list[Any] = []
-    return checkpoint.last_good(run_dir, messages.append)
+    return stored.last_good(run_dir, messages.append)

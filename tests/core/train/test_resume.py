@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmcore.errors import CheckpointError
-from mmcore.train import checkpoint
+from mmcore.train import stored
 from mmcore.train.metrics import read
 
 STAGE = {"steps": 40, "checkpoint_every": 3, "keep_last": 3, "keep_every": 10, "eval_every": 5}
@@ -21,8 +21,8 @@ def deterministic(run_dir: Path) -> list[dict]:
 
 
 def manifest(run_dir: Path, step: int) -> dict:
-    path = checkpoint.path_of(run_dir, step)
-    assert checkpoint.problem(path) is None
+    path = stored.path_of(run_dir, step)
+    assert stored.problem(path) is None
     return json.loads((path / "manifest.json").read_text())
 
 
@@ -69,14 +69,16 @@ def test_a_run_killed_at_ten_random_moments_equals_the_uninterrupted_one(server,
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_the_finished_step_and_exits_with_its_code(server, tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_saves_the_finished_step_and_exits_with_its_code(
+    server, tmp_path: Path, number: int, code: int
+) -> None:
     settings = {"stage": {"steps": 60}, "workers": 2, "step_pause": 0.02}
     run_dir = tmp_path / "run"
     (pid,) = server.start(run_dir, **settings)
     wait_for_step(run_dir, 6)
     os.kill(pid, number)
     assert server.finish() == [code]
-    step = checkpoint.steps_of(run_dir)[-1]
+    step = stored.steps_of(run_dir)[-1]
     assert 6 <= step < 60
     assert deterministic(run_dir)[-1]["step"] == step
     assert "Stopped" in Path(f"{run_dir}.0.txt").read_text()
@@ -88,14 +90,14 @@ def test_a_signal_saves_the_finished_step_and_exits_with_its_code(server, tmp_pa
 def test_a_second_signal_ends_at_once_and_leaves_the_previous_checkpoint(server, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     (pid,) = server.start(run_dir, stage={"steps": 60, "checkpoint_every": 5}, fsync_pause=0.2)
-    while not is_saving(run_dir) or not checkpoint.steps_of(run_dir):
+    while not is_saving(run_dir) or not stored.steps_of(run_dir):
         time.sleep(0.01)
-    before = checkpoint.steps_of(run_dir)
+    before = stored.steps_of(run_dir)
     os.kill(pid, signal.SIGTERM)
     time.sleep(0.02)
     os.kill(pid, signal.SIGTERM)
     assert server.finish() == [143]
-    assert checkpoint.last_good(run_dir, print) in before
+    assert stored.last_good(run_dir, print) in before
 
 
 def wait_for_step(run_dir: Path, step: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcore.train import checkpoint
+from mmcore.train import checkpoint, stored
 from mmcore.train.metrics import read
 
 STEPS = 12
@@ -41,7 +41,9 @@ def single(server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_two_processes_equal_one_although_their_sources_differ(zero_server, single: Path, tmp_path: Path, zero: int) -> None:
+def test_two_processes_equal_one_although_their_sources_differ(
+    zero_server, single: Path, tmp_path: Path, zero: int
+) -> None:
     """In most steps one process has masks and the other has none, so heads are unused on one of them."""
     run_dir = tmp_path / "run"
     assert zero_server.train(run_dir, 2, stage={"zero": zero}) == [0, 0]
@@ -54,7 +56,7 @@ def test_two_processes_resume_byte_for_byte(zero_server, tmp_path: Path, zero: i
     assert zero_server.train(tmp_path / "whole", 2, stage=stage, evaluating=True) == [0, 0]
     assert zero_server.train(tmp_path / "cut", 2, stage=stage, stop_step=3) == [0, 0]
     assert zero_server.train(tmp_path / "cut", 2, stage=stage, evaluating=True, resume=True) == [0, 0]
-    whole, cut = (checkpoint.path_of(tmp_path / name, 6) for name in ("whole", "cut"))
+    whole, cut = (stored.path_of(tmp_path / name, 6) for name in ("whole", "cut"))
     for file in sorted(path.name for path in whole.glob("*.safetensors")):
         assert (whole / file).read_bytes() == (cut / file).read_bytes(), file
     strip = [[{k: v for k, v in r.items() if k != "timing"} for r in records(tmp_path / n)] for n in ("whole", "cut")]
@@ -78,7 +80,7 @@ def test_consolidated_weights_open_in_a_plain_model(zero_server, toy, tmp_path: 
     weights = checkpoint.load_weights(run_dir)
     toy.Toy().load_state_dict(weights)
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    folder = checkpoint.path_of(run_dir, 2)
+    folder = stored.path_of(run_dir, 2)
     assert (folder / "model.safetensors.index.json").is_file()
     assert len(list(folder.glob("model-*-of-00002.safetensors"))) == 2
 
@@ -105,7 +107,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(zero_server, tmp_pa
         time.sleep(0.02)
     os.kill(pids[1], signal.SIGTERM)
     assert zero_server.finish() == [143, 143]
-    (step,) = checkpoint.steps_of(run_dir)
+    (step,) = stored.steps_of(run_dir)
     assert 3 <= step < 4000
 
 

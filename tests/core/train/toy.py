@@ -173,8 +173,10 @@ def slow_down(fsync_pause: float, step_pause: float) -> None:
 
 def serve(*, deepspeed: bool) -> None:
     """Fork training processes for each line of settings: imports are done once, each process is a real one."""
+    torch.optim.AdamW([nn.Parameter(torch.zeros(1))])  # imports much at its first construction
     if deepspeed:
         import deepspeed.runtime.engine
+        import deepspeed.runtime.zero.muon.muon_optimizer
     say = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     print("ready", file=say)

@@ -1,0 +1,152 @@
+"""The checkpoints of a run folder as files: their names, whether they are whole, which are kept. Needs no torch.
+
+A checkpoint is a folder that appeared by a rename, with a manifest of the size and SHA-256 of every file in it.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmcore.errors import CheckpointError
+from mmcore.train.files import hash_file, replace_text
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def name_of(step: int) -> str:
+    """Folder name of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def path_of(run_dir: Path, step: int) -> Path:
+    """Folder of a step's checkpoint."""
+    return run_dir / FOLDER / name_of(step)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is named like a checkpoint folder."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    """Steps that have a checkpoint folder, ascending; whether they are whole is another question."""
+    folder = run_dir / FOLDER
+    found = (_NAME.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def named(run_dir: Path, pointer: str) -> int | None:
+    """The step that `last` or `best` names, or None."""
+    path = run_dir / FOLDER / pointer
+    match = _NAME.fullmatch(path.read_text(errors="replace").strip()) if path.is_file() else None
+    return int(match.group(1)) if match else None
+
+
+def problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: every file of the manifest is there, of its size and hash."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    if STATE not in files:
+        return f"{MANIFEST} names no {STATE}"
+    for name, (size, _) in files.items():
+        if os.sep in name or not (path / name).is_file():
+            return f"{name} is missing"
+        if (path / name).stat().st_size != size:
+            return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
+    for name, expected in files.items():
+        if hash_file(path / name) != expected:
+            return f"{name} was changed after it was written"
+    return None
+
+
+def last_good(run_dir: Path, say: Callable[[str], None]) -> int | None:
+    """The newest step with a whole checkpoint; damaged ones are reported through `say`. None when there is none.
+
+    Raises:
+        CheckpointError: there are checkpoints and all are damaged.
+    """
+    steps = steps_of(run_dir)
+    for step in reversed(steps):
+        fault = problem(path_of(run_dir, step))
+        if fault is None:
+            return step
+        say(f"checkpoint {name_of(step)} is damaged and passed over: {fault}")
+    if steps:
+        raise CheckpointError(
+            "every checkpoint of this run is damaged",
+            where=run_dir / FOLDER,
+            known=[name_of(step) for step in steps],
+            do="restore one from a copy, or start again in another folder",
+        )
+    return None
+
+
+def find(run_dir: Path, which: str | int) -> int:
+    """The step that "last", "best" or a number means.
+
+    Raises:
+        CheckpointError: there is no such checkpoint; names those there are.
+    """
+    steps = steps_of(run_dir)
+    step = int(which) if str(which).isdigit() else named(run_dir, str(which))
+    if which == "last" and step not in steps:
+        step = steps[-1] if steps else None
+    if step is None or step not in steps:
+        raise CheckpointError(
+            f"the run has no checkpoint {which!r}",
+            where=run_dir / FOLDER,
+            known=[name_of(s) for s in steps] or "none yet",
+            do="choose last, best or one of these steps",
+        )
+    return step
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """The `state.json` of a checkpoint, not verified."""
+    return json.loads((path / STATE).read_text())
+
+
+def mark_best(run_dir: Path, step: int) -> None:
+    """Let `best` name the checkpoint of `step`."""
+    replace_text(run_dir / FOLDER / "best", name_of(step) + "\n")
+
+
+def retain(run_dir: Path, *, keep_last: int, keep_every: int | None) -> list[int]:
+    """Delete checkpoints that the recipe does not keep, once the newest has been read back and is whole.
+
+    Returns:
+        The steps that were deleted.
+    """
+    steps = steps_of(run_dir)
+    kept = set(steps[-keep_last:]) | {named(run_dir, "best"), named(run_dir, "last")}
+    kept |= {step for step in steps if keep_every and step % keep_every == 0}
+    doomed = [step for step in steps if step not in kept]
+    if not doomed or problem(path_of(run_dir, steps[-1])) is not None:
+        return []
+    for step in doomed:
+        # Renamed first: a half-deleted folder must not look like a checkpoint.
+        path = path_of(run_dir, step)
+        grave = path.with_name(f".{path.name}.deleted")
+        shutil.rmtree(grave, ignore_errors=True)
+        path.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+    return doomed
+
+
+def clean(run_dir: Path) -> None:
+    """Remove what interrupted saves and deletions left; only the holder of the run's lock may call it."""
+    folder = run_dir / FOLDER
+    for path in folder.glob(".step-*") if folder.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True)
