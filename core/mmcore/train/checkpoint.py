@@ -16,7 +16,8 @@ name, forced to disk, and renamed; the manifest is verified before anything is r
 import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,26 @@ from mmcore.errors import CheckpointError
 from mmcore.train import distributed
 from mmcore.train.engine import MOMENTS, Engine, Entry
 from mmcore.train.files import Written, replace_text, sync_folder, write_json
-from mmcore.train.stored import FOLDER, MANIFEST, STATE, find, is_checkpoint, name_of, path_of, problem, state_of
+from mmcore.train.stored import (
+    FOLDER,
+    MANIFEST,
+    STATE,
+    find,
+    is_checkpoint,
+    name_of,
+    path_of,
+    problem,
+    state_of,
+    steps_of,
+)
 from mmcore.train.tensorfile import Slot, StoredTensors, write_safetensors
+
+__all__ = ["Loaded", "check_fits", "load", "load_weights", "path_of", "save", "steps_of"]
 
 VERSION = 1
 """Of the checkpoint format."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +124,37 @@ class _together:  # noqa: N801 reads as a statement
         if self.here.is_first:
             shutil.rmtree(self.temporary, ignore_errors=True)
         rank, report = failed[0]
-        full = report["errno"] in (errno.ENOSPC, errno.EDQUOT)
-        raise CheckpointError(
-            "the disk is full: the checkpoint was not saved" if full else f"cannot save: {report['text']}",
-            where=report["file"] or self.temporary.parent,
-            known="earlier checkpoints are untouched" + (f"; process {rank} failed" if len(reports) > 1 else ""),
-            do="free space and resume with `mmcore train --resume`, or lower keep_last"
-            if full
-            else "check the folder's permissions and resume with `mmcore train --resume`",
-        ) from None
+        raise _cannot_write(report["errno"], report["text"], self.temporary.parent, rank) from None
 
 
 def _describe(error: OSError) -> dict[str, Any]:
-    return {"errno": error.errno, "text": error.strerror or str(error), "file": str(error.filename or "")}
+    return {"errno": error.errno, "text": error.strerror or str(error)}
+
+
+def _cannot_write(number: int | None, text: str, where: Path, rank: int) -> CheckpointError:
+    full = number in _FULL
+    return CheckpointError(
+        "the disk is full: nothing more can be saved" if full else f"cannot save: {text}",
+        where=f"{where}, process {rank}",
+        known="earlier checkpoints are untouched",
+        do=("free space, or lower keep_last" if full else "check the folder's permissions")
+        + ", then go on with `mmcore train --resume`",
+    )
+
+
+@contextmanager
+def explaining_full_disk(run_dir: Path) -> Iterator[None]:
+    """Turn a full disk met anywhere (metrics, log) into a message.
+
+    Raises:
+        CheckpointError: in place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise _cannot_write(error.errno, "", run_dir, distributed.place().rank) from error
 
 
 def _write_tensors(folder: Path, engine: Engine, here: distributed.Place) -> list[Written]:

@@ -19,59 +19,50 @@ from types import FrameType
 from typing import IO, Any
 
 from mmcore.errors import LaunchError
-from mmcore.train.distributed import RANK, place
+from mmcore.train.distributed import RANK
 
 GRACE_S = 30.0
 """How long the others may take to end after one has failed."""
 _PR_SET_PDEATHSIG = 1
 
 
-def needed(nproc: int, hostfile: Path | None) -> bool:
-    """Whether this process is to start others, and is not itself one of them."""
-    started = place().world_size > 1 or "MMCORE_LAUNCHED" in os.environ
-    return not started and (nproc > 1 or hostfile is not None)
-
-
-def launch(nproc: int, hostfile: Path | None = None, arguments: Sequence[str] | None = None) -> int:
-    """Run `mmcore` with these arguments on several processes and wait for them.
+def launch(arguments: Sequence[str], *, nproc: int = 1, hostfile: Path | None = None) -> None:
+    """Run `mmcore` with these arguments on several processes and wait for them; returns when all succeeded.
 
     Args:
-        nproc: processes on this machine, or on each one of `hostfile` (1 takes its slots).
+        arguments: of the command line, without what starts processes.
+        nproc: processes on this machine; with a host file, on each of its machines (1 takes its slots).
         hostfile: machines in DeepSpeed's form, `name slots=4` a line.
-        arguments: of the command line; by default those of this process.
 
-    Returns:
-        The exit code: 0, 130 or 143 after a signal, or the first process's when it failed first (it has said why).
     Raises:
-        LaunchError: another process failed first, with its message; or the host file cannot be used.
+        LaunchError: another process than the first failed first, with its last words; or the host file is unusable.
+        SystemExit: with the first process's exit code when it failed, having said why, or 128 + signal.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if hostfile is not None:
-        return _through_deepspeed(hostfile, nproc, arguments)
-    command = [sys.executable, "-m", "mmcore", *arguments]
-    return spawn(command, nproc)
+        _through_deepspeed(hostfile, nproc, arguments)
+    else:
+        spawn([sys.executable, "-m", "mmcore", *arguments], nproc)
 
 
-def spawn(command: Sequence[str], nproc: int) -> int:
+def spawn(command: Sequence[str], nproc: int) -> None:
     """Run one command as `nproc` processes on this machine; see `launch`."""
     with tempfile.TemporaryDirectory(prefix="mmcore-launch-") as folder:
         errors = [Path(folder) / f"rank-{rank}.txt" for rank in range(nproc)]
         processes = _start(command, errors)
         with _Forward(processes) as forward:
             failed = _wait(processes)
-        codes = [process.returncode for process in processes]
         if failed is None:
-            return 0
-        code = _exit_code(codes[failed])
-        if forward.received and (code in (130, 143) or -codes[failed] == forward.received):
-            return 128 + forward.received
-        if failed == 0:
-            return code
+            return
+        code = processes[failed].returncode
+        if forward.received and code in (128 + forward.received, -forward.received):
+            raise SystemExit(128 + forward.received)
+        if failed == 0 and code > 0:
+            raise SystemExit(code)
         raise LaunchError(
-            f"process {failed} of {nproc} {_how(codes[failed])}; the others were ended",
+            f"process {failed} of {nproc} {_how(code)}; the others were ended",
             where=f"rank {failed}",
-            known=_last_words(errors[failed]),
-            do="see its message above; `mmcore doctor` checks the machine",
+            known=_last_words(errors[failed]) if failed else None,
+            do="see what it said; a process killed by SIGKILL often ran out of memory, see `mmcore doctor`",
         )
 
 
@@ -164,10 +155,6 @@ class _Forward:
                 process.send_signal(number)
 
 
-def _exit_code(code: int) -> int:
-    return 128 - code if code < 0 else code
-
-
 def _how(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
 
@@ -177,22 +164,21 @@ def _last_words(path: Path) -> str:
     return "\n         ".join(lines[-12:]) or "it said nothing"
 
 
-def _through_deepspeed(hostfile: Path, nproc: int, arguments: Sequence[str]) -> int:
+def _through_deepspeed(hostfile: Path, nproc: int, arguments: Sequence[str]) -> None:
     if not hostfile.is_file():
         raise LaunchError(f"there is no host file {hostfile}", where="--hostfile", do="one `name slots=4` a line")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hostfile)]
     command += ["--num_gpus", str(nproc)] if nproc > 1 else []
     command += ["--no_local_rank", "--module", "mmcore", *arguments]
     environment = {key: value for key, value in os.environ.items() if key not in RANK}
-    process = subprocess.Popen(command, env={**environment, "MMCORE_LAUNCHED": "1"})
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     with _Forward([process]) as forward:
         code = process.wait()
     if forward.received:
-        return 128 + forward.received
+        raise SystemExit(128 + forward.received)
     if code:
         raise LaunchError(
             f"DeepSpeed's launcher failed with exit code {code}",
             where=f"--hostfile {hostfile}",
-            do="see its message above; it needs ssh without a password to every host, and pdsh or --launcher's tool",
+            do="see its message above; it needs ssh without a password to every host, and pdsh",
         )
-    return 0

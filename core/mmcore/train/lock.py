@@ -37,12 +37,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
-            raise CheckpointError(
-                f"the run folder {run_dir} is in use by process {holder}",
-                where=path,
-                do="wait for that run, stop it, or choose another --out",
-            ) from None
+            raise _in_use(run_dir, _number(handle)) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         _held.add(handle)
@@ -62,10 +57,33 @@ def holder(run_dir: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except OSError:
-        text = os.read(handle, 32).decode(errors="replace").strip()
-        return int(text) if text.isdigit() else 0
+        return _number(handle)
     finally:
         os.close(handle)
+
+
+def refuse_if_held(run_dir: Path) -> None:
+    """Say early that a run folder is taken, before anything is built; `run_lock` decides.
+
+    Raises:
+        CheckpointError: another process trains in it.
+    """
+    process = holder(run_dir)
+    if process is not None:
+        raise _in_use(run_dir, process)
+
+
+def _number(handle: int) -> int:
+    text = os.pread(handle, 32, 0).decode(errors="replace").strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _in_use(run_dir: Path, process: int) -> CheckpointError:
+    return CheckpointError(
+        f"the run folder {run_dir} is in use by process {process or 'unknown'}",
+        where=run_dir / LOCK_NAME,
+        do="wait for that run, stop it, or choose another --out",
+    )
 
 
 def refuse_if_held(run_dir: Path) -> None:

@@ -109,7 +109,7 @@ def train(setup: TrainSetup) -> Trained:
         RecipeError: the batch sizes do not divide among the processes, or a pattern matches no parameter.
     """
     here = distributed.start(setup.device)
-    with ExitStack() as stack:
+    with checkpoint.explaining_full_disk(setup.run_dir), ExitStack() as stack:
         if here.is_first:
             stack.enter_context(run_lock(setup.run_dir))
             stored.clean(setup.run_dir)
