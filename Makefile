@@ -51,12 +51,13 @@ $(STAMP): constraints.txt $(PROJECTS)
 	$(BIN)/python -m pip install -c constraints.txt $(REQUIREMENTS)
 	@touch $@
 
+demo: export MMCORE_CACHE := $(CURDIR)/.cache
 demo: $(STAMP) ## Train, evaluate, predict and export on sample data
 	$(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO)
 	$(MMCORE) eval $(DEMO) --on coco_val
-	$(MMCORE) predict $(DEMO) --samples 3 --out $(DEMO)/pictures
+	$(MMCORE) predict $(DEMO) $$(ls $(MMCORE_CACHE)/demo/coco/val2017/*.jpg | head -3) --out $(DEMO)/pictures
 	$(MMCORE) export $(DEMO) --format upstream --out $(DEMO)/exports/upstream
-	@$(MMCORE) report $(DEMO)
+	$(MMCORE) report $(DEMO)
 
 test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not slow" $(PYTEST_ARGS)

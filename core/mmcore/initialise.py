@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.errors import MissingDataError, UsageError, WeightsError
 from mmcore.recipe import Stage
-from mmcore.weights import LoadReport
+from mmcore.weights import LoadReport, read_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,9 +65,20 @@ def _load(model: "nn.Module", start: str) -> dict[str, Any]:
             where="--init",
             do="give a run folder, a checkpoint file or hf://OWNER/NAME/FILE; --init random starts without",
         )
-    report = _load_run(model, path) if (path / "config.yaml").is_file() else model.initialise(path)
+    report = _load_run(model, path) if (path / "config.yaml").is_file() else _load_published(model, path)
     record["filled"], record["new"], record["ignored"] = len(report.filled), report.new, len(report.ignored)
     return record
+
+
+def _load_published(model: "nn.Module", path: Path) -> LoadReport:
+    """A published file: the family's own way when it has one, else by its published names."""
+    recognise = getattr(model, "initialise", None)
+    if recognise is not None:
+        return recognise(path)
+    own = model.state_dict()
+    loaded, report = model.published("upstream").to_ours(read_tensors(path), own)  # type: ignore[operator]
+    model.load_state_dict({**own, **loaded})
+    return report
 
 
 def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
