@@ -78,7 +78,7 @@ class Step:
 
     def __call__(self, choice: str) -> dict[str, float]:
         """Forward and backward; the losses, weighted and normalised."""
-        off = set(TECHNIQUES) if choice == "plain" else {choice.removeprefix("no-")}
+        off: set[str] = set(TECHNIQUES) if choice == "plain" else {choice.removeprefix("no-")}
         self._exchange(off)
         batch = self.padded if "text" in off else self.batch
         losses = self.model(batch, plain.KeyedDraws())
