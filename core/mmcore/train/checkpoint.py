@@ -16,7 +16,7 @@ name, forced to disk, and renamed; the manifest is verified before anything is r
 import errno
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ def _cannot_write(number: int | None, text: str, where: Path, rank: int) -> Chec
 
 
 @contextmanager
-def explaining_full_disk(run_dir: Path) -> Iterator[None]:
+def explaining_full_disk(run_dir: Path) -> Generator[None, None, None]:
     """Turn a full disk met anywhere (metrics, log) into a message.
 
     Raises:

@@ -19,7 +19,7 @@ from mmcore.errors import LaunchError
 _host_group: Any = None
 
 RANK = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+WORLD_SIZE = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 
@@ -39,8 +39,7 @@ class Place:
 def place(environment: Mapping[str, str] | None = None) -> Place:
     """This process's place, from whichever launcher's variables are set.
 
-    A SLURM allocation alone does not make a distributed run: its variables count only inside `srun` steps with more
-    than one task.
+    A SLURM allocation alone does not make a distributed run: SLURM_STEP_NUM_TASKS is set only inside `srun` steps.
 
     Raises:
         LaunchError: the variables contradict one another.
@@ -152,7 +151,7 @@ def _fill_address(here: Place) -> None:
     os.environ.setdefault("LOCAL_RANK", str(here.local_rank))
     if "MASTER_ADDR" not in os.environ:
         nodes = os.environ.get("SLURM_NODELIST", "")
-        if nodes and int(os.environ.get("SLURM_NNODES", "1")) > 1:
+        if nodes and int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1:
             raise LaunchError(
                 "the address of the first process is not known",
                 where="environment variable MASTER_ADDR",

@@ -179,7 +179,7 @@ def complete_gradients(parameters: Sequence[nn.Parameter], scale: LossScale | No
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if scale is not None:
-        torch._foreach_mul_(gradients, 1.0 / scale.value)
+        torch._foreach_mul_(gradients, 1.0 / scale.value)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     return gradients
 
 

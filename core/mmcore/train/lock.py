@@ -84,13 +84,3 @@ def _in_use(run_dir: Path, process: int) -> CheckpointError:
         where=run_dir / LOCK_NAME,
         do="wait for that run, stop it, or choose another --out",
     )
-
-
-def refuse_if_held(run_dir: Path) -> None:
-    """Refuse a run folder that another process trains in, before anything costly is built.
-
-    Raises:
-        CheckpointError: it is in use.
-    """
-    with run_lock(run_dir):
-        pass

@@ -56,7 +56,7 @@ def write_safetensors(path: Path, slots: Iterable[Slot]) -> Written:
             tensor = slot.get().detach().to("cpu", slot.dtype).contiguous()
             assert tuple(tensor.shape) == slot.shape, f"{slot.name}: {tuple(tensor.shape)} is not {slot.shape}"
             if tensor.numel():
-                file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+                file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))  # type: ignore[arg-type]
         return file.close()
     except BaseException:
         file.abandon()

@@ -15,7 +15,7 @@ The cost: a step's gradients stay whole on each process until they are reduced (
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -224,7 +224,7 @@ class DeepSpeedEngine:
     # Evaluation
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Generator[None, None, None]:
         with torch.no_grad(), contextlib.ExitStack() as stack:
             if self.zero == 3:
                 # Processes evaluate different numbers of batches, so weights may not be gathered call by call.
@@ -288,7 +288,7 @@ def _bind(function: Any, *arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _without_hooks(model: nn.Module) -> Iterator[None]:
+def _without_hooks(model: nn.Module) -> Generator[None, None, None]:
     """The modules' forward hooks out of the way, so that they neither gather nor release weights."""
     kept = [(module, module._forward_hooks, module._forward_pre_hooks) for module in model.modules()]
     for module, hooks, _ in kept:

@@ -1,0 +1,173 @@
+"""`mmcore runs` and `mmcore report`: what runs there are, and how one went."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmcore.errors import CheckpointError, MmcoreError
+from mmcore.settings import CONFIG_NAME, read_settings
+from mmcore.train.lock import holder
+from mmcore.train.metrics import METRICS_NAME, read
+from mmcore.train.stored import named, path_of, state_of, steps_of
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run folder at a glance."""
+
+    name: str
+    folder: str
+    plugin: str
+    stage: str
+    variant: str
+    state: str
+    """running, finished, stopped (to be resumed), empty or unreadable."""
+    step: int
+    steps: int | None
+    """Of the whole schedule; None before the first checkpoint of a run counted in epochs."""
+    loss: float | None
+    metrics: Mapping[str, float]
+    """Of the last evaluation."""
+    checkpoints: tuple[int, ...]
+    best: int | None
+
+
+def summarise(run_dir: Path) -> RunSummary:
+    """Look into a run folder; nothing is verified, so it is quick.
+
+    Raises:
+        CheckpointError: it is not a run folder.
+    """
+    settings = read_settings(run_dir)
+    records = read(run_dir / METRICS_NAME)
+    losses = [record for record in records if "total" in record]
+    evaluations = [record["eval"] for record in records if isinstance(record.get("eval"), dict)]
+    saved = _saved(run_dir)
+    return RunSummary(
+        name=run_dir.name,
+        folder=str(run_dir),
+        plugin=settings.plugin,
+        stage=f"{settings.stage.number} {settings.stage.name}",
+        variant=settings.variant,
+        state=_state(run_dir, saved, records),
+        step=max((record["step"] for record in records), default=0),
+        steps=saved.get("steps", settings.stage.steps),
+        loss=losses[-1]["total"] if losses else None,
+        metrics=evaluations[-1] if evaluations else {},
+        checkpoints=tuple(steps_of(run_dir)),
+        best=named(run_dir, "best"),
+    )
+
+
+def _saved(run_dir: Path) -> dict[str, Any]:
+    steps = steps_of(run_dir)
+    try:
+        return state_of(path_of(run_dir, steps[-1])) if steps else {}
+    except (OSError, ValueError):
+        return {}  # damaged; resuming will say so
+
+
+def _state(run_dir: Path, saved: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
+    process = holder(run_dir)
+    if process is not None:
+        return f"running (process {process})"
+    if saved.get("finished"):
+        return "finished"
+    return "stopped" if saved or records else "empty"
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run folders in `folder`, or it itself, in order of name."""
+    if (folder / CONFIG_NAME).is_file():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="runs")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
+def runs(folder: Path, as_json: bool) -> None:
+    """List the runs in FOLDER: family, stage, step, loss and state."""
+    summaries, unreadable = [], []
+    for path in find_runs(folder):
+        try:
+            summaries.append(summarise(path))
+        except MmcoreError as error:
+            unreadable.append((path, error.what))
+    if as_json:
+        failed = [
+            {"name": path.name, "folder": str(path), "state": "unreadable", "problem": p} for path, p in unreadable
+        ]
+        click.echo(json.dumps([*map(asdict, summaries), *failed], indent=2))
+        return
+    if not summaries and not unreadable:
+        click.echo(f"no runs in {folder}; `mmcore train --plugin glee --stage 2 --demo` makes one")
+        return
+    _table(summaries)
+    for path, what in unreadable:
+        click.echo(f"{path.name}: unreadable: {what}")
+
+
+def _table(summaries: list[RunSummary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "plugin", "stage", "variant", "step", "loss", "last evaluation", "state", box=None)
+    for run in summaries:
+        step = f"{run.step:,}" + (f"/{run.steps:,}" if run.steps else "")
+        loss = "-" if run.loss is None else f"{run.loss:.4g}"
+        table.add_row(run.name, run.plugin, run.stage, run.variant, step, loss, _metrics(run.metrics, 2), run.state)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+
+
+def _metrics(metrics: Mapping[str, float], most: int) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:most]) or "-"
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The picture. Default: RUN/curves.png.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
+def report(run: Path, out: Path | None, as_json: bool) -> None:
+    """Draw the curves of RUN as a PNG and say how it went."""
+    from mmcore.plots import plot_curves
+
+    summary = summarise(run)
+    records = [record for record in read(run / METRICS_NAME) if "total" in record]
+    if not records:
+        raise CheckpointError("no step has been logged yet", where=run / METRICS_NAME, do="wait for the first log line")
+    picture = plot_curves(run, output=out)
+    first, last = records[0], records[-1]
+    figures = {
+        "curves": str(picture),
+        "first": {"step": first["step"], "loss": first["total"]},
+        "last": {"step": last["step"], "loss": last["total"]},
+        "samples": last.get("samples"),
+        "skipped": last.get("skipped", 0),
+        "timing": last.get("timing", {}),
+    }
+    if as_json:
+        click.echo(json.dumps({**asdict(summary), **figures}, indent=2))
+        return
+    click.echo(f"{summary.name}: {summary.plugin} {summary.variant}, stage {summary.stage}, {summary.state}")
+    of = f" of {summary.steps:,}" if summary.steps else ""
+    click.echo(f"  step {summary.step:,}{of}, {figures['samples'] or 0:,} samples, {figures['skipped']} steps skipped")
+    click.echo(
+        f"  loss {_number(first['total'])} at step {first['step']}, {_number(last['total'])} at step {last['step']}"
+    )
+    for name, value in summary.metrics.items():
+        click.echo(f"  {name} {value:.4g}")
+    kept = ", ".join(map(str, summary.checkpoints)) or "none"
+    click.echo(f"  checkpoints {kept}" + (f", best {summary.best}" if summary.best is not None else ""))
+    click.echo(f"  curves {picture}")
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"

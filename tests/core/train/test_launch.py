@@ -1,0 +1,121 @@
+"""Starting processes: failures are named, nobody is left behind, signals are passed on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mmcore.errors import LaunchError
+from mmcore.train.distributed import Place, place
+from mmcore.train.launch import launch, spawn
+
+SAY_RANK = "import os, sys; open(sys.argv[1] + os.environ['RANK'], 'w').write(os.environ['WORLD_SIZE'])"
+FAIL_ON_1 = (
+    "import os, sys, time\nif os.environ['RANK'] == '1': sys.exit('ValueError: rank one is unwell')\ntime.sleep(60)"
+)
+FAIL_ON_0 = "import os, sys, time\nif os.environ['RANK'] == '0': sys.exit(2)\ntime.sleep(60)"
+DIE_ON_1 = "import os, time\nif os.environ['RANK'] == '1': os.kill(os.getpid(), 9)\ntime.sleep(60)"
+LAUNCHER = "import sys; from mmcore.train.launch import spawn; spawn(sys.argv[1:], 2)"
+WAIT = """
+import os, signal, sys, time
+def stop(number, frame):
+    time.sleep(0.3)
+    open(sys.argv[1] + 'stopped' + os.environ['RANK'], 'w').close()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+open(sys.argv[1] + 'pid' + os.environ['RANK'], 'w').write(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+def python(code: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", code, *arguments]
+
+
+def wait_for(*paths: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not all(path.exists() and path.read_text() for path in paths):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_process_knows_its_rank(tmp_path: Path) -> None:
+    spawn(python(SAY_RANK, f"{tmp_path}/"), 3)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys("012", "3")
+
+
+def test_the_first_process_to_fail_is_named_with_its_last_words() -> None:
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match="process 1 of 2 failed with exit code 1") as caught:
+        spawn(python(FAIL_ON_1), 2)
+    assert "rank one is unwell" in str(caught.value)
+    assert time.monotonic() - began < 30
+
+
+def test_a_killed_process_is_named_with_its_signal() -> None:
+    with pytest.raises(LaunchError, match="process 1 of 2 was killed by SIGKILL"):
+        spawn(python(DIE_ON_1), 2)
+
+
+def test_the_first_process_has_said_why_so_only_its_code_is_kept() -> None:
+    with pytest.raises(SystemExit) as caught:
+        spawn(python(FAIL_ON_0), 2)
+    assert caught.value.code == 2
+
+
+def test_sigterm_is_passed_on_once_and_waited_for(tmp_path: Path) -> None:
+    launcher = subprocess.Popen(python(LAUNCHER, *python(WAIT, f"{tmp_path}/")))
+    wait_for(tmp_path / "pid0", tmp_path / "pid1")
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(20) == 143
+    assert (tmp_path / "stopped0").exists()
+    assert (tmp_path / "stopped1").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells children of their parent's death on Linux only")
+def test_a_killed_launcher_leaves_no_process_behind(tmp_path: Path) -> None:
+    launcher = subprocess.Popen(python(LAUNCHER, *python(WAIT, f"{tmp_path}/")))
+    wait_for(tmp_path / "pid0", tmp_path / "pid1")
+    pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in (0, 1)]
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    deadline = time.monotonic() + 10
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+
+
+def test_a_missing_host_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="no host file"):
+        launch(["train"], hostfile=tmp_path / "hosts.txt")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Place()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}, Place(1, 2, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_JOB_ID": "7"}, Place()),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}, Place(0, 4, 0)),
+    ],
+)
+def test_any_launcher_tells_the_place(environment: dict[str, str], expected: Place) -> None:
+    """An allocation of SLURM without `srun` is a single process."""
+    assert place(environment) == expected
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "a", "WORLD_SIZE": "2"}])
+def test_a_contradictory_environment_is_an_error(environment: dict[str, str]) -> None:
+    with pytest.raises(LaunchError):
+        place(environment)
