@@ -106,48 +106,116 @@ class _Sample(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
         ctx.save_for_backward(value, points, weights)
         ctx.shapes = shapes
-        return _gather(value, points, weights, shapes)
+        return _gather(value, *_corners(points, weights, shapes, value.shape[1]))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        value, points, weights = ctx.saved_tensors
+        points, weights = points.detach().requires_grad_(), weights.detach().requires_grad_()
         with torch.enable_grad():
-            output = _gather(inputs[0], inputs[1], inputs[2], ctx.shapes)
-        value, points, weights = torch.autograd.grad(output, inputs, gradient)
-        return value, points, weights, None
+            index, shares = _corners(points, weights, ctx.shapes, value.shape[1])
+            output = _gather(value.detach(), index, shares)
+        of_points, of_weights = torch.autograd.grad(output, (points, weights), gradient)
+        of_value = _scatter(gradient, points.detach(), shares.detach(), ctx.shapes, value)
+        return of_value, of_points, of_weights, None
 
 
-def _gather(value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    batch, queries, heads = points.shape[:3]
-    index, corner_weights = _corners(points, weights, shapes, value.shape[1])
+def _gather(
+    value: Float[Tensor, "batch pixels heads channels"],
+    index: Int[Tensor, "*points 4"],
+    shares: Float[Tensor, "*points 4"],
+) -> Float[Tensor, "batch queries dim"]:
+    """Each query's weighted sum of rows of the value table."""
+    batch, queries, heads = index.shape[:3]
     rows = value.reshape(-1, value.shape[-1])
     bags = batch * queries * heads
-    summed = F.embedding_bag(
-        index.view(bags, -1), rows, per_sample_weights=corner_weights.view(bags, -1).to(rows.dtype), mode="sum"
-    )
+    weights = shares.view(bags, -1).to(rows.dtype)
+    summed = F.embedding_bag(index.view(bags, -1), rows, per_sample_weights=weights, mode="sum")
     return summed.view(batch, queries, -1)
+
+
+def _scatter(
+    gradient: Float[Tensor, "batch queries dim"],
+    points: Float[Tensor, "batch queries heads levels points 2"],
+    shares: Float[Tensor, "batch queries heads levels points 4"],
+    shapes: Shapes,
+    value: Float[Tensor, "batch pixels heads channels"],
+) -> Float[Tensor, "batch pixels heads channels"]:
+    """The transpose of `_gather`: every value row's weighted sum of query gradients, without atomic additions.
+
+    Points are sorted by the cell between four pixels they lie in, so that each cell is a bag again; a cell's sum for
+    one corner then moves to that corner's pixel, which is a shift of the whole map.
+    """
+    batch, _, heads, _, num_points = points.shape[:5]
+    cells, num_cells = _cells(points, shapes)
+    ordered, order = cells.flatten().sort()
+    offsets = torch.searchsorted(ordered, torch.arange(num_cells, device=ordered.device, dtype=ordered.dtype))
+    query = (order // (len(shapes) * num_points)).to(ordered.dtype)
+    rows = gradient.reshape(-1, value.shape[-1])
+    result = torch.zeros_like(value)
+    for corner, weights in enumerate(shares.flatten(0, -2).to(rows.dtype).unbind(-1)):
+        sums = F.embedding_bag(query, rows, offsets.to(query.dtype), per_sample_weights=weights[order], mode="sum")
+        sums = sums.view(batch, -1, heads, value.shape[-1])
+        down, right = divmod(corner, 2)
+        first = start = 0
+        for height, width in shapes:
+            cut = sums[:, first : first + (height + 1) * (width + 1)].unflatten(1, (height + 1, width + 1))
+            moved = cut[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+            result[:, start : start + height * width].unflatten(1, (height, width)).add_(moved)
+            first, start = first + (height + 1) * (width + 1), start + height * width
+    return result
+
+
+def _cells(points: Tensor, shapes: Shapes) -> tuple[Int[Tensor, "*points"], int]:
+    """Between which four pixels each point lies: (H+1)·(W+1) cells per level, image and head, and their number.
+
+    A point far outside counts in a border cell, where its shares are 0.
+    """
+    batch, _, heads = points.shape[:3]
+    x, y = points.floor().int().unbind(-1)
+    width, height, _ = _geometry(shapes, points.device)
+    per_level = [(h + 1) * (w + 1) for h, w in shapes]
+    starts = torch.tensor([sum(per_level[:i]) for i in range(len(shapes))], dtype=torch.int32)
+    start = starts[:, None].to(points.device, non_blocking=True)
+    column = torch.minimum((x + 1).clamp(min=0), width)
+    row = torch.minimum((y + 1).clamp(min=0), height)
+    image, head = _owners(batch, heads, points.device)
+    cell = image * sum(per_level) + start + row * (width + 1) + column
+    return cell * heads + head, batch * sum(per_level) * heads
 
 
 def _corners(
     points: Tensor, weights: Tensor, shapes: Shapes, num_pixels: int
 ) -> tuple[Int[Tensor, "*points 4"], Float[Tensor, "*points 4"]]:
-    """Row of the value table and weight of the four pixels around each point; weight 0 outside the map."""
+    """Row of the value table and share of the four pixels around each point; share 0 outside the map.
+
+    Corners run left to right, then down.
+    """
     batch, _, heads = points.shape[:3]
     corner = points.detach().floor()
-    along = points - corner
     x, y = corner.int().unbind(-1)
-    ax, ay = along.unbind(-1)
+    right, down = (points - corner).unbind(-1)
     width, height, start = _geometry(shapes, points.device)
-    base = torch.arange(batch, dtype=torch.int32, device=points.device)[:, None, None, None, None] * num_pixels + start
-    head = torch.arange(heads, dtype=torch.int32, device=points.device)[:, None, None]
-    indices, factors = [], []
-    for y_corner, share_y in ((y, 1 - ay), (y + 1, ay)):
-        row = base + torch.minimum(y_corner.clamp(min=0), height - 1) * width
-        share_y = weights * share_y * ((y_corner >= 0) & (y_corner < height))
-        for x_corner, share_x in ((x, 1 - ax), (x + 1, ax)):
-            indices.append((row + torch.minimum(x_corner.clamp(min=0), width - 1)) * heads + head)
-            factors.append(share_y * share_x * ((x_corner >= 0) & (x_corner < width)))
-    return torch.stack(indices, dim=-1), torch.stack(factors, dim=-1)
+    image, head = _owners(batch, heads, points.device)
+    first = image * num_pixels + start
+    rows = [torch.minimum(at.clamp(min=0), height - 1) * width + first for at in (y, y + 1)]
+    columns = [torch.minimum(at.clamp(min=0), width - 1) for at in (x, x + 1)]
+    lower = weights * down
+    of_rows = [(weights - lower) * _inside(y, height), lower * _inside(y + 1, height)]
+    of_columns = [(1 - right) * _inside(x, width), right * _inside(x + 1, width)]
+    index = torch.stack([(row + column) * heads + head for row in rows for column in columns], dim=-1)
+    shares = torch.stack([row * column for row in of_rows for column in of_columns], dim=-1)
+    return index, shares
+
+
+def _inside(at: Tensor, size: Tensor) -> Tensor:
+    return (at >= 0) & (at < size)
+
+
+def _owners(batch: int, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Number of the image and of the head, int32, as they broadcast over points."""
+    image = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None, None, None]
+    return image, torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
 
 
 @lru_cache(maxsize=256)
