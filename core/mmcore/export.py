@@ -64,7 +64,7 @@ def export(
 
 
 def _write(opened: OpenedModel, format: str, folder: Path, max_shard_bytes: int, pth: bool) -> None:
-    model = opened.model
+    model: Any = opened.model
     metadata = {"mmcore": __version__, "plugin": opened.settings.plugin, "variant": opened.settings.variant}
     if format == "hf" and hasattr(model, "export_hf"):
         model.export_hf(folder)

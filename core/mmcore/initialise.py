@@ -90,7 +90,7 @@ def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
     if state.keys() == own.keys():
         model.load_state_dict(state)
         return LoadReport(filled=list(state))
-    names = model.published("upstream")
+    names = model.published("upstream")  # type: ignore[operator]
     loaded, report = names.to_ours(names.to_published(state), own)
     model.load_state_dict({**own, **loaded})
     return report

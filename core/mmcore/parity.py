@@ -92,26 +92,26 @@ class Report:
         a, b = _numbers(actual), _numbers(expected)
         self.checked.add(name)
         if a.shape != b.shape:
-            return self._add(name, float("inf"), 1.0, False, f"shape {tuple(a.shape)} instead of {tuple(b.shape)}")
+            return self.add(name, float("inf"), 1.0, False, f"shape {tuple(a.shape)} instead of {tuple(b.shape)}")
         if a.numel() == 0:
-            return self._add(name, 0.0, 1.0, True, "empty")
+            return self.add(name, 0.0, 1.0, True, "empty")
         if norm_relative is not None:
             error = float((a - b).norm())
             limit = norm_relative * float(b.norm()) + absolute
-            return self._add(name, error, limit, error <= limit and bool(torch.isfinite(a).all()))
+            return self.add(name, error, limit, error <= limit and bool(torch.isfinite(a).all()))
         same = (a == b) | (a.isnan() & b.isnan())
         error = torch.where(same, torch.zeros_like(a), (a - b).abs())
         limit = absolute + relative * b.abs()
         ok = bool((error <= limit).all())
         worst = int((error - limit).argmax())
-        return self._add(name, float(error.flatten()[worst]), float(limit.flatten()[worst]), ok)
+        return self.add(name, float(error.flatten()[worst]), float(limit.flatten()[worst]), ok)
 
     def equal(self, name: str, actual: Any, expected: Any) -> bool:
         """Compare exactly: tensors, numbers, strings, nested lists and dicts."""
         self.checked.add(name)
         a, b = _plain(actual), _plain(expected)
         ok = a == b
-        return self._add(name, 0.0 if ok else float("inf"), 0.0, ok, "" if ok else _difference(a, b))
+        return self.add(name, 0.0 if ok else float("inf"), 0.0, ok, "" if ok else _difference(a, b))
 
     def covers(self, *names: str) -> None:
         """Say that these stored quantities were compared under another name."""
@@ -121,20 +121,20 @@ class Report:
         """Fail for every stored result that was not compared, and say whether all is well."""
         for name in self.case.outputs():
             if name not in self.checked:
-                self._add(name, float("nan"), 0.0, False, "stored but not checked")
+                self.add(name, float("nan"), 0.0, False, "stored but not checked")
         if not self.lines:
-            self._add("(nothing)", float("nan"), 0.0, False, "the case checked no quantity")
+            self.add("(nothing)", float("nan"), 0.0, False, "the case checked no quantity")
         return all(line.ok for line in self.lines)
 
-    def _add(self, name: str, error: float, tolerance: float, ok: bool, note: str = "") -> bool:
+    def add(self, name: str, error: float, tolerance: float, ok: bool, note: str = "") -> bool:
         line = Line(name, error, tolerance, ok, note)
         self.lines.append(line)
-        if not ok or VERBOSE:
+        if not ok or _verbose:
             print(f"  {'ok  ' if ok else 'FAIL'} {name:<64} {error:10.3g} of {tolerance:8.2g} {note}")
         return ok
 
 
-VERBOSE = True
+_verbose = True
 
 
 class NotRun(Exception):  # noqa: N818 - an outcome, not an error
@@ -194,8 +194,8 @@ def main(family: str, kinds: Mapping[str, Check], arguments: Sequence[str]) -> i
     `-q` prints failures and one line per case only. A folder that holds cases runs all of them that are of a known
     kind and lists the others.
     """
-    global VERBOSE
-    VERBOSE = "-q" not in arguments
+    global _verbose
+    _verbose = "-q" not in arguments
     names = [argument for argument in arguments if argument != "-q"]
     if not names:
         print(f"usage: python -m mmcore_{family}.parity [-q] CASE...   (case folders, or a folder of cases)")
@@ -248,8 +248,8 @@ def _run(case: Case, kinds: Mapping[str, Check]) -> bool | None:
         print(f"  not run: {reason}")
         return None
     except Exception as error:
-        report._add("(crashed)", float("nan"), 0.0, False, f"{type(error).__name__}: {error}")
-        if VERBOSE:
+        report.add("(crashed)", float("nan"), 0.0, False, f"{type(error).__name__}: {error}")
+        if _verbose:
             import traceback
 
             traceback.print_exc()

@@ -204,9 +204,8 @@ def read_settings(run_dir: Path) -> Settings:
         raise RecipeError("not the settings of a run", where=path)
     stage = from_tree(tree.pop("stage"), f"{path}, stage")
     try:
-        return Settings(
-            stage=stage, **{key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
-        )
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
+        return Settings.model_validate({"stage": stage, **values})
     except ValidationError as error:
         first = error.errors()[0]
         raise RecipeError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}", where=path) from None

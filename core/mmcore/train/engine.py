@@ -5,6 +5,9 @@ gradient of zero, not none: its momentum still moves it and weight decay still a
 one process agrees with many.
 """
 
+# torch's list operations and hook tables have no public names.
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -179,7 +182,7 @@ def complete_gradients(parameters: Sequence[nn.Parameter], scale: LossScale | No
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if scale is not None:
-        torch._foreach_mul_(gradients, 1.0 / scale.value)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        torch._foreach_mul_(gradients, 1.0 / scale.value)
     return gradients
 
 
@@ -193,7 +196,7 @@ def moment_entries(groups: Sequence[Mapping[str, Any]], optimizer: torch.optim.O
     """AdamW's state of parameters that are whole on this process; nothing before the first update."""
     for group in groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            state = optimizer.state.get(parameter)
+            state = optimizer.state.get(parameter, {})
             for key in MOMENTS if state else ():
                 tensor = state[key]
                 yield Entry("optimizer", f"{key}/{name}", tensor.shape, tensor.dtype, tensor.detach)

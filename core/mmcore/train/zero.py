@@ -13,6 +13,9 @@ Weights are float32 and the forward pass runs under autocast, as in the plain en
 The cost: a step's gradients stay whole on each process until they are reduced (ZeRO-2 and 3 divide only what follows).
 """
 
+# torch's list operations and hook tables have no public names.
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
 import contextlib
 import os
 from collections.abc import Generator, Iterator, Mapping

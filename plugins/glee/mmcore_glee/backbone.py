@@ -33,6 +33,10 @@ class FrozenBatchNorm(nn.Module):
     """
 
     eps = 1e-5
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -97,6 +101,11 @@ class ResNet(nn.Module):
     Args:
         config: the `resnet_*` entries are used.
     """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()

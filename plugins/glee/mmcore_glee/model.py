@@ -54,6 +54,9 @@ class Glee(nn.Module):
         config: sizes, and what the stage decides.
     """
 
+    image_mean: Tensor
+    image_std: Tensor
+
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()
         self.config = config

@@ -132,10 +132,10 @@ class QueryDecoder(nn.Module):
         self.confidence_mlp = Mlp(dim, dim, 1, 2)
         self.box_mlp = Mlp(dim, dim, 4, 3)
         self.mask_mlp = Mlp(dim, dim, config.mask_dim, 3)
-        nn.init.zeros_(self.box_mlp.layers[-1].weight)
-        nn.init.zeros_(self.box_mlp.layers[-1].bias)
+        for parameter in self.box_mlp.layers[-1].parameters():
+            nn.init.zeros_(parameter)
         for layer in self.reference_mlp.layers:
-            nn.init.xavier_uniform_(layer.weight)
+            nn.init.xavier_uniform_(layer.get_parameter("weight"))
         if not config.published_init:
             # A unit-norm state and unit-norm text give logits of deviation one.
             nn.init.normal_(self.class_proj, std=1 / dim)

@@ -42,7 +42,9 @@ def test_sparse_focal_sum_equals_the_dense_one_with_its_gradient():
 def test_without_positives_everything_is_negative():
     logits = torch.randn(1, 2, 3)
     expected = sigmoid_focal_loss(logits, torch.zeros_like(logits)).sum()
-    torch.testing.assert_close(sparse_focal_sum(logits, (torch.zeros(1, 0, dtype=torch.int64),) * logits.ndim)[0], expected)
+    torch.testing.assert_close(
+        sparse_focal_sum(logits, (torch.zeros(1, 0, dtype=torch.int64),) * logits.ndim)[0], expected
+    )
 
 
 def test_equal_boxes_cost_nothing_and_empty_boxes_stay_finite():

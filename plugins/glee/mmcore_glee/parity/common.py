@@ -295,7 +295,9 @@ def _prompts(case: Case, masks: Sequence[Tensor | None], size: tuple[int, int]) 
     prompts = torch.zeros(len(masks), *size, dtype=torch.uint8)
     for i, mask in enumerate(masks):
         stored = case.data["masks_rle"].get(f"prompt.{i}.template_mask")
-        region = mask[0] if stored is None and mask is not None else torch.from_numpy(decode_all(stored))[0].bool()
+        region = (
+            mask[0] if stored is None and mask is not None else torch.from_numpy(decode_all(stored or []))[0].bool()
+        )
         prompts[i, : region.shape[0], : region.shape[1]] = region
     return prompts
 

@@ -1,5 +1,7 @@
 """Golden cases of single parts: backbone, fusion, deformable attention, pixel decoder, positions, text."""
 
+from typing import Any
+
 import torch
 from mmcore.parity import Case, Check, NotRun, Report
 from mmcore.weights import Rule, WeightMap
@@ -184,7 +186,7 @@ def _standard_normal(name: str, shape: list[int]) -> Tensor:
     return torch.from_numpy(deterministic_array(name, tuple(shape))) * scale
 
 
-def _absolute(case: Case) -> dict[str, float]:
+def _absolute(case: Case) -> dict[str, Any]:
     return {"absolute": case.data["tolerance"]["outputs_absolute"]}
 
 

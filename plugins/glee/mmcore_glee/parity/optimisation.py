@@ -101,12 +101,13 @@ def _one_step(
     recorded: dict[str, Any] = {}
     draws = StoredDraws(case.tensors, f"step{i}.")
 
-    def forward(given: GleeBatch) -> Any:
+    model = engine.model
+    assert isinstance(model, Glee)
+
+    def forward(given: GleeBatch, model: Glee = model) -> Any:
         recorded["step"] = step(model, given, draws)
         return recorded["step"].losses
 
-    model = engine.model
-    assert isinstance(model, Glee)
     model.forward = forward  # type: ignore[method-assign]
     total = engine.forward(batch, divisors([[batch.counts]], "micro_batch")[0])
     engine.backward(total)
