@@ -139,7 +139,8 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Generator[Image.Im
         with warnings.catch_warnings():
             # About bombs (the budget is checked here) and odd metadata of files that decode well.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            # Opened here, because Pillow leaves some damaged files open.
+            with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
                 _check(image, path, max_pixels)
                 yield image
     except DataError:
