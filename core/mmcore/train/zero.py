@@ -244,6 +244,10 @@ def _import_deepspeed(device: torch.device) -> Any:
 
     # On a CPU it would compile a shared-memory kernel now, and add in another order than Gloo. No compiler is needed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():  # a single process, which DeepSpeed wants to see launched all the same
+        os.environ.setdefault("LOCAL_RANK", "0")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if not comm.is_initialized():
         comm.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", dist_init_required=False)
     return deepspeed
@@ -258,7 +262,7 @@ def _config(stage: Stage, offload: bool, trainable: int) -> dict[str, Any]:
         "reduce_bucket_size": max(min(BUCKET, trainable), 1),
         "allgather_bucket_size": BUCKET,
     }
-    if offload:
+    if offload and stage.zero:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": stage.zero > 0 and torch.cuda.is_available()}
     return {
         # Batches and accumulation are the loop's; DeepSpeed sees one reduction and one update a step.

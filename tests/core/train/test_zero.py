@@ -111,9 +111,33 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(zero_server, tmp_pa
     assert 3 <= step < 4000
 
 
-def test_deepspeed_alone_equals_the_plain_engine_in_bf16(zero_server, server, tmp_path: Path) -> None:
+def test_bf16_on_two_processes_equals_one(zero_server, server, tmp_path: Path) -> None:
     """Both run the forward pass under autocast over float32 weights."""
     stage = {"precision": "bf16", "zero": 2, "steps": 4}
     assert zero_server.train(tmp_path / "two", 2, stage=stage) == [0, 0]
     assert server.train(tmp_path / "one", stage=stage) == [0]
     assert_close(tmp_path / "one", tmp_path / "two", losses=1e-4, weights=1e-4)
+
+
+def test_zero_3_gathers_module_by_module_where_paths_do_not_differ(zero_server, server, tmp_path: Path) -> None:
+    """Evaluation makes another number of calls on each process, which must not gather."""
+    options = {"sources": ["masks"], "model_options": {"whole_leaf": False}, "evaluating": True}
+    stage = {"zero": 3, "eval_every": 4}
+    assert zero_server.train(tmp_path / "two", 2, stage=stage, **options) == [0, 0]
+    assert server.train(tmp_path / "one", stage=stage, **options) == [0]
+    assert_close(tmp_path / "one", tmp_path / "two")
+    one, two = ([r["eval"] for r in read(tmp_path / name / "metrics.jsonl") if "eval" in r] for name in ("one", "two"))
+    assert two == [pytest.approx(metrics, rel=1e-5) for metrics in one]
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_the_optimiser_state_may_live_in_host_memory(zero_server, single: Path, tmp_path: Path, zero: int) -> None:
+    assert zero_server.train(tmp_path / "run", 2, stage={"zero": zero}, offload=True) == [0, 0]
+    assert_close(single, tmp_path / "run")
+
+
+def test_one_process_may_use_deepspeed(zero_server, server, tmp_path: Path) -> None:
+    """With a launcher that starts a single process."""
+    assert zero_server.train(tmp_path / "deepspeed", 1, stage={"zero": 2}, engine="deepspeed") == [0]
+    assert server.train(tmp_path / "plain", stage={"zero": 2}) == [0]
+    assert_close(tmp_path / "plain", tmp_path / "deepspeed")

@@ -143,6 +143,9 @@ def run(settings: dict) -> Trained:
     settings = dict(settings)
     slow_down(settings.pop("fsync_pause", 0.0), settings.pop("step_pause", 0.0))
     stage_changes = settings.pop("stage", {})
+    if "sources" in settings:
+        sources = {name: Source(weight=1.0, format="toy") for name in settings.pop("sources")}
+        stage_changes["data"] = Data(sources=sources, replacement=False)
     if settings.pop("constant_rate", False):
         stage_changes["schedule"] = Constant()
     if settings.pop("evaluating", False):
