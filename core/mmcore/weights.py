@@ -12,6 +12,7 @@ import pickle
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class WeightMap:
                     report.ignored.append(name)
                 else:
                     unknown.append(name)
-        self._refuse_unknown(unknown)
+        self._refuse_unknown(unknown, model_state)
         _check_shapes(state, model_state, report, allowed=self.misfits)
         missing = [name for name in model_state if name not in state]
         report.filled = list(state)
@@ -193,10 +194,10 @@ class WeightMap:
                     result.pop(name, None)
         return result
 
-    def _refuse_unknown(self, names: list[str]) -> None:
+    def _refuse_unknown(self, names: list[str], model_state: "Mapping[str, Tensor]") -> None:
         if names:
-            known = [side for rule in self.rules for side in _tuple(rule.published)]
-            close = nearest(names[0], known)
+            mine = {name: tensor for name, tensor in model_state.items() if not _any_match(self.new, name)}
+            close = nearest(names[0], [self._bare(name) for name in self.to_published(mine)])
             raise WeightsError(
                 f"{_count(names)} of the checkpoint fit nowhere in this model: {_some(names)}",
                 where=self.label,
@@ -370,8 +371,10 @@ def _read_torch(path: Path) -> "dict[str, Tensor]":
     import torch
 
     try:
-        # Memory mapping needs the zip layout that torch.save writes since 1.6; published files may be older.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the pickle protocol of files it is about to refuse
+            # Memory mapping needs the zip layout that torch.save writes since 1.6; published files may be older.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(
             "refused: this file is damaged or holds more than plain tensors, and nothing in it was run",
