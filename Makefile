@@ -22,6 +22,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 # DeepSpeed comes as source; without this it may try to compile its CUDA operators. It builds them on first use instead.
 export DS_BUILD_OPS := 0
+# OpenMP threads that spin while they wait stop one another as soon as two programs share the cores.
+export OMP_WAIT_POLICY := PASSIVE
 # Nobody asked for messages home.
 export HF_HUB_DISABLE_TELEMETRY := 1
 ifneq ($(CI)$(NO_COLOR),)
@@ -52,12 +54,16 @@ $(STAMP): constraints.txt $(PROJECTS)
 	@touch $@
 
 demo: export MMCORE_CACHE := $(CURDIR)/.cache
-demo: $(STAMP) ## Train, evaluate, predict and export on sample data
-	$(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO)
+demo: $(STAMP) ## Train, evaluate, predict and export on sample data; an interrupted one goes on
+	@if test -f $(DEMO)/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO); \
+	else set -x; $(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO); fi
+	@rm -rf $(DEMO)/pictures $(DEMO)/exports/upstream
 	$(MMCORE) eval $(DEMO) --on coco_val
 	$(MMCORE) predict $(DEMO) $$(ls $(MMCORE_CACHE)/demo/coco/val2017/*.jpg | head -3) --out $(DEMO)/pictures
 	$(MMCORE) export $(DEMO) --format upstream --out $(DEMO)/exports/upstream
 	$(MMCORE) report $(DEMO)
+	@printf '\nLook at:\n'
+	@ls -1 $(DEMO)/curves.png $(DEMO)/pictures/*.png $(DEMO)/exports/upstream/*.safetensors
 
 test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not slow" $(PYTEST_ARGS)
