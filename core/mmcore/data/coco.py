@@ -19,7 +19,7 @@ import numpy as np
 
 from mmcore import masks
 from mmcore.data.index import Prepared, Report
-from mmcore.data.jsonstream import decode, open_mapped, walk
+from mmcore.data.jsonstream import FileBytes, walk
 from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect
 from mmcore.errors import DataError
 
@@ -88,10 +88,10 @@ class CocoInstances:
         first = np.load(folder / "first.npy", mmap_mode="r")[start : stop + 1].tolist()
         spans = np.load(folder / "annotation_spans.npy", mmap_mode="r")
         numbers = {id_: number for number, id_ in enumerate(json.loads((folder / "categories.json").read_text()))}
-        with open_mapped(self.path) as content:
+        with FileBytes(self.path) as content:
             for (image_start, image_end), begin, end in zip(images, first, first[1:]):
-                image = decode(content, image_start, image_end)
-                annotations = [decode(content, *span) for span in spans[begin:end].tolist()]
+                image = content.value(image_start, image_end)
+                annotations = [content.value(*span) for span in spans[begin:end].tolist()]
                 record = self._record(image, annotations, numbers)
                 yield record.to_bytes(), record.facts()
 

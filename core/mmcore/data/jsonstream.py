@@ -4,17 +4,16 @@ Annotation files are one object with a few arrays of millions of small elements.
 and comes with its place in the file, so that a parser can keep places instead of values and read them again later.
 
 The text is scanned as Latin-1, in which every byte is a character: places are then byte offsets, and JSON's own
-characters mean the same as in UTF-8. Text inside the scanned values is therefore only right for ASCII; `decode` reads
-an element again from its bytes as UTF-8.
+characters mean the same as in UTF-8. Text inside the scanned values is therefore only right for ASCII;
+`FileBytes.value` reads an element again from its bytes as UTF-8.
 """
 
 import json
-import mmap
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from mmcore.errors import DataError, MissingDataError
 
@@ -25,8 +24,12 @@ MAX_ELEMENT = 1 << 28
 """Longest single element, bytes."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,")
 _NEAR_END = 16
 """An error this close to the end of the window may only mean that the element goes on behind it."""
+
+_scan = json.JSONDecoder().scan_once  # pyright: ignore[reportAttributeAccessIssue]
+"""(text, place) -> (value, end); raises StopIteration or JSONDecodeError."""
 
 
 class Element(NamedTuple):
@@ -42,6 +45,49 @@ class Element(NamedTuple):
     """Decoded from Latin-1: numbers and ASCII text are right."""
 
 
+class FileBytes:
+    """The bytes of a file by place. Read, not mapped: what was touched does not stay in this process's memory.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise MissingDataError("annotation file is missing", where=path, do="check the data root") from None
+        except OSError as error:
+            raise DataError(f"annotation file cannot be read: {error.strerror}", where=path) from None
+        self.size = os.fstat(self._handle).st_size
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`, fewer where the file ends before."""
+        try:
+            return os.pread(self._handle, end - start, start)
+        except OSError as error:
+            raise DataError(f"annotation file cannot be read: {error.strerror}", where=self.path) from None
+
+    def value(self, start: int, end: int) -> Any:
+        """The JSON value between two places that `walk` gave, with its text as UTF-8.
+
+        Raises:
+            DataError: the text is not UTF-8.
+        """
+        try:
+            return _scan(self.read(start, end).decode(), 0)[0]
+        except (ValueError, StopIteration) as error:  # UnicodeDecodeError is a ValueError
+            raise DataError(f"an element cannot be decoded: {error}", where=f"{self.path}, byte {start}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._handle)
+
+
 def walk(path: Path) -> Iterator[Element]:
     """Every element of a JSON file, in file order.
 
@@ -49,48 +95,18 @@ def walk(path: Path) -> Iterator[Element]:
         MissingDataError: there is no such file.
         DataError: it is not JSON; names the file and the byte.
     """
-    with open_mapped(path) as content:
-        yield from _Walker(path, content).walk()
-
-
-def open_mapped(path: Path) -> mmap.mmap:
-    """The bytes of a file, mapped into memory; pages are shared and can be given back by the system at any time.
-
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: it is empty or a folder.
-    """
-    try:
-        with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise MissingDataError("annotation file is missing", where=path, do="check the data root") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"annotation file cannot be read: {error}", where=path) from None
-
-
-def decode(content: mmap.mmap, start: int, end: int) -> Any:
-    """The value between two places that `walk` gave, with its text as UTF-8.
-
-    Raises:
-        DataError: the text is not UTF-8.
-    """
-    try:
-        return json.loads(content[start:end])
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise DataError(f"element at byte {start} cannot be decoded: {error}") from None
+    with FileBytes(path) as content:
+        yield from _Walker(content).walk()
 
 
 class _Walker:
     """A window of text over the file, and a position in it."""
 
-    def __init__(self, path: Path, content: mmap.mmap) -> None:
-        self._path = path
+    def __init__(self, content: FileBytes) -> None:
         self._content = content
-        self._scan = json.JSONDecoder().scan_once  # pyright: ignore[reportAttributeAccessIssue]
         self._size = WINDOW
         self._base = self._at = 0
-        self._load(3 if content[:3] == b"\xef\xbb\xbf" else 0)
+        self._load(3 if content.read(0, 3) == b"\xef\xbb\xbf" else 0)
 
     def walk(self) -> Iterator[Element]:
         opening = self._next()
@@ -110,14 +126,14 @@ class _Walker:
         while True:
             if self._peek() != '"':
                 raise self._error("expected a key in quotes")
-            key = self._value().value
+            key = self._value("").value
             if self._next() != ":":
                 raise self._error("expected ':' behind a key")
             if self._peek() == "[":
                 self._next()
                 yield from self._array(key)
             else:
-                yield self._value()._replace(key=key)
+                yield self._value(key)
             if self._more("}"):
                 return
 
@@ -126,8 +142,11 @@ class _Walker:
             self._next()
             return
         while True:
-            yield self._value()._replace(key=key) if key else self._value()
-            if self._more("]"):
+            yield self._value(key)
+            comma = _COMMA.match(self._text, self._at)
+            if comma:  # nearly always; the rest of this method is for the edges of windows and arrays
+                self._at = comma.end()
+            elif self._more("]"):
                 return
 
     def _more(self, closing: str) -> bool:
@@ -137,11 +156,11 @@ class _Walker:
             raise self._error(f"expected ',' or '{closing}'")
         return character == closing
 
-    def _value(self) -> Element:
+    def _value(self, key: str) -> Element:
         self._peek()
         while True:
             try:
-                value, end = self._scan(self._text, self._at)
+                value, end = _scan(self._text, self._at)
             except StopIteration as stop:
                 problem, place = "not a JSON value", int(stop.value)
             except json.JSONDecodeError as error:
@@ -154,7 +173,7 @@ class _Walker:
                 # A number near the end of the window may go on behind it ("1.", "1.5e").
                 open_ended = isinstance(value, int | float) and end > len(self._text) - _NEAR_END
                 if not open_ended or self._complete:
-                    element = Element("", self._base + self._at, self._base + end, value)
+                    element = Element(key, self._base + self._at, self._base + end, value)
                     self._at = end
                     return element
                 problem, place = "value too long", end
@@ -183,14 +202,14 @@ class _Walker:
         return character
 
     def _load(self, start: int) -> None:
-        self._text = self._content[start : start + self._size].decode("latin-1")
+        self._text = self._content.read(start, start + self._size).decode("latin-1")
         self._base, self._at = start, 0
-        self._complete = start + len(self._text) >= len(self._content)
+        self._complete = start + len(self._text) >= self._content.size or not self._text
 
     def _error(self, problem: str) -> DataError:
         place = self._base + self._at
         return DataError(
             f"not valid JSON: {problem}",
-            where=f"{self._path}, byte {place} of {os.path.getsize(self._path)}",
+            where=f"{self._content.path}, byte {place} of {self._content.size}",
             do="the file may be cut short or be something else; fetch it again",
         )

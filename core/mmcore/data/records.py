@@ -117,7 +117,7 @@ def _put(numbers: "array[float]", values: Sequence[float]) -> int:
     The published transforms round coordinates that a file gives as integers, so they must stay integers.
     """
     numbers.extend(values)
-    return -len(values) if all(type(value) is int for value in values) else len(values)
+    return len(values) if float in set(map(type, values)) else -len(values)
 
 
 def _take(numbers: Iterator[float], count: int) -> list[float]:
@@ -224,19 +224,19 @@ def box_defect(box: Any, height: int, width: int, tolerance_px: float) -> str | 
         width: of the image, pixels.
         tolerance_px: how far the box may reach outside; rounding makes many files reach out by a pixel.
     """
-    if not (isinstance(box, list | tuple) and len(box) == 4 and all(_is_number(value) for value in box)):
+    try:
+        x, y, box_width, box_height = box
+        finite = math.isfinite(x + y + box_width + box_height)
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
         return f"box {_short(box)} is not four finite numbers [x, y, width, height]"
-    x, y, box_width, box_height = box
     if box_width < 0 or box_height < 0:
         return f"box {_short(box)} has a negative side"
     outside = max(-x, -y, x + box_width - width, y + box_height - height)
     if outside > tolerance_px:
         return f"box {_short(box)} lies {outside:g} pixels outside its {width}x{height} image"
     return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmcore.data.coco import CocoInstances, category_names, to_object
 from mmcore.data.index import Prepared, Report
-from mmcore.data.jsonstream import decode, open_mapped, walk
+from mmcore.data.jsonstream import FileBytes, walk
 from mmcore.data.plain_pickle import load_plain
 from mmcore.data.records import Defect, Object, Record, file_name_defect
 from mmcore.errors import DataError, MissingDataError, suggest
@@ -77,11 +77,11 @@ class Refer:
         references = json.loads((folder / "references.json").read_text())[start:stop]
         images, annotations, names = self._instances()
         numbers = {id_: number for number, id_ in enumerate(names)}
-        with open_mapped(self.instances) as content:
+        with FileBytes(self.instances) as content:
             for reference in references:
-                image = decode(content, *images[reference["image_id"]]) if reference["image_id"] in images else {}
+                image = content.value(*images[reference["image_id"]]) if reference["image_id"] in images else {}
                 span = annotations.get(reference["ann_id"])
-                annotation = decode(content, *span) if span else None
+                annotation = content.value(*span) if span else None
                 record = self._record(reference, image, annotation, numbers)
                 yield record.to_bytes(), record.facts()
 
@@ -152,8 +152,8 @@ def load_references(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".p":
         content = load_plain(path)
     else:
-        with open_mapped(path) as mapped:
-            content = [decode(mapped, start, end) for _, start, end, _ in walk(path)]
+        with FileBytes(path) as file:
+            content = [file.value(start, end) for _, start, end, _ in walk(path)]
     if not isinstance(content, list):
         raise DataError(f"holds a {type(content).__name__}, not a list of references", where=path)
     for number, reference in enumerate(content):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcore.data import jsonstream
-from mmcore.data.jsonstream import decode, open_mapped, walk
+from mmcore.data.jsonstream import FileBytes, walk
 from mmcore.errors import DataError, MissingDataError
 
 values = st.recursive(
@@ -29,9 +29,9 @@ def write(folder: Path, content: str | bytes) -> Path:
 def read(path: Path) -> dict:
     """The whole document, put together from its elements."""
     result: dict = {}
-    with open_mapped(path) as content:
+    with FileBytes(path) as content:
         for key, start, end, _ in walk(path):
-            result.setdefault(key, []).append(decode(content, start, end))
+            result.setdefault(key, []).append(content.value(start, end))
     return result
 
 
