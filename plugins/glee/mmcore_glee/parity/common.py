@@ -39,6 +39,9 @@ OVERRIDES = {
     "MODEL.VISUAL_PROMPT": "visual_prompt",
 }
 """Configuration keys of the published code and ours."""
+TEXT = {"clip_frozen": "frozen", "clip_teacher": "teacher"}
+OUTSIDE = ("SOLVER.", "INPUT.", "DATALOADER.", "DATASETS.", "TEST.")
+"""Sections that have no part in the model."""
 CLIP = {
     "vocab_size": "text_vocabulary",
     "max_position_embeddings": "text_positions",
@@ -76,7 +79,9 @@ def config_of(case: Case) -> GleeConfig:
     for key, value in given.get("overrides", {}).items():
         if key in OVERRIDES:
             changes[OVERRIDES[key]] = value
-        elif not key.startswith("SOLVER."):
+        elif key == "MODEL.TEXT.ARCH" and value in TEXT:
+            changes["text"] = TEXT[value]
+        elif not key.startswith(OUTSIDE):
             raise NotRun(f"the case changes {key}, which has no counterpart here")
     return config.replace(**changes, fusion_dropout=0.0)
 
@@ -126,11 +131,13 @@ class StoredDraws(Draws):
     Args:
         tensors: of the case.
         prefix: before `draw.`, such as "step0.".
+        skip: permutations that come before those of the prompt's samples.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "", skip: int = 0) -> None:
         self.tensors = tensors
         self.prefix = f"{prefix}draw."
+        self.skip = skip
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[self.prefix + name]
@@ -170,7 +177,7 @@ class StoredDraws(Draws):
         for i, count in enumerate(counts):
             order = torch.arange(count)
             if i in permuted:
-                order = self[f"randperm.{(level + 1) * len(permuted) + permuted.index(i)}"].long()
+                order = self[f"randperm.{self.skip + (level + 1) * len(permuted) + permuted.index(i)}"].long()
             positions = pixels[i].nonzero()[:, 0]
             keys[i, positions[order]] = torch.linspace(1, 0.5, count) if count > 1 else torch.ones(count)
         return keys

@@ -1,5 +1,6 @@
 """Golden inference: raw outputs, the selected pairs, scores, boxes and masks at the original size."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -62,15 +63,28 @@ def check_prompt(case: Case, report: Report) -> None:
 
 def _batch(case: Case, image: Tensor, record: dict[str, Any]) -> GleeBatch:
     """A record as a batch of one, with the words the published code would ask for."""
-    grounding = record["task"] == "grounding"
-    task = record["task"] if record["task"] in ("grounding", "sa1b") else record["dataset_name"]
-    words = (clean_expression(record["expressions"]),) if grounding else vocabulary(task)
+    task = _task(record)
+    grounding = task == "grounding"
+    words = vocabulary(task)
+    if grounding:
+        given = record["expressions"]
+        words = (clean_expression(given if isinstance(given, str) else given[0]),)
     ids, mask = tokenise(words, MAX_TOKENS if grounding else None)
     case.tensors["input_ids"], case.tensors["attention_mask"] = ids, mask
     case.data["names"] = list(words)
     size = (image.shape[1], image.shape[2])
     original = ((record["height"], record["width"]),)
     return make_batch(case, pad_images([image]), (size,), task=task, original_sizes=original)
+
+
+def _task(record: Mapping[str, Any]) -> str:
+    """The published rule: the data set's name decides, then expressions, then the task, then LVIS's fields."""
+    name = record.get("dataset_name")
+    if name is not None:
+        return "obj365" if "obj365" in name else "sa1b" if "UVO_image" in name else name
+    if "expressions" in record:
+        return "grounding"
+    return record.get("task", "lvis")
 
 
 def _check_raw(case: Case, report: Report, outputs: DecoderOutputs, prefix: str) -> None:
