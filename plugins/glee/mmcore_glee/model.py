@@ -26,7 +26,7 @@ from mmcore_glee.pixel_decoder import PixelDecoder
 from mmcore_glee.predict import predictions
 from mmcore_glee.prompt import DECODER_LEVELS, VisualPrompt, fill_boxes
 from mmcore_glee.query_decoder import PromptTokens, QueryDecoder
-from mmcore_glee.text_encoder import PhraseMemo, TextFeatures, build_clip, encode_text
+from mmcore_glee.text_encoder import PhraseMemo, TextFeatures, build_clip, encode_text, is_frozen
 
 FORMATS = ("upstream",)
 
@@ -172,6 +172,9 @@ class Glee(nn.Module):
 
     def train(self, mode: bool = True) -> "Glee":
         """Training or evaluation; frozen text encoders always evaluate, so that their features can be kept."""
+        if mode != self.training and not is_frozen(self.text_encoder):
+            # Sharded engines may exchange weights in place, which the memo cannot see.
+            self._memo.clear()
         super().train(mode)
         for clip in (self.text_encoder_teacher, self.text_encoder if self.config.text == "frozen" else None):
             if clip is not None:

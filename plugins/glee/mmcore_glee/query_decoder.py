@@ -137,8 +137,8 @@ class QueryDecoder(nn.Module):
         for layer in self.reference_mlp.layers:
             nn.init.xavier_uniform_(layer.get_parameter("weight"))
         if not config.published_init:
-            # A unit-norm state and unit-norm text give logits of deviation one.
-            nn.init.normal_(self.class_proj, std=1 / dim)
+            # States and texts have norm √dim, so that logits start around a tenth instead of drowning the other losses.
+            nn.init.normal_(self.class_proj, std=0.1 / dim)
 
     def forward(
         self,

@@ -69,6 +69,10 @@ class PhraseMemo:
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
         self._version: tuple[object, ...] = ()
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._rows.clear()
+
     def encode(
         self, clip: nn.Module, names: Sequence[str], input_ids: Int[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts tokens channels"]:
