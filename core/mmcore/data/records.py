@@ -226,10 +226,9 @@ def box_defect(box: Any, height: int, width: int, tolerance_px: float) -> str | 
     """
     try:
         x, y, box_width, box_height = box
-        finite = math.isfinite(x + y + box_width + box_height)
+        if not math.isfinite(x + y + box_width + box_height):
+            raise ValueError
     except (TypeError, ValueError):
-        finite = False
-    if not finite:
         return f"box {_short(box)} is not four finite numbers [x, y, width, height]"
     if box_width < 0 or box_height < 0:
         return f"box {_short(box)} has a negative side"
