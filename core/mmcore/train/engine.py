@@ -121,7 +121,6 @@ class PlainEngine:
         self.device = device
         self.model = model.to(device)
         self.objective = Objective(model, stage.precision)
-        self._forward = torch.compile(self.objective) if stage.compile else self.objective
         self.groups = parameter_groups(model, stage)
         self.parameters = [parameter for group in self.groups for parameter in group["params"]]
         self.optimizer = adamw(self.groups, stage)
@@ -131,7 +130,7 @@ class PlainEngine:
         self._norm: Tensor | None = None
 
     def forward(self, batch: Batch, divisors: Mapping[str, float]) -> Tensor:
-        return self._forward(batch, divisors)
+        return self.objective(batch, divisors)
 
     def backward(self, loss: Tensor) -> None:
         if loss.requires_grad:

@@ -5,6 +5,7 @@ others' messages are kept aside and shown when one of them is the first to fail.
 all finish their step and save; when this process is killed, the kernel tells the others.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -21,6 +22,8 @@ from typing import IO, Any
 from mmcore.errors import LaunchError
 from mmcore.train.distributed import RANK
 
+USAGE_S = 10.0
+"""How much later than another the first process may find that the usage is wrong."""
 GRACE_S = 30.0
 """How long the others may take to end after one has failed."""
 _PR_SET_PDEATHSIG = 1
@@ -106,9 +109,11 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
         codes = [process.poll() for process in processes]
         failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
-            # The first process's message is on the terminal; of several that failed together it counts as the first.
-            time.sleep(0.2)
-            first = 0 if processes[0].poll() else failed[0]
+            first = failed[0]
+            if codes[first] == 2:
+                # Wrong usage is found by all alike; the first process is about to say so on the terminal.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    first = 0 if processes[0].wait(USAGE_S) == 2 else first
             _end(processes)
             return first
         if all(code == 0 for code in codes):

@@ -27,7 +27,7 @@ from mmcore.train.lock import run_lock
 from mmcore.train.metrics import Recorder
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
-from mmcore.train.progress import Progress, Window
+from mmcore.train.progress import Progress, Window, brief
 from mmcore.train.signals import StopSignals
 from mmcore.types import Batch
 
@@ -256,7 +256,7 @@ class _Run:
         if self.recorder is not None:
             timing = {"seconds": round(time.monotonic() - began, 3)}
             self.recorder.write({"step": self.position.step, "eval": metrics, "timing": timing})
-        self._say(f"step {self.position.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._say(f"step {self.position.step}: {brief(metrics)}")
         self.window = Window()
         return self._is_best(metrics)
 
@@ -345,6 +345,8 @@ def build_engine(setup: TrainSetup, loaded: checkpoint.Loaded | None, world_size
     if loaded is not None:
         checkpoint.check_fits(loaded, setup.model)
         setup.model.load_state_dict(dict(loaded.weights))
+    if setup.stage.compile:
+        setup.model.compile()
     engine: Engine
     if setup.engine == "deepspeed" or (setup.engine == "auto" and world_size > 1):
         from mmcore.train.zero import DeepSpeedEngine

@@ -123,6 +123,22 @@ def line(record: Mapping[str, Any], total: int) -> str:
     return "  ".join(parts)
 
 
+def brief(metrics: Mapping[str, float], most: int = 3) -> str:
+    """The first few metrics of each validation set; evaluators name the headline figures first.
+
+    >>> brief({"coco/AP": 0.25, "coco/AP50": 0.5, "coco/AP75": 0.2, "coco/APs": 0.1, "refcoco/P@0.5": 0.75})
+    'coco/AP 0.25, coco/AP50 0.5, coco/AP75 0.2, refcoco/P@0.5 0.75'
+    """
+    seen: dict[str, int] = {}
+    shown = []
+    for name, value in metrics.items():
+        source = name.split("/")[0]
+        seen[source] = seen.get(source, 0) + 1
+        if seen[source] <= most:
+            shown.append(f"{name} {value:.4g}")
+    return ", ".join(shown)
+
+
 def _clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)

@@ -5,6 +5,7 @@ Checkpoints appear by a rename, so ending at once at any moment leaves the previ
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # only the main thread is told of signals
         self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 

@@ -73,6 +73,14 @@ def test_the_first_process_has_said_why_so_only_its_code_is_kept() -> None:
     assert caught.value.code == 2
 
 
+def test_wrong_usage_that_all_find_is_said_once_by_the_first() -> None:
+    """Here the first process is the last to find it."""
+    code = "import os, sys, time; time.sleep(0.5 * (os.environ['RANK'] == '0')); sys.exit(2)"
+    with pytest.raises(SystemExit) as caught:
+        spawn(python(code), 2)
+    assert caught.value.code == 2
+
+
 def test_sigterm_is_passed_on_once_and_waited_for(tmp_path: Path) -> None:
     launcher = subprocess.Popen(python(LAUNCHER, *python(WAIT, f"{tmp_path}/")))
     wait_for(tmp_path / "pid0", tmp_path / "pid1")
