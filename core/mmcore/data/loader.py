@@ -80,8 +80,8 @@ class Loader:
         self._num_workers = num_workers
         listed = run_folder / FILE_NAME if run_folder else None
         known_bad = quarantined(listed) if listed and policy == "quarantine" else None
-        # One process writes the list; the others only count.
-        self.bad = BadSamples(listed if rank == 0 else None)
+        # All ranks append to one list, a line at a time; who reads it takes each sample once.
+        self.bad = BadSamples(listed)
         self.wait_seconds = 0.0
         """How long `iterate` has waited for data so far."""
         reader = Reader(datasets.sources, policy, max_in_a_row, known_bad)
