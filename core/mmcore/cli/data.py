@@ -1,5 +1,6 @@
 """`mmcore data`: make sample data, check data, draw what the network sees, build indexes ahead."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def check(split: str, quick: bool, limit: int | None, workers: int | None, as_js
     family, settings = _settle(values)
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     found: dict[str, dict[str, Any]] = {}
-    for part, name in _sources(settings, split):
+    for part, name in _sources(family, settings, split):
         problems, records = _check_one(family, settings, part, name, quick, limit, workers)
         found[f"{part}/{name}"] = {"records": records, "problems": [problem._asdict() for problem in problems]}
         if not as_json:
@@ -111,7 +112,7 @@ def index(split: str, as_json: bool, **values: Any) -> None:
 
     family, settings = _settle(values)
     built: dict[str, dict[str, Any]] = {}
-    for part, name in _sources(settings, split):
+    for part, name in _sources(family, settings, split):
         begin = time.perf_counter()
         source = _build(family, settings, part, name).sources[name]
         folder = getattr(getattr(getattr(source, "records", None), "index", None), "folder", None)
@@ -139,13 +140,19 @@ def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
     return family, settings
 
 
-def _sources(settings: "Settings", split: str) -> list[tuple[str, str]]:
-    """Split and name of every source to look at; --sources narrows the training ones, and validation goes with all."""
-    from mmcore.settings import active_sources, validations
+def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[str, str]]:
+    """Split and name of every source to look at; with --sources, the validation sets that a run of these would use."""
+    from mmcore.errors import DataError
+    from mmcore.run import active_sources, build_datasets, validations
 
     train = [("train", name) for name in active_sources(settings)] if split != "val" else []
-    val = [("val", name) for name in validations(settings)] if split != "train" else []
-    return train + val
+    if split == "train" or not settings.stage.validation:
+        return train
+    names = list(validations(settings))
+    if settings.only:
+        with contextlib.suppress(DataError):  # told when the source is looked at alone
+            names = list(build_datasets(family, settings, "val").sources)
+    return train + [("val", name) for name in names]
 
 
 def _build(family: "Family", settings: "Settings", split: str, name: str) -> "Datasets":
