@@ -143,7 +143,8 @@ def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
 def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[str, str]]:
     """Split and name of every source to look at; with --sources, the validation sets that a run of these would use."""
     from mmcore.errors import DataError
-    from mmcore.run import active_sources, build_datasets, validations
+    from mmcore.run import build_datasets
+    from mmcore.settings import active_sources, validations
 
     train = [("train", name) for name in active_sources(settings)] if split != "val" else []
     if split == "train" or not settings.stage.validation:
