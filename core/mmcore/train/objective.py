@@ -71,7 +71,7 @@ class Objective(nn.Module):
         parts = {name: loss.total.float() / _divisor(divisors, loss.per, name) for name, loss in losses.items()}
         self.parts = {name: part.detach() for name, part in parts.items()}
         terms = [*parts.values(), *([anchor] if anchor is not None else [])]
-        return torch.stack(terms).sum()
+        return torch.stack(terms).sum() if terms else next(self.model.parameters()).new_zeros(())
 
     def _run(self, batch: Batch) -> Losses:
         kind = next(self.model.parameters()).device.type

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 import subprocess
 from pathlib import Path
@@ -92,6 +93,27 @@ def test_a_manifest_cannot_point_outside_its_folder(run_dir: Path) -> None:
     manifest["files"]["../../log.txt"] = manifest["files"].pop("model.safetensors")
     path.write_text(json.dumps(manifest))
     assert stored.problem(path.parent) is not None
+
+
+def test_a_pickle_posing_as_weights_is_never_run(run_dir: Path, tmp_path: Path) -> None:
+    """Even with a manifest that vouches for it."""
+    folder = stored.path_of(run_dir, 12)
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb(tmp_path / "went-off")))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    size, digest = files.hash_file(folder / "model.safetensors")
+    manifest["files"]["model.safetensors"] = {"bytes": size, "sha256": digest}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="cannot read tensors"):
+        checkpoint.load(run_dir, 12)
+    assert not (tmp_path / "went-off").exists()
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
 
 
 def test_other_tools_open_the_files(toy, run_dir: Path) -> None:

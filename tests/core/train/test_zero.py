@@ -99,6 +99,15 @@ def test_a_step_that_is_not_finite_on_one_process_is_skipped_by_both(
         torch.testing.assert_close(two.weights[name], weight, rtol=1e-5, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_a_batch_with_nothing_to_learn_does_not_hang_the_others(zero_server, server, tmp_path: Path, zero: int) -> None:
+    """Such a batch runs nothing of the model, forward or backward, on its process."""
+    options = {"model_options": {"blank": 3}}
+    assert zero_server.train(tmp_path / "two", 2, stage={"zero": zero}, **options) == [0, 0]
+    assert server.train(tmp_path / "one", **options) == [0]
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_signal_to_one_process_stops_both_at_the_same_step(zero_server, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     pids = zero_server.start(run_dir, 2, stage={"zero": 1, "steps": 4000, "checkpoint_every": 4000}, log_every=1)

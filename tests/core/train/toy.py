@@ -34,18 +34,20 @@ class ToyBatch(Batch):
 
 
 class Toy(nn.Module):
-    def __init__(self, *, poison: int | None = None, whole_leaf: bool = True) -> None:
+    def __init__(self, *, poison: int | None = None, blank: int | None = None, whole_leaf: bool = True) -> None:
         super().__init__()
         self.trunk = nn.Sequential(nn.Linear(WIDTH, 37), nn.GELU(), nn.Dropout(0.2), nn.Linear(37, WIDTH))
         self.box_head = nn.Linear(WIDTH, 3)
         self.mask_head = nn.Sequential(nn.Linear(WIDTH, 11), nn.ReLU(), nn.Linear(11, 1))
         self.teacher = nn.Linear(WIDTH, WIDTH)
         self.register_buffer("scale", torch.tensor(0.5))
-        self.poison, self.whole_leaf = poison, whole_leaf
+        self.poison, self.blank, self.whole_leaf = poison, blank, whole_leaf
 
     def forward(self, batch: ToyBatch) -> Losses:
         """The order of use differs between the sources, and so does the set of parameters."""
         features = batch.features
+        if self.blank is not None and any(draw.position % self.blank == 0 for draw in batch.draws):
+            return Losses()
         if batch.source == "masks":
             early = self.mask_head(features)
             hidden = self.trunk(features) + early
