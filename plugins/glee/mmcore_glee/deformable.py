@@ -173,15 +173,13 @@ def _cells(points: Tensor, shapes: Shapes) -> tuple[Int[Tensor, "*points"], int]
     """
     batch, _, heads = points.shape[:3]
     x, y = points.floor().int().unbind(-1)
-    width, height, _ = _geometry(shapes, points.device)
-    per_level = [(h + 1) * (w + 1) for h, w in shapes]
-    starts = torch.tensor([sum(per_level[:i]) for i in range(len(shapes))], dtype=torch.int32)
-    start = starts[:, None].to(points.device, non_blocking=True)
+    width, height, _, start = _geometry(shapes, points.device)
+    per_image = sum((h + 1) * (w + 1) for h, w in shapes)
     column = torch.minimum((x + 1).clamp(min=0), width)
     row = torch.minimum((y + 1).clamp(min=0), height)
     image, head = _owners(batch, heads, points.device)
-    cell = image * sum(per_level) + start + row * (width + 1) + column
-    return cell * heads + head, batch * sum(per_level) * heads
+    cell = image * per_image + start + row * (width + 1) + column
+    return cell * heads + head, batch * per_image * heads
 
 
 def _corners(
@@ -195,7 +193,7 @@ def _corners(
     corner = points.detach().floor()
     x, y = corner.int().unbind(-1)
     right, down = (points - corner).unbind(-1)
-    width, height, start = _geometry(shapes, points.device)
+    width, height, start, _ = _geometry(shapes, points.device)
     image, head = _owners(batch, heads, points.device)
     first = image * num_pixels + start
     rows = [torch.minimum(at.clamp(min=0), height - 1) * width + first for at in (y, y + 1)]
@@ -219,15 +217,17 @@ def _owners(batch: int, heads: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)
-def _geometry(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Width, height and first row of each level, (levels, 1) int32."""
-    starts = [sum(h * w for h, w in shapes[:i]) for i in range(len(shapes))]
-    table = torch.tensor([[w, h, s] for (h, w), s in zip(shapes, starts, strict=True)], dtype=torch.int32)
-    width, height, start = table.to(device).unbind(-1)
-    return width[:, None], height[:, None], start[:, None]
+@torch.inference_mode(False)  # kept results may be needed by a training step
+def _geometry(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Width, height, first pixel and first cell of each level, (levels, 1) int32."""
+    table, pixel, cell = [], 0, 0
+    for height, width in shapes:
+        table.append([width, height, pixel, cell])
+        pixel, cell = pixel + height * width, cell + (height + 1) * (width + 1)
+    columns = torch.tensor(table, dtype=torch.int32).to(device).unbind(-1)
+    return columns[0][:, None], columns[1][:, None], columns[2][:, None], columns[3][:, None]
 
 
 def _sizes(shapes: Shapes, like: Tensor) -> Float[Tensor, "levels 1 2"]:
-    width, height, _ = _geometry(shapes, like.device)
+    width, height, _, _ = _geometry(shapes, like.device)
     return torch.stack([width, height], dim=-1).to(like.dtype)

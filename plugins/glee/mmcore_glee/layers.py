@@ -1,7 +1,6 @@
 """Small blocks that the pixel decoder and the query decoder share, and the encodings of positions and boxes."""
 
 import math
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -56,8 +55,6 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
 def sine_positions(height: int, width: int, dim: int, device: torch.device) -> Float[Tensor, "pixels dim"]:
     """Sine encoding of every pixel of a map, rows first: half the channels tell y, the other half x.
 

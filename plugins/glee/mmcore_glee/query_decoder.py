@@ -269,8 +269,8 @@ def _coarse_to_fine(pixels: Tensor, shapes: Shapes) -> tuple[Tensor, Shapes]:
     return torch.cat(levels[::-1], dim=1), shapes[::-1]
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept results may be needed by a training step
 def proposals(shapes: Shapes, device: torch.device) -> tuple[Float[Tensor, "pixels 4"], Bool[Tensor, " pixels"]]:
     """Box logits that stand for each pixel, and whether the pixel may become a query.
 
