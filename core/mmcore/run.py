@@ -1,6 +1,5 @@
 """A run, top to bottom: settings -> plugin, data, order, model, weights -> training; or a trained model, opened."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +66,25 @@ def build_model(family: Family, settings: Settings) -> "nn.Module":
             where=f"plugin {family.plugin.label}",
             do="see the model contract in the documentation of mmcore.model",
         )
+    _apply_options(model, family, settings.stage)
     return model
+
+
+def _apply_options(model: "nn.Module", family: Family, stage: Stage) -> None:
+    """Recipe entries that the model itself carries out; one that it cannot is refused, not passed over."""
+    for wanted, key, method in (
+        (stage.gradient_checkpointing, "gradient_checkpointing", "gradient_checkpointing_enable"),
+        (stage.lora is not None, "lora", "add_lora"),
+    ):
+        if not wanted:
+            continue
+        if not hasattr(model, method):
+            raise RecipeError(
+                f"{family.plugin.name} does not support {key}",
+                where=f"stage {stage.number} {stage.name}",
+                do=f"take {key} out of the recipe",
+            )
+        getattr(model, method)(*([stage.lora] if key == "lora" else []))
 
 
 def data_context(settings: Settings) -> "DataContext":
@@ -167,12 +184,14 @@ def choose_device(settings: Settings) -> "torch.device":
     """The device this process trains on."""
     import torch
 
+    from mmcore.train import distributed
+
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "no CUDA device is available", where="--device cuda", do="leave --device out, or see `mmcore doctor`"
         )
     kind = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+    return torch.device(kind, distributed.place().local_rank) if kind == "cuda" else torch.device("cpu")
 
 
 def start_run(
