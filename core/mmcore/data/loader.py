@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, Policy, Reader, quarantined
 from mmcore.data.hashing import mix, name_key
@@ -145,6 +146,7 @@ class Loader:
             # Python warns about forking beside threads; workers use neither the threads nor their locks.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             results = iter(self._loader)
+        _raise_only_in_next(results)
         while True:
             try:
                 result = next(results, None)
@@ -171,6 +173,17 @@ class Loader:
                 do="often too little memory or /dev/shm: try fewer --workers, or --workers 0 to see the failure itself",
             )
         return error
+
+
+def _raise_only_in_next(results: Any) -> None:
+    """Keep torch from raising about a lost worker wherever the main thread happens to be.
+
+    Its SIGCHLD handler does so at any later child's end too, long after the loss was dealt with. Told of no workers it
+    stays silent, and `next` notices within five seconds that one is gone.
+    """
+    if results._worker_pids_set:
+        signal_handling._remove_worker_pids(id(results))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        results._worker_pids_set = False
 
 
 @dataclass(frozen=True, slots=True)
