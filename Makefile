@@ -59,7 +59,7 @@ demo: $(STAMP) ## Train, evaluate, predict and export on sample data; an interru
 	else set -x; $(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO); fi
 	@rm -rf $(DEMO)/pictures $(DEMO)/exports/upstream
 	$(MMCORE) eval $(DEMO) --on coco_val
-	$(MMCORE) predict $(DEMO) $$(ls $(MMCORE_CACHE)/demo/coco/val2017/*.jpg | head -3) --out $(DEMO)/pictures
+	$(MMCORE) predict $(DEMO) $$(ls $(MMCORE_CACHE)/demo/coco/val2017/*.jpg | head -3) --threshold 0.25 --out $(DEMO)/pictures
 	$(MMCORE) export $(DEMO) --format upstream --out $(DEMO)/exports/upstream
 	$(MMCORE) report $(DEMO)
 	@printf '\nLook at:\n'

@@ -350,7 +350,7 @@ def _evaluation(settings: Settings, validation: "Datasets", run_dir: Path) -> An
                 settings.stage,
                 source,
                 device=choose_device(settings),
-                batch_size=settings.stage.micro_batch,
+                batch_size=1,  # the published protocols: a larger batch pads images, and numbers change with padding
                 distributed=distributed.place(),
                 folder=run_dir / "evals" / source,
                 autocast=DTYPES[settings.stage.precision],

@@ -254,7 +254,7 @@ TINY_JOINT = LITE_JOINT.replace(
     title="joint training of a tiny model from random weights, for laptops, tests and examples",
     origin="assumed; structure and losses of the Lite recipe",
     notes=(),
-    steps=450,
+    steps=700,
     global_batch=4,
     micro_batch=4,
     data=LITE_JOINT.data.replace(
@@ -271,14 +271,14 @@ TINY_JOINT = LITE_JOINT.replace(
         },
     ),
     validation=(COCO_VAL, REFCOCO_VAL),
-    eval_every=150,
+    eval_every=350,
     best_metric="coco_val/bbox/AP50",
-    optim=AdamW(lr=5e-4, weight_decay=0.01, clip_grad_norm=1.0),
-    schedule=MultiStep(milestones=(380,), warmup_steps=50, warmup_factor=1e-2),
+    optim=AdamW(lr=8e-4, weight_decay=0.01, clip_grad_norm=1.0),
+    schedule=MultiStep(milestones=(580,), warmup_steps=50, warmup_factor=1e-2),
     precision="fp32",
     model={"text": "teacher", "visual_prompt": True},
     init=Init(optional=True),
-    checkpoint_every=150,
+    checkpoint_every=350,
 )
 
 
