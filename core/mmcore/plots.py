@@ -188,8 +188,8 @@ def _draw_metrics(axis: Any, curves: Curves) -> None:
     for number, name in enumerate(shown):
         steps, values = curves.metrics[name]
         label = name if len(sources) > 1 else name.split("/", 1)[-1]
+        label += f"  {values[-1]:.3f}"  # beside the line's end, close curves would write over one another
         axis.plot(steps, values, color=_COLOURS[number % len(_COLOURS)], marker="o", markersize=3.5, label=label)
-        axis.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), (3, 3), textcoords="offset points", fontsize=7)
     values = [value for name in shown for value in curves.metrics[name][1]]
     if all(not np.isfinite(value) or 0 <= value <= 1 for value in values):
         axis.set_ylim(0, 1.02)
@@ -214,11 +214,11 @@ def _draw_rate(axis: Any, curves: Curves) -> None:
 
 
 def _log_scale_if_wide(axis: Any, values: Sequence[float]) -> None:
-    """Logarithmic when the values span more than a factor of twenty and none is zero or negative."""
+    """Logarithmic when the values span more than a factor of twenty and none is negative; zeros leave a gap."""
     found = np.asarray(values, np.float64)
-    found = found[np.isfinite(found)]
+    found = found[np.isfinite(found) & (found != 0)]
     if len(found) and found.min() > 0 and found.max() / found.min() > 20:
-        axis.set_yscale("log")
+        axis.set_yscale("log", nonpositive="mask")
 
 
 def _say(axis: Any, text: str) -> None:
