@@ -1,0 +1,191 @@
+"""What a user gets wrong, from the command line to the message and the exit code; never a traceback."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mmcore.cli import main
+from mmcore.data.demo import write_demo
+
+Run = Callable[..., tuple[int, str]]
+TRAIN = ["train", "--plugin", "glee", "--stage", "2", "--variant", "tiny", "--sources", "coco", "--workers", "0"]
+QUICK = ["--max-steps", "1", "--set", "validation=[]", "--set", "best_metric=null", "--set", "global_batch=2"]
+QUICK += ["--set", "micro_batch=2", "--init", "random"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A handful of sample scenes."""
+    return write_demo(tmp_path_factory.mktemp("scenes"), train=6, val=2)
+
+
+@pytest.fixture
+def root(scenes: Path, tmp_path: Path) -> Path:
+    """A copy of them to damage."""
+    return Path(shutil.copytree(scenes, tmp_path / "data"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command; its exit code and everything it said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMCORE_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        code = caught.value.code
+        assert isinstance(code, int)
+        return code, said.out + said.err
+
+    return call
+
+
+def train_file(root: Path) -> Path:
+    """The training annotations of the scenes."""
+    return root / "coco" / "annotations" / "instances_train2017.json"
+
+
+def change(root: Path, edit: Callable[[dict], None]) -> None:
+    """Rewrite the training annotations."""
+    content = json.loads(train_file(root).read_text())
+    edit(content)
+    train_file(root).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--plugin", "gle", "--stage", "2"], ["no plugin named 'gle'", "did you mean 'glee'?"]),
+        (["--plugin", "glee", "--stage", "4"], ["glee has no stage 4", "1 pretrain, 2 joint, 3 scaleup"]),
+        (["--plugin", "glee", "--stage", "2", "--set", "optim.lrr=1"], ["no recipe key 'lrr'", "did you mean 'lr'?"]),
+        (["--plugin", "glee", "--stage", "2", "--sources", "refcco"], ["no data source 'refcco'", "'refcoco'"]),
+        (["--plugin", "glee", "--stage", "2", "--variant", "light"], ["no variant 'light'", "'lite'"]),
+        (["--plugin", "glee"], ["--stage is needed"]),
+    ],
+)
+def test_a_wrong_name_is_wrong_usage_and_answered_with_the_nearest(run: Run, arguments: list, words: list) -> None:
+    code, said = run("train", *arguments)
+    assert code == 2
+    assert all(word in said for word in words), said
+
+
+def test_a_missing_data_folder_is_named(run: Run, tmp_path: Path) -> None:
+    code, said = run(*TRAIN, "--data", tmp_path / "nowhere")
+    assert code == 1
+    assert f"there is no data folder {tmp_path / 'nowhere'}" in said
+    assert "--demo" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_annotation_file_is_named(run: Run, root: Path) -> None:
+    train_file(root).unlink()
+    code, said = run(*TRAIN, *QUICK, "--data", root)
+    assert code == 1
+    assert "MissingDataError" in said
+    assert "instances_train2017.json" in said
+
+
+def test_a_source_without_a_parser_names_those_that_work(run: Run, root: Path) -> None:
+    arguments = ["train", "--plugin", "glee", "--stage", "2", "--sources", "lvis", "--data", root, "--init", "random"]
+    code, said = run(*arguments)
+    assert code == 1
+    assert "'LVIS v1', which cannot be read yet" in said
+    assert "--sources coco,refcoco" in said
+
+
+def test_a_corrupt_jpeg_stops_a_strict_run_with_its_name(run: Run, root: Path) -> None:
+    for path in (root / "coco" / "train2017").glob("*.jpg"):
+        path.write_bytes(path.read_bytes()[:200])
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--set", "data.bad_samples=error")
+    assert code == 1
+    assert "DataError" in said
+    assert ".jpg" in said
+
+
+def test_a_path_that_climbs_out_of_the_data_root_is_refused(run: Run, root: Path) -> None:
+    def climb(content: dict) -> None:
+        for image in content["images"]:
+            image["file_name"] = "../../../../etc/passwd"
+
+    change(root, climb)
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--set", "data.bad_samples=error")
+    assert code == 1
+    assert "climbs out of its folder" in said
+    assert "instances_train2017.json" in said
+
+
+def test_an_unknown_category_is_named_with_a_remedy(run: Run, root: Path) -> None:
+    change(root, lambda content: content["categories"][0].update(name="persn"))
+    code, said = run(*TRAIN, *QUICK, "--data", root)
+    assert code == 1
+    assert "category 'persn'" in said
+    assert "did you mean 'person'?" in said
+
+
+def test_a_box_outside_the_image_is_found_by_the_check(run: Run, root: Path) -> None:
+    change(root, lambda content: content["annotations"][0].update(bbox=[5000.0, 5000.0, 10.0, 10.0]))
+    record = json.loads(train_file(root).read_text())["annotations"][0]["id"]
+    code, said = run("data", "check", *TRAIN[1:-2], "--data", root)
+    assert code == 1
+    assert "outside" in said
+    assert str(record) in said
+
+
+def test_a_pickle_posing_as_weights_is_refused_and_not_run(run: Run, root: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (canary,)
+
+    torch.save({"model": Evil()}, tmp_path / "weights.pth")
+    quick = QUICK[: QUICK.index("--init")]
+    code, said = run(*TRAIN, *quick, "--data", root, "--init", tmp_path / "weights.pth")
+    assert code == 1
+    assert "WeightsError" in said
+    assert not canary.exists()
+
+
+def test_a_second_run_in_one_folder_is_refused(run: Run, root: Path) -> None:
+    assert run(*TRAIN, *QUICK, "--data", root, "--out", "one")[0] == 0
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--out", "one")
+    assert code == 1
+    assert "already holds a run" in said
+    assert "--resume one" in said
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(run: Run, root: Path, tmp_path: Path) -> None:
+    bad = ["--set", "optim.lr=1e30", "--set", "schedule.warmup_factor=1.0", "--max-steps", "4"]
+    code, said = run(*TRAIN, *QUICK, *bad, "--data", root, "--out", "one")
+    assert code == 1
+    assert "NonFiniteError" in said
+    assert list((tmp_path / "one").rglob("*.safetensors"))
+    assert list((tmp_path / "one").rglob("image-0.png"))
+
+
+def test_a_full_disk_during_a_save_says_so(run: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from mmcore.train import files
+
+    def full(file: object, data: memoryview) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(files, "write_all", full)
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--out", "one")
+    assert code == 1
+    assert "the disk is full" in said
+
+
+def test_not_a_run_folder_names_the_nearest(run: Run, root: Path) -> None:
+    assert run(*TRAIN, *QUICK, "--data", root, "--out", "runs/first")[0] == 0
+    code, said = run("train", "--resume", "runs/frist")
+    assert code == 1
+    assert "is not a run folder" in said
+    assert "did you mean 'first'?" in said
