@@ -165,7 +165,6 @@ def measure_build(way: Way, path: Path, cache: Path) -> dict[str, float]:
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - cpu + children.ru_utime + children.ru_stime,
         "peak_mib": common.resident("VmHWM") / common.MIB,
-        "peak_of_a_child_mib": children.ru_maxrss / 1024,
     }
 
 
@@ -329,7 +328,7 @@ def show(result: dict[str, Any]) -> str:
     build = result["ways"]["index"]["build"]
     head = (
         f"{result['images']} images, {result['file_mib']:.0f} MiB of JSON, index {result['index_mib']:.0f} MiB, "
-        f"build peak {build['peak_mib']:.0f} MiB + {build['peak_of_a_child_mib']:.0f} MiB a process; "
+        f"build peak {build['peak_mib']:.0f} MiB in the first process; "
         f"{result['machine']['device']}, load {result['machine']['load_before']:.1f}"
     )
     return f"{head}\n{common.table(rows)}"
