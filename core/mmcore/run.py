@@ -1,5 +1,6 @@
 """A run, top to bottom: settings -> plugin, data, order, model, weights -> training; or a trained model, opened."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -319,11 +320,21 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             trained = train(setup)
         finally:
             loader.close()
+            _tell_bad_samples(loader.bad.summary(), run_dir)
         if here.is_first:
             _finish(family, settings, run_dir, trained.step, trained.metrics)
         distributed.barrier()
     finally:
         distributed.stop()
+
+
+def _tell_bad_samples(summary: Mapping[str, Any], run_dir: Path) -> None:
+    """One line when samples could not be used; the list lies in the run folder."""
+    from mmcore.data.bad import FILE_NAME
+
+    if summary["bad"]:
+        counts = ", ".join(f"{source} {count}" for source, count in summary["bad"].items())
+        print(f"samples that could not be used and were replaced: {counts}; see {run_dir / FILE_NAME}", file=sys.stderr)
 
 
 def _with_known_best(stage: Stage, validation: "Datasets | None") -> Stage:

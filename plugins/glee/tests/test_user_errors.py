@@ -108,6 +108,17 @@ def test_a_corrupt_jpeg_stops_a_strict_run_with_its_name(run: Run, root: Path) -
     assert ".jpg" in said
 
 
+def test_samples_that_were_replaced_are_counted_and_listed(run: Run, root: Path, tmp_path: Path) -> None:
+    paths = sorted((root / "coco" / "train2017").glob("*.jpg"))
+    for path in paths[::2]:
+        path.write_bytes(path.read_bytes()[:200])
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--out", "one")
+    assert code == 0, said
+    assert "samples that could not be used and were replaced: coco" in said
+    listed = (tmp_path / "one" / "bad_samples.jsonl").read_text()
+    assert any(path.name in listed for path in paths[::2])
+
+
 def test_a_path_that_climbs_out_of_the_data_root_is_refused(run: Run, root: Path) -> None:
     def climb(content: dict) -> None:
         for image in content["images"]:
