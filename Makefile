@@ -43,7 +43,7 @@ setup: $(STAMP) ## Prepare .venv; does nothing when it is up to date
 # The stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): constraints.txt $(PROJECTS)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
-	  echo "error: mmcore needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)"; \
+	  echo "error: mmcore needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)"; \
 	  echo "  do:  install one of them, then: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; } >&2
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "error: $(PYTHON) cannot make virtual environments"; \
@@ -95,6 +95,7 @@ docs: $(VENV)/.docs ## Build the documentation into build/docs; warnings are err
 	$(BIN)/python -m mkdocs build --strict --site-dir build/docs
 
 wheels: $(STAMP) ## Build the wheels of the core and of every plugin into dist
+	rm -rf build/lib build/bdist.* $(addsuffix /build,$(PLUGINS))
 	for project in . $(PLUGINS); do $(BIN)/python -m build --wheel --outdir dist $$project || exit 1; done
 
 clean: ## Remove build outputs; .venv, runs and data stay
