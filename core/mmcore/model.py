@@ -5,6 +5,7 @@ predict(batch) -> list[Prediction]  inference, one prediction per image or conve
 prepare(images, names, prompt) -> Batch   optional: the batch `predict` takes, from loose images (`mmcore.predict`)
 published(format) -> WeightMap      published parameter names <-> ours (`mmcore.weights`), e.g. "upstream"
 initialise(path) -> report          optional: fill from a published file the family recognises
+idle_parameters(stage) -> patterns   optional: what only other data or stages train (`mmcore plugins check` asks)
 zero3_leaves() -> modules           optional: units that ZeRO-3 gathers whole
 """
 
