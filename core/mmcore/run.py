@@ -234,7 +234,7 @@ def resume_run(run_dir: Path, *, nproc: int = 1, hostfile: Path | None = None, m
     """
     settings = read_settings(run_dir)
     if nproc > 1 or hostfile is not None:
-        _launch(run_dir, nproc, hostfile)
+        _launch(run_dir, nproc, hostfile, max_steps)
         return run_dir
     family = Family.open(settings.plugin, settings.extensions)
     if max_steps is not None:
@@ -252,11 +252,12 @@ def default_folder(settings: Settings) -> Path:
     return folder
 
 
-def _launch(run_dir: Path, nproc: int, hostfile: Path | None) -> None:
-    """Processes that continue the run whose settings were just written; each reads them from the folder."""
+def _launch(run_dir: Path, nproc: int, hostfile: Path | None, max_steps: int | None = None) -> None:
+    """Processes that continue the run whose settings are in the folder; each reads them there."""
     from mmcore.train.launch import launch
 
-    launch(["train", "--resume", str(run_dir)], nproc=nproc, hostfile=hostfile)
+    limit = [] if max_steps is None else ["--max-steps", str(max_steps)]
+    launch(["train", "--resume", str(run_dir), *limit], nproc=nproc, hostfile=hostfile)
 
 
 def _launched() -> bool:
