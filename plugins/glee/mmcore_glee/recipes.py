@@ -6,18 +6,9 @@ for file names, from `projects/GLEE/glee/data`. Where documents and code differ 
 
 from mmcore import AdamW, Data, Init, MultiStep, Source, Stage, Validation
 
-HUB = "hf://spaces/Junfeng5/GLEE_demo/MODEL_ZOO"
+from mmcore_glee.config import LOSS_WEIGHTS
 
-LOSS_WEIGHTS = {  # glee/GLEE.py: class 4, confidence 4, mask 5, dice 5, box 5, giou 2, track 2, distillation 4
-    "loss_ce": 4.0,
-    "loss_conf": 4.0,
-    "loss_bbox": 5.0,
-    "loss_giou": 2.0,
-    "loss_mask": 5.0,
-    "loss_dice": 5.0,
-    "dist_loss": 4.0,
-    "track_loss": 2.0,
-}
+HUB = "hf://spaces/Junfeng5/GLEE_demo/MODEL_ZOO"
 
 MULTISCALE = {  # base_clip_*_image_R50.yaml INPUT; the crop branch's short sides are fixed in the mapper's code
     "pipeline": "multiscale",
@@ -186,7 +177,7 @@ LITE_PRETRAIN = Stage(
     schedule=MultiStep(milestones=(400_000,), warmup_steps=1_000, warmup_factor=1e-4),
     precision="bf16",
     frozen=("text_encoder",),
-    loss_weights=LOSS_WEIGHTS,
+    loss_weights=dict(LOSS_WEIGHTS),
     model={"text": "frozen", "visual_prompt": False},
     init=Init(published=f"{HUB}/converted_maskdino_r50_withoutclip.pth"),
     checkpoint_every=10_000,
