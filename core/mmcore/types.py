@@ -8,11 +8,14 @@ drawing and JSON output know only `Prediction`.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mmcore.language.sequence import Encoded, Turn
 
 
 class Draw(NamedTuple):
@@ -48,6 +51,23 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class ConversationSample:
+    """One tokenised conversation with its images, as it enters a collator of a language-model family."""
+
+    encoded: "Encoded"
+    turns: "tuple[Turn, ...]"
+    """What was said, for pictures and evaluation; image markers included."""
+    images: tuple[Tensor, ...]
+    """Preprocessed images in the order of their placeholders; empty for text."""
+    draw: Draw
+    image_id: int | str
+    original_size: tuple[int, int]
+    """Height and width of the first image on disk, pixels; (0, 0) without one."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What one family adds: targets, masks, boxes, the image path."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What every family's batch tells the engine; families add their tensors in a subclass.
@@ -69,22 +89,25 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Any) -> Self:
-        values = {f.name: _map_tensors(getattr(self, f.name), function) for f in dataclasses.fields(self)}
+        values = {f.name: map_tensors(getattr(self, f.name), function) for f in dataclasses.fields(self)}
         return type(self)(**values)
 
     def __len__(self) -> int:
         return len(self.draws)
 
 
-def _map_tensors(value: Any, function: Any) -> Any:
+def map_tensors(value: Any, function: Any) -> Any:
+    """`value` with `function` applied to every tensor inside tuples, lists, dicts and values that offer the same."""
     if isinstance(value, Tensor):
         return function(value)
+    if hasattr(value, "map_tensors"):
+        return value.map_tensors(function)
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_map_tensors(v, function) for v in value)
+        return tuple(map_tensors(v, function) for v in value)
     if isinstance(value, list):
-        return [_map_tensors(v, function) for v in value]
+        return [map_tensors(v, function) for v in value]
     if isinstance(value, dict):
-        return {k: _map_tensors(v, function) for k, v in value.items()}
+        return {k: map_tensors(v, function) for k, v in value.items()}
     return value
 
 

@@ -1,0 +1,97 @@
+"""Token sequences before and after splicing: what the collator plans on the CPU, so that the model needs no loop.
+
+An encoder writes negative placeholder ids where something other than a word stands (an image, a region). `lay_out`
+(`mmcore.language.splice`) expands them, pads or packs, and notes where every kind of feature goes; the model then embeds
+the words, copies the features into their rows and knows which positions are supervised without asking the device.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+IMAGE = -200
+"""Placeholder id of an image, as in LLaVA."""
+REGION = -300
+"""Placeholder id of a region that becomes rows of its own (Griffon's second picture, GLaMM's box)."""
+IGNORE = -100
+"""Label of a position that is not learned."""
+
+
+class Turn(NamedTuple):
+    """One message of a conversation."""
+
+    role: str
+    """`user` or `assistant`."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One tokenised conversation, placeholders not yet expanded."""
+
+    ids: np.ndarray
+    """(tokens,) int64: vocabulary ids, and negative placeholder ids."""
+    labels: np.ndarray
+    """(tokens,) int64: the ids to learn, `IGNORE` elsewhere; not shifted."""
+    cut: int = 0
+    """Tokens that did not fit the maximum length."""
+    problem: str | None = None
+    """Why nothing of this sample is learned, when the published masking rule gives up on it."""
+
+
+class Location(NamedTuple):
+    """Where one sample lies in the tensors of `Sequences`."""
+
+    row: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Spliced token rows, padded (one sample a row) or packed (several a row).
+
+    Flat positions are `row * length + column`. Tensors live where the batch lives; `locations` stays on the CPU.
+    """
+
+    ids: Int[Tensor, "rows length"]
+    """Vocabulary ids; 0 where a feature or padding stands."""
+    valid: Bool[Tensor, "rows length"]
+    """False at padding."""
+    positions: Int[Tensor, "rows length"]
+    """Rotary positions; they start again at every packed sample."""
+    segments: Int[Tensor, "rows length"] | None
+    """Number of the packed sample within its row, -1 at padding; None when every row is one sample."""
+    slots: Mapping[str, Int[Tensor, " features"]]
+    """Kind of feature ("image", "region", ...) -> flat positions of its rows, in sample order."""
+    supervised: Int[Tensor, " targets"]
+    """Flat positions whose output predicts a learned token (the position before it)."""
+    targets: Int[Tensor, " targets"]
+    """The token each of them has to predict."""
+    locations: tuple[Location, ...]
+    """Sample by sample."""
+    found: Mapping[str, Int[Tensor, " hits"]] = field(default_factory=dict)
+    """Name of a watched vocabulary id ("[SEG]") -> flat positions where it stands, in sample order."""
+
+    def map_tensors(self, function: Any) -> Self:
+        """The same sequences with `function` applied to every tensor."""
+        from mmcore.types import map_tensors
+
+        return type(self)(**{f.name: map_tensors(getattr(self, f.name), function) for f in dataclasses.fields(self)})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and length."""
+        rows, length = self.ids.shape
+        return rows, length
+
+    @property
+    def padding(self) -> float:
+        """Share of the positions that are padding; from the plan, not from the device."""
+        rows, length = self.shape
+        return 1.0 - sum(location.length for location in self.locations) / max(1, rows * length)

@@ -1,0 +1,65 @@
+"""VisPer-LM (Jain et al., NeurIPS 2025, arXiv 2412.09585): LLaVA whose hidden states also predict depth, segmentation and
+generation features of its image.
+
+The four hooks, one line of work each; heavy imports stay inside them.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmcore import Stage, hookimpl
+
+if TYPE_CHECKING:
+    from mmcore import DataContext, Datasets
+    from mmcore.run import FinishedRun
+    from torch import nn
+
+TITLE = "VisPer-LM: visual instruction tuning with embedding objectives, and the LLaVA-1.5 baseline"
+VARIANTS = (
+    "llama3-vit",
+    "llama3-convnext",
+    "phi3-vit",
+    "phi3-convnext",
+    "llava15-llama3-vit",
+    "tiny",
+)
+REQUIRES_API = ">=0.1,<0.2"
+
+
+@hookimpl
+def stage_params(variant: str) -> tuple[Stage, ...]:
+    """The published stages: pt, ift, vpt, vpt-ift, probe."""
+    from mmcore_visper.recipes import stages
+
+    return stages(variant)
+
+
+@hookimpl
+def build_model(stage: Stage, variant: str) -> "nn.Module":
+    """VisPer-LM with fresh weights."""
+    from mmcore_visper.model import build
+
+    return build(stage, variant)
+
+
+@hookimpl
+def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Datasets":
+    """The recipe's conversations or validation sets."""
+    from mmcore_visper.data import build
+
+    return build(stage, split, context)
+
+
+@hookimpl
+def post_train(run: "FinishedRun") -> None:
+    """Fold the task tokens and write the folder that plain transformers opens, where the variant allows it."""
+    from mmcore_visper.export import after_training
+
+    after_training(run)
+
+
+def write_demo(root: Path) -> Path:
+    """Sample scenes with conversations in the formats of LLaVA, for --demo."""
+    from mmcore_visper.data.demo import write_demo
+
+    return write_demo(root)
