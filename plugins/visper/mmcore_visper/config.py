@@ -1,0 +1,586 @@
+"""Every size and constant of VisPer-LM's architecture, for each published size and for laptops.
+
+Numbers are those of SHI-Labs/VisPer-LM (f7baf3b): `ola_vlm/train`, `scripts/train/*.sh` and the configurations of the
+published checkpoints. What a training stage decides (predictors, probes, how pictures are cut) is replaced by the
+stage's `model` entries. `from_published` and `to_published` translate the `config.json` of published folders.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from mmcore.errors import RecipeError, WeightsError, suggest
+from mmcore.language.sequence import IMAGE
+
+Task = Literal["gen", "depth", "seg"]
+TASKS: tuple[Task, ...] = ("gen", "depth", "seg")
+
+CLIP_VIT = "openai/clip-vit-large-patch14-336"
+CLIP_CONVNEXT = "laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup-res768"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipTower:
+    """CLIP's vision transformer, read at an inner layer without its class token; the defaults are ViT-L/14-336."""
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_layers: int = 24
+    num_heads: int = 16
+    image_size: int = 336
+    """Side of the picture, pixels."""
+    patch_size: int = 14
+    select_layer: int = -2
+    """Which hidden state is read; counted from the end when negative."""
+    act: str = "quick_gelu"
+    eps: float = 1e-5
+    projection_dim: int = 768
+    """Of the joint space with text; unused here, kept for exported configurations."""
+    name: str = CLIP_VIT
+    """What published configurations call it."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise RecipeError(f"tower: {self.hidden_size} channels cannot be cut into {self.num_heads} heads")
+        if not -self.num_layers - 1 <= self.select_layer <= self.num_layers:
+            raise RecipeError(f"tower: there is no hidden state {self.select_layer} of {self.num_layers} layers")
+
+    @property
+    def channels(self) -> int:
+        """Of one image token."""
+        return self.hidden_size
+
+    @property
+    def grid(self) -> int:
+        """Image tokens along one side."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvNextTower:
+    """CLIP's ConvNeXt trunk from timm; the defaults are the XXL one at 768 pixels."""
+
+    depths: tuple[int, ...] = (3, 4, 30, 3)
+    dims: tuple[int, ...] = (384, 768, 1536, 3072)
+    image_size: int = 768
+    """Side of the picture, pixels."""
+    eps: float = 1e-5
+    drop_path: float = 0.0
+    """Stochastic depth while training. The published code trains with 0.1, since its trainer puts the frozen tower into
+    training mode; 0 gives the features that inference sees."""
+    name: str = CLIP_CONVNEXT
+    """What published configurations call it."""
+
+    @property
+    def channels(self) -> int:
+        """Of one image token."""
+        return self.dims[-1]
+
+    @property
+    def grid(self) -> int:
+        """Image tokens along one side: the stem divides by 4, every later stage by 2."""
+        return self.image_size // (4 * 2 ** (len(self.dims) - 1))
+
+
+Tower = ClipTower | ConvNextTower
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskConfig:
+    """One embedding objective: which hidden states predict which teacher's features, through which resampler."""
+
+    name: Task
+    layers: tuple[int, ...] = ()
+    """Hidden states that are read, 1 for the output of the first layer; no use for probes, which read every layer."""
+    weight: float = 0.5
+    """Of this task in the whole loss."""
+    num_tokens: int = 576
+    """Predicted rows: 24 x 24 for depth and seg, 1 for gen."""
+    output_dim: int = 1024
+    """Channels of the teacher's features."""
+    depth: int = 1
+    """Resampler blocks."""
+    dim_head: int = 32
+    num_heads: int = 4
+    ff_mult: int = 1
+    """Width of the feed-forward part, in multiples of the resampler's."""
+
+    @property
+    def grid(self) -> int:
+        """Rows along one side of a square map."""
+        return round(self.num_tokens**0.5)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Of one image's target: gen (rows, channels), depth (rows, channels), seg (channels, side, side)."""
+        if self.name == "seg":
+            return self.output_dim, self.grid, self.grid
+        return self.num_tokens, self.output_dim
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DepthDecoderConfig:
+    """The frozen DPT decoder that turns depth features into a picture; Depth-Anything-V2-Large. No loss reads it."""
+
+    in_channels: int = 1024
+    features: int = 256
+    out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+
+
+GEN = TaskConfig(name="gen", layers=(12, 20), num_tokens=1, output_dim=1024)
+DEPTH = TaskConfig(name="depth", layers=(18, 20), output_dim=1024)
+SEG = TaskConfig(name="seg", layers=(10, 18), output_dim=1536)
+"""scripts/train/pretrain.sh: `d18-20_s10-18_g12-20`, weights 0.5; the argument default of depth would be 8-20."""
+
+LLAMA3: Mapping[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 128257,  # 128256 and <pad>
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 128000,
+    "eos_token_id": 128009,
+    "pad_token_id": 128256,
+    "tie_word_embeddings": False,
+}
+PHI3: Mapping[str, Any] = {
+    "model_type": "phi3",
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    # One more than the published 2047: in the transformers of that time a query saw so many positions besides its own.
+    "sliding_window": 2048,
+    "bos_token_id": 1,
+    "eos_token_id": 32000,
+    "pad_token_id": 32000,
+    "tie_word_embeddings": False,
+}
+TEMPLATES: Mapping[str, str] = {"llama": "llava_llama_3", "phi3": "llava_phi_3"}
+"""Conversation template by language model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisperConfig:
+    """Sizes and switches of one VisPer-LM model; the defaults are Llama3-8B with CLIP ViT-L and all three tasks."""
+
+    language: Mapping[str, Any] = field(default_factory=lambda: dict(LLAMA3))
+    """Configuration of the language model as transformers writes it."""
+    tower: Tower = field(default_factory=ClipTower)
+    tokenizer: str = "meta-llama/Meta-Llama-3-8B-Instruct"
+    """Folder or Hub name of the tokenizer."""
+    template: str = "llava_llama_3"
+    """Conversation template of `mmcore.language.conversation`."""
+    max_length: int = 4096
+    """Longest sequence after images and task tokens were put in, tokens."""
+    image_aspect: Literal["square", "pad"] = "square"
+    """How a picture becomes square: its centre is cut out (published stage pt), or it is padded (the others)."""
+
+    tasks: tuple[TaskConfig, ...] = (GEN, DEPTH, SEG)
+    """In the order of their tokens after the image; empty for plain LLaVA."""
+    num_task_tokens: int = 8
+    """Tokens of each task after the image; 0 leaves them out and predictors learn their own queries."""
+    task_token_format: Literal["expand_emb", "emb"] = "expand_emb"
+    """What depth and seg insert: means over groups of their rows, or (old checkpoints) every row."""
+    predictors: bool = True
+    """Whether the embedding predictors are there (stage pt); later stages keep the task tokens only."""
+    pass_text_to_aux: bool = True
+    """Whether predictors see the text after the image."""
+    use_intermediate_depth: bool = True
+    """Whether depth has three MLPs behind its predictor, of which the first is supervised."""
+    use_contrastive: bool = True
+    contrastive_weight: float = 0.3
+    depth_decoder: DepthDecoderConfig | None = field(default_factory=DepthDecoderConfig)
+    """For pictures of predicted depth; kept in checkpoints that have depth predictors."""
+
+    probe: Task | None = None
+    """Probe every layer's hidden state for this teacher's features; nothing else is trained."""
+    probe_task_tokens: bool = True
+    """Whether a probed model keeps its task tokens. The published probes were trained with them and evaluated
+    without; False is what their evaluation did."""
+
+    released_masks: bool = False
+    """Zero every embedding loss as the released code does by accident; for comparisons with it only."""
+    outer_product_mask: bool = False
+    """Average the contrastive loss over all samples before it is masked, as the released code does by accident, with
+    predictions and targets for samples without an image too. The same where every sample has an image, as in every
+    published recipe; it needs `normalise: micro_batch` and targets for every sample."""
+    padding_keys: Literal["zero", "states", "masked"] = "zero"
+    """What predictors see at padding: zero vectors (the published code with flash attention), whatever the layers left
+    there (the published code with other attention), or nothing (clean: independent of the other samples)."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of the language model."""
+
+    def replace(self, **changes: Any) -> "VisperConfig":
+        """A copy with some entries changed; mappings for nested parts change single entries of them.
+
+        Raises:
+            RecipeError: an entry does not exist; the nearest one is suggested.
+        """
+        known = [entry.name for entry in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise RecipeError(
+                    f"VisPer-LM has no model setting {name!r}",
+                    known=known,
+                    do=suggest(name, known, "choose one of these"),
+                )
+        if isinstance(language := changes.get("language"), Mapping):
+            changes["language"] = {**self.language, **language}
+        for part in ("tower", "depth_decoder"):
+            if isinstance(entries := changes.get(part), Mapping):
+                changes[part] = _replace_part(part, getattr(self, part), entries)
+        if "tasks" in changes:
+            changes["tasks"] = tuple(_task(task, self.tasks) for task in changes["tasks"])
+        return replace(self, **changes)
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise RecipeError(f"a task is named twice: {', '.join(names)}", where="model.tasks")
+        layers = int(self.language["num_hidden_layers"])
+        for task in self.tasks:
+            if task.name not in TASKS:
+                raise RecipeError(f"unknown task {task.name!r}", where="model.tasks", known=TASKS)
+            if wrong := [layer for layer in task.layers if not 0 <= layer <= layers]:
+                raise RecipeError(f"task {task.name} reads layer {wrong[0]}; there are {layers}", where="model.tasks")
+            if task.name != "gen" and self.num_task_tokens and task.num_tokens % self.num_task_tokens:
+                raise RecipeError(
+                    f"{task.num_tokens} rows of {task.name} cannot be grouped into {self.num_task_tokens} task tokens",
+                    where="model.num_task_tokens",
+                )
+            if task.name == "seg" and task.grid**2 != task.num_tokens:
+                raise RecipeError(f"{task.num_tokens} rows of seg are no square map", where="model.tasks")
+        if self.probe is not None and self.probe not in names:
+            raise RecipeError(f"probe {self.probe!r} is none of the tasks", where="model.probe", known=names)
+
+    def _check_choices(self) -> None:
+        choices = {
+            "image_aspect": ("square", "pad"),
+            "task_token_format": ("expand_emb", "emb"),
+            "padding_keys": ("zero", "states", "masked"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise RecipeError(f"unknown {name} {getattr(self, name)!r}", where=f"model.{name}", known=known)
+
+    @property
+    def width(self) -> int:
+        """Channels of the language model."""
+        return int(self.language["hidden_size"])
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the language model."""
+        return int(self.language["num_hidden_layers"])
+
+    @property
+    def image_size(self) -> int:
+        """Side of the picture that the tower takes, pixels."""
+        return self.tower.image_size
+
+    @property
+    def image_tokens(self) -> int:
+        """Rows of one image in the sequence, task tokens not counted."""
+        return self.tower.grid**2
+
+    @property
+    def task_tokens(self) -> tuple[tuple[str, int], ...]:
+        """Task and rows that follow an image, in order."""
+        if not self.num_task_tokens or (self.probe is not None and not self.probe_task_tokens):
+            return ()
+        return tuple((task.name, self._rows(task)) for task in self.tasks)
+
+    @property
+    def expansion(self) -> Mapping[int, tuple[tuple[str, int], ...]]:
+        """What a placeholder becomes, for `mmcore.language.splice.lay_out`."""
+        return {IMAGE: (("image", self.image_tokens), *self.task_tokens)}
+
+    def task(self, name: str) -> TaskConfig:
+        """One of the tasks."""
+        return next(task for task in self.tasks if task.name == name)
+
+    def _rows(self, task: TaskConfig) -> int:
+        whole = self.task_token_format == "emb" and task.name != "gen"
+        return task.num_tokens if whole else self.num_task_tokens
+
+
+def _replace_part(part: str, old: Any, entries: Mapping[str, Any]) -> Any:
+    if old is None:
+        raise RecipeError(f"this variant has no {part}", where=f"model.{part}")
+    known = [entry.name for entry in fields(old)]
+    for name in entries:
+        if name not in known:
+            raise RecipeError(
+                f"{part} has no setting {name!r}", known=known, do=suggest(name, known, "choose one of these")
+            )
+    return replace(old, **{name: tuple(v) if isinstance(v, list) else v for name, v in entries.items()})
+
+
+def _task(given: Any, known: Sequence[TaskConfig]) -> TaskConfig:
+    """A task from its name, or from changes to the one of the same name; recipes hold plain data."""
+    if isinstance(given, TaskConfig):
+        return given
+    entries = {"name": given} if isinstance(given, str) else dict(given)
+    name = entries.pop("name", None)
+    base = next((task for task in (*known, GEN, DEPTH, SEG) if task.name == name), None)
+    if base is None:
+        raise RecipeError(f"unknown task {name!r}", where="model.tasks", known=TASKS)
+    return _replace_part(f"task {name}", base, entries)
+
+
+# Published configurations
+
+_LAYERS = {"gen": "img_layer_indices", "depth": "depth_layer_indices", "seg": "seg_layer_indices"}
+_WEIGHTS = {"gen": "img_loss_weight", "depth": "depth_loss_weight", "seg": "seg_loss_weight"}
+_SIZES = ("num_tokens", "output_dim", "depth", "dim_head", "num_heads", "ff_mult")
+_LANGUAGE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+    "rope_theta",
+    "rope_scaling",
+    "rms_norm_eps",
+    "sliding_window",
+    "attention_bias",
+    "hidden_act",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "tie_word_embeddings",
+)
+"""Entries that describe the language model; the others are the family's own or the trainer's."""
+_FIXED: Mapping[str, Any] = {
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "patch",
+    "mm_patch_merge_type": "flat",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "use_mm_proj": True,
+    "tokenizer_padding_side": "right",
+}
+_CLASSES = {
+    ("pt", "llama"): ("ola_llama", "OlaLlavaLlamaForCausalLM"),
+    ("pt", "phi3"): ("ola_phi3", "OlaLlavaPhi3ForCausalLM"),
+    ("ift", "llama"): ("llava_llama", "LlavaLlamaForCausalLM"),
+    ("ift", "phi3"): ("llava_phi3", "LlavaPhi3ForCausalLM"),
+    ("probe", "llama"): ("probe_dsg_llava_llama", "ProbeDSGLlavaLlamaForCausalLM"),
+}
+_TEACHERS = {
+    "image_generator": "stabilityai/stable-diffusion-2-1-unclip",
+    "image_segmentor": "shi-labs/oneformer_coco_swin_large",
+    "depth_estimator": "depth_anything_v2_vitl.pth",
+}
+
+
+def from_published(
+    config: Mapping[str, Any],
+    *,
+    kind: str | None = None,
+    tower: Tower | None = None,
+    depth_decoder: DepthDecoderConfig | None = None,
+) -> VisperConfig:
+    """Our configuration of a published `config.json`.
+
+    Args:
+        config: its content.
+        kind: published class name or `model_type`; by default the one in `config`.
+        tower: sizes of the vision tower, which published files only name.
+        depth_decoder: sizes of the depth decoder, by default the published one.
+
+    Raises:
+        WeightsError: it describes a model that this family does not have; names the entry.
+    """
+    said = kind or config.get("model_type") or "".join(config.get("architectures") or ())
+    word = str(said).lower()
+    language = language_of(config, word)
+    tasks = _tasks(config)
+    probe = config.get("probe_mode")
+    has_predictors = bool(tasks) and ("ola" in word or "dsg" in word) and probe is None
+    for entry, expected in (("mm_projector_type", "mlp2x_gelu"), ("mm_vision_select_feature", "patch")):
+        if config.get(entry, expected) != expected:
+            raise WeightsError(f"{entry} {config[entry]!r} is not supported", known=expected, where="config.json")
+    return VisperConfig(
+        language=language,
+        tower=tower or tower_of(config),
+        tokenizer=str(config.get("_name_or_path") or ""),
+        template=TEMPLATES[language["model_type"]],
+        max_length=int(config.get("tokenizer_model_max_length", 4096)),
+        image_aspect="pad" if config.get("image_aspect_ratio") == "pad" else "square",
+        tasks=tasks,
+        num_task_tokens=int(config.get("num_task_tokens", 0)),
+        # Classes of later stages fall back to the whole rows; the predictor class always takes means.
+        task_token_format="expand_emb" if has_predictors else config.get("task_token_format", "emb"),
+        predictors=has_predictors,
+        pass_text_to_aux=bool(config.get("pass_text_to_aux", True)),
+        use_intermediate_depth=bool(config.get("image_depth", {}).get("use_intermediate_depth", True)),
+        use_contrastive=bool(config.get("use_contrastive", True)),
+        contrastive_weight=float(config.get("contrastive_loss_weight", 0.3)),
+        depth_decoder=depth_decoder or DepthDecoderConfig(),
+        probe=probe,
+        probe_task_tokens=False,
+    )
+
+
+def to_published(config: VisperConfig) -> dict[str, Any]:
+    """The entries of a published `config.json` for this model.
+
+    Raises:
+        WeightsError: the published code has no class for it.
+    """
+    language = dict(config.language)
+    model = language.pop("model_type")
+    if language.get("sliding_window") is not None:
+        language["sliding_window"] -= 1
+    stage = "probe" if config.probe else "pt" if config.predictors and config.tasks else "ift"
+    if (stage, model) not in _CLASSES:
+        raise WeightsError(f"the published code has no {stage} class for {model}", known=sorted(map(str, _CLASSES)))
+    model_type, architecture = _CLASSES[stage, model]
+    result = {
+        **language,
+        "model_type": model_type,
+        "architectures": [architecture],
+        "mm_vision_tower": config.tower.name,
+        "mm_hidden_size": config.tower.channels,
+        **_FIXED,
+        "image_aspect_ratio": config.image_aspect,
+        "tokenizer_model_max_length": config.max_length,
+    }
+    if isinstance(config.tower, ClipTower):
+        result["mm_vision_select_layer"] = config.tower.select_layer
+    if config.probe:
+        result |= _TEACHERS | {"probe_mode": config.probe} | _task_entries(config, config.tasks)
+    if config.tasks and config.num_task_tokens:
+        result |= _TEACHERS | {
+            "aux_mode": "-".join(task.name for task in config.tasks),
+            "num_task_tokens": config.num_task_tokens,
+            "task_token_format": config.task_token_format,
+            "pass_text_to_aux": config.pass_text_to_aux,
+            "use_contrastive": config.use_contrastive,
+            "contrastive_loss_weight": config.contrastive_weight,
+            "use_ce": False,
+            "sample_tokens": False,
+            **_task_entries(config, config.tasks),
+        }
+    return result
+
+
+def tower_of(config: Mapping[str, Any]) -> Tower:
+    """The published vision tower that a `config.json` names.
+
+    Raises:
+        WeightsError: it is none of the two.
+    """
+    name = str(config.get("mm_vision_tower", ""))
+    if "convnext" in name.lower():
+        size = re.search(r"res(\d+)", name)
+        return ConvNextTower(name=name, image_size=int(size.group(1)) if size else 256)
+    if "clip-vit-large-patch14" in name:
+        layer = int(config.get("mm_vision_select_layer", -2))
+        return ClipTower(name=name, image_size=336 if "336" in name else 224, select_layer=layer)
+    raise WeightsError(f"unknown vision tower {name!r}", where="mm_vision_tower", known=[CLIP_VIT, CLIP_CONVNEXT])
+
+
+def language_of(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The language model's part of a published `config.json`; `kind` is its `model_type` or class name."""
+    model = "phi3" if "phi3" in kind.lower() else "llama"
+    language = {"model_type": model} | {name: config[name] for name in _LANGUAGE if name in config}
+    language.setdefault("tie_word_embeddings", False)
+    if model == "phi3" and language.get("sliding_window") is not None:
+        language["sliding_window"] += 1
+    return language
+
+
+def _tasks(config: Mapping[str, Any]) -> tuple[TaskConfig, ...]:
+    order = config.get("aux_mode") or config.get("probe_mode") or ""
+    return tuple(_published_task(name, config) for name in str(order).split("-") if name)
+
+
+def _published_task(name: str, config: Mapping[str, Any]) -> TaskConfig:
+    if name not in TASKS:
+        raise WeightsError(f"unknown task {name!r}", where="aux_mode", known=TASKS)
+    base = {"gen": GEN, "depth": DEPTH, "seg": SEG}[name]
+    given: Mapping[str, Any] = config.get(f"image_{name}", {})
+    changes: dict[str, Any] = {size: given[size] for size in _SIZES if size in given}
+    if _LAYERS[name] in given:
+        changes["layers"] = tuple(int(layer) for layer in re.findall(r"\d+", str(given[_LAYERS[name]])))
+    if _WEIGHTS[name] in given:
+        changes["weight"] = float(given[_WEIGHTS[name]])
+    return replace(base, **changes)
+
+
+def _task_entries(config: VisperConfig, tasks: Sequence[TaskConfig]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for task in tasks:
+        entry: dict[str, Any] = {size: getattr(task, size) for size in _SIZES}
+        if not config.probe:
+            entry[_LAYERS[task.name]] = "-".join(map(str, task.layers))
+            entry[_WEIGHTS[task.name]] = task.weight
+            if task.name == "depth" and not config.use_intermediate_depth:
+                entry["use_intermediate_depth"] = False
+        entries[f"image_{task.name}"] = entry
+    return entries
+
+
+LLAMA3_VIT = VisperConfig()
+LLAMA3_CONVNEXT = LLAMA3_VIT.replace(tower=ConvNextTower())
+PHI3_VIT = VisperConfig(language=dict(PHI3), tokenizer="microsoft/Phi-3-mini-4k-instruct", template=TEMPLATES["phi3"])
+PHI3_CONVNEXT = PHI3_VIT.replace(tower=ConvNextTower())
+LLAVA15 = LLAMA3_VIT.replace(tasks=(), num_task_tokens=0, predictors=False, depth_decoder=None)
+
+TINY = VisperConfig(
+    language={
+        **LLAMA3,
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "rope_theta": 10000.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    },
+    tower=ClipTower(
+        hidden_size=64, intermediate_size=128, num_layers=3, num_heads=4, image_size=112, projection_dim=64, name="tiny"
+    ),
+    tokenizer="tiny",
+    max_length=512,
+    tasks=(
+        TaskConfig(name="gen", layers=(2, 3), num_tokens=1, output_dim=32, dim_head=16),
+        TaskConfig(name="depth", layers=(3, 4), num_tokens=64, output_dim=32, dim_head=16),
+        TaskConfig(name="seg", layers=(1, 3), num_tokens=64, output_dim=48, dim_head=16),
+    ),
+    depth_decoder=DepthDecoderConfig(in_channels=32, features=16, out_channels=(16, 16, 32, 32)),
+)
+"""Random weights, for --demo, tests and examples: a laptop trains it in minutes."""
+
+VARIANTS: Mapping[str, VisperConfig] = {
+    "llama3-vit": LLAMA3_VIT,
+    "llama3-convnext": LLAMA3_CONVNEXT,
+    "phi3-vit": PHI3_VIT,
+    "phi3-convnext": PHI3_CONVNEXT,
+    "llava15-llama3-vit": LLAVA15,
+    "tiny": TINY,
+}
