@@ -469,7 +469,7 @@ def to_published(config: VisperConfig) -> dict[str, Any]:
         result["mm_vision_select_layer"] = config.tower.select_layer
     if config.probe:
         result |= _TEACHERS | {"probe_mode": config.probe} | _task_entries(config, config.tasks)
-    if config.tasks and config.num_task_tokens:
+    if config.tasks and (config.num_task_tokens or not config.probe):
         result |= _TEACHERS | {
             "aux_mode": "-".join(task.name for task in config.tasks),
             "num_task_tokens": config.num_task_tokens,
@@ -503,7 +503,7 @@ def tower_of(config: Mapping[str, Any]) -> Tower:
 def language_of(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The language model's part of a published `config.json`; `kind` is its `model_type` or class name."""
     model = "phi3" if "phi3" in kind.lower() else "llama"
-    language = {"model_type": model} | {name: config[name] for name in _LANGUAGE if name in config}
+    language: dict[str, Any] = {"model_type": model} | {name: config[name] for name in _LANGUAGE if name in config}
     language.setdefault("tie_word_embeddings", False)
     if model == "phi3" and language.get("sliding_window") is not None:
         language["sliding_window"] += 1
@@ -521,6 +521,8 @@ def _published_task(name: str, config: Mapping[str, Any]) -> TaskConfig:
     base = {"gen": GEN, "depth": DEPTH, "seg": SEG}[name]
     given: Mapping[str, Any] = config.get(f"image_{name}", {})
     changes: dict[str, Any] = {size: given[size] for size in _SIZES if size in given}
+    if config.get("probe_mode"):
+        changes["layers"] = ()
     if _LAYERS[name] in given:
         changes["layers"] = tuple(int(layer) for layer in re.findall(r"\d+", str(given[_LAYERS[name]])))
     if _WEIGHTS[name] in given:
@@ -532,7 +534,7 @@ def _task_entries(config: VisperConfig, tasks: Sequence[TaskConfig]) -> dict[str
     entries: dict[str, Any] = {}
     for task in tasks:
         entry: dict[str, Any] = {size: getattr(task, size) for size in _SIZES}
-        if not config.probe:
+        if task.layers:
             entry[_LAYERS[task.name]] = "-".join(map(str, task.layers))
             entry[_WEIGHTS[task.name]] = task.weight
             if task.name == "depth" and not config.use_intermediate_depth:
