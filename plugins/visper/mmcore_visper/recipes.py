@@ -1,0 +1,238 @@
+"""The published VisPer-LM stages as data, and the tiny ones that run on a laptop.
+
+Numbers come from `scripts/train/*.sh` of SHI-Labs/VisPer-LM (commit f7baf3b) and the arguments' defaults. Epochs, not
+steps, are published: 558 128 captions / 256 are about 2 181 steps, 665 298 conversations / 128 about 5 198.
+"""
+
+from mmcore import AdamW, Cosine, Data, Init, Source, Stage, Validation
+
+LLAMA3, PHI3 = "hf://meta-llama/Meta-Llama-3-8B-Instruct", "hf://microsoft/Phi-3-mini-4k-instruct"
+CLIP, CONVNEXT = (
+    "hf://openai/clip-vit-large-patch14-336",
+    "hf://laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup",
+)
+
+LLAVA_558K = Source(
+    weight=1.0,
+    format="LLaVA JSON",
+    annotations="LLaVA-Pretrain/blip_laion_cc_sbu_558k.json",
+    images="LLaVA-Pretrain/images",
+)
+LLAVA_665K = Source(weight=1.0, format="LLaVA JSON", annotations="llava_v1_5_mix665k.json")
+ALLAVA_CAPTION = Source(
+    weight=1.0, format="LLaVA JSON", annotations="allava/ALLaVA-Caption.json", images="allava"
+)  # LAION and VFLAN parts, concatenated
+COCO_PROBE = Source(
+    weight=1.0,
+    format="COCO captions, probing",
+    annotations="coco/annotations/captions_train2017.json",
+    images="coco/train2017",
+)
+
+PROBE_VAL = Validation(
+    source="coco_probe_val",
+    metrics=("best/cosine", "mean/cosine"),
+    annotations="coco/annotations/captions_val2017.json",
+    images="coco/val2017",
+    format="COCO captions, probing",
+    options={"squash_px": 640},  # docs/Probing.md: every image is resized to 640x640 first
+)
+
+
+def _question_set(name: str, format: str, annotations: str, images: str, tokens: int, *metrics: str) -> Validation:
+    """One benchmark of the paper; `tokens` is its published limit on the answer."""
+    return Validation(
+        source=name,
+        metrics=metrics,
+        annotations=annotations,
+        images=images,
+        format=format,
+        options={"max_new_tokens": tokens},
+    )
+
+
+BENCHMARKS = (
+    _question_set("cv_bench", "CV-Bench", "eval/cv-bench/test.jsonl", "eval/cv-bench", 128, "overall", "2D", "3D"),
+    _question_set("mmstar", "MMStar", "eval/mmstar/questions.jsonl", "eval/mmstar", 128, "final"),
+    _question_set("realworldqa", "RealWorldQA", "eval/realworldqa/questions.jsonl", "eval/realworldqa", 16, "accuracy"),
+    _question_set("okvqa", "OK-VQA", "eval/okvqa/questions.jsonl", "coco/val2014", 1024, "accuracy"),
+    _question_set("mme", "MME", "eval/mme/questions.jsonl", "eval/mme", 16, "perception", "cognition"),
+)
+
+EMBEDDING_WEIGHTS = {"depth": 0.5, "seg": 0.5, "gen": 0.5}  # pretrain.sh --loss_weights d0.5_s0.5_g0.5
+
+PT = Stage(
+    number=1,
+    name="pt",
+    title="captions: projector, task tokens and embedding predictors are trained, the language model is frozen",
+    origin="scripts/train/pretrain.sh",
+    notes=(
+        "embedding losses: samples with an image count; the released forward zeroes its masks and with them the losses",
+        "depth layers 18-20 as in the script; the argument's default is 8-20",
+        "task_token_format expand_emb: pretrain.sh cannot start, its argument class lacks the entry",
+        "no gradient clipping: the trainer's is without effect under DeepSpeed",
+        "normalise micro_batch: every rank divides by its own tokens, then ranks are averaged",
+    ),
+    epochs=1,
+    global_batch=256,
+    micro_batch=32,
+    data=Data(sources={"llava558k": LLAVA_558K}, replacement=False),
+    optim=AdamW(lr=1e-3),
+    schedule=Cosine(warmup_ratio=0.03),
+    normalise="micro_batch",
+    precision="bf16",
+    gradient_checkpointing=True,
+    trainable=("projector", "predictors", "task_tokens", "logit_scales"),
+    loss_weights={"text": 1.0, **EMBEDDING_WEIGHTS},
+    max_length=4096,
+    model={"image_aspect": "square"},
+    init=Init(published=(LLAMA3, CLIP)),
+    zero=2,
+    checkpoint_every=200,
+    keep_last=3,
+)
+
+IFT = PT.replace(
+    number=2,
+    name="ift",
+    title="visual instruction tuning: language model and projector",
+    origin="scripts/train/finetune.sh",
+    notes=(
+        "the image tower stays frozen and so do the task tokens (freeze_task_token defaults to True here)",
+        "no gradient clipping: the trainer's is without effect under DeepSpeed",
+    ),
+    global_batch=128,
+    micro_batch=16,
+    data=Data(sources={"llava665k": LLAVA_665K}, replacement=False),
+    validation=BENCHMARKS,
+    optim=AdamW(lr=2e-5),
+    trainable=("language", "projector"),
+    loss_weights={"text": 1.0},
+    model={"image_aspect": "pad", "predictors": False},
+    init=Init(stage="pt"),
+)
+
+VPT = IFT.replace(
+    number=3,
+    name="vpt",
+    title="visual pre-training on detailed captions: language model and projector",
+    origin="scripts/train/vpt.sh",
+    notes=(*IFT.notes, "the documents say that the whole model is trained; the script leaves the tower frozen"),
+    data=IFT.data.replace(sources={"allava_caption": ALLAVA_CAPTION}),
+    validation=(),
+)
+
+VPT_IFT = IFT.replace(
+    number=4,
+    name="vpt-ift",
+    title="visual instruction tuning after visual pre-training",
+    origin="scripts/train/vpt_ift.sh",
+    init=Init(stage="vpt"),
+)
+
+PROBE = PT.replace(
+    number=5,
+    name="probe",
+    title="a predictor at every layer of a frozen model: how much depth, segmentation or generation knowledge is there",
+    origin="scripts/train/probe.sh; docs/Probing.md",
+    notes=(
+        "one task a run: --set model.probe=depth, seg or gen",
+        "one pass as in the script; the documents say two",
+        "task tokens are inserted in training and in testing; the released code inserts them in training only",
+    ),
+    data=Data(sources={"coco_probe": COCO_PROBE}, replacement=False),
+    validation=(PROBE_VAL,),
+    trainable=("probes",),
+    loss_weights={},
+    model={"image_aspect": "pad", "predictors": False, "probe": "depth"},
+    init=Init(stage="ift"),
+)
+
+# assumed: everything about the tiny variant is ours, chosen so that the sample scenes train in minutes on two cores.
+# A random language model that stays frozen could learn nothing from captions, so every tiny stage trains it.
+DEMO_CAPTIONS = LLAVA_558K.replace(annotations="visper/captions_train.json", images="visper/images")
+DEMO_QUESTIONS = LLAVA_665K.replace(annotations="visper/questions_train.json", images="visper/images")
+COCO_CAPTIONS = Source(
+    weight=0.0,
+    format="COCO captions",
+    annotations="annotations/captions_train2017.json",
+    images="train2017",
+)
+DEMO_VAL = Validation(
+    source="demo_val",
+    metrics=("accuracy", "chance"),
+    annotations="visper/questions_val.jsonl",
+    images="visper/images",
+    format="questions",
+    options={"max_new_tokens": 8, "chance_from": "visper/questions_train.json"},
+)
+TINY_PT = PT.replace(
+    title="captions of sample scenes from random weights, for laptops, tests and examples",
+    origin="assumed; structure and losses of the published recipe",
+    notes=("the language model is trained as well: it starts from random weights",),
+    epochs=None,
+    steps=600,
+    global_batch=16,
+    micro_batch=16,
+    data=PT.data.replace(sources={"captions": DEMO_CAPTIONS, "coco_captions": COCO_CAPTIONS}),
+    optim=AdamW(lr=2e-3, clip_grad_norm=1.0),
+    normalise="global",
+    precision="fp32",
+    gradient_checkpointing=False,
+    trainable=(*PT.trainable, "language"),
+    max_length=512,
+    init=Init(optional=True),
+    zero=0,
+    checkpoint_every=300,
+)
+TINY_IFT = IFT.replace(
+    title="questions about sample scenes, for laptops, tests and examples",
+    origin=TINY_PT.origin,
+    notes=(),
+    epochs=None,
+    steps=600,
+    global_batch=16,
+    micro_batch=16,
+    data=IFT.data.replace(sources={"questions": DEMO_QUESTIONS, "coco_captions": COCO_CAPTIONS}),
+    validation=(DEMO_VAL,),
+    eval_every=200,
+    best_metric="demo_val/accuracy",
+    optim=AdamW(lr=1e-3, clip_grad_norm=1.0),
+    normalise="global",
+    precision="fp32",
+    gradient_checkpointing=False,
+    max_length=512,
+    init=Init(stage="pt", optional=True),
+    zero=0,
+    checkpoint_every=300,
+)
+
+_STARTS = {
+    "llama3-vit": (LLAMA3, CLIP),
+    "llama3-convnext": (LLAMA3, CONVNEXT),
+    "phi3-vit": (PHI3, CLIP),
+    "phi3-convnext": (PHI3, CONVNEXT),
+    "llava15-llama3-vit": (LLAMA3, CLIP),
+}
+"""What the first stage of each published variant starts from: language model and image tower."""
+
+
+def stages(variant: str) -> tuple[Stage, ...]:
+    """Every stage of one variant, in training order."""
+    if variant == "tiny":
+        return (TINY_PT, TINY_IFT)
+    first = PT.replace(init=Init(published=_STARTS[variant]))
+    if variant.startswith("llava15"):
+        return (_baseline(first), IFT, PROBE)
+    return (first, IFT, VPT, VPT_IFT, PROBE)
+
+
+def _baseline(first: Stage) -> Stage:
+    """Pre-training of plain LLaVA-1.5: the projector alone, no task tokens, no embedding losses."""
+    return first.replace(
+        title="captions: the projector is trained, the language model is frozen",
+        origin="scripts/train/pretrain.sh without --mode, ola_vlm/train/train.py",
+        notes=first.notes[-2:],
+        trainable=("projector",),
+        loss_weights={"text": 1.0},
+    )
