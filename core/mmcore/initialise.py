@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 HUB_PREFIX = "hf://"
+REPOSITORY_FILES = ("*.safetensors", "pytorch_model*.bin", "*.json", "*.model", "*.txt")
+"""What of a whole Hub repository is fetched: weights, configurations and tokenizers, no code."""
 
 
 def initialise(model: "nn.Module", stage: Stage, starts: Sequence[str], data_root: Path) -> list[dict[str, Any]]:
@@ -49,8 +51,9 @@ def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
             f"stage {stage.number} {stage.name} starts from stage {stage.init.stage}",
             do="give its run with --init RUN, or --init random",
         )
-    local = data_root / "weights" / published.rsplit("/", 1)[-1]
-    return [str(local) if local.is_file() else published]
+    names = (published,) if isinstance(published, str) else published
+    local = {name: data_root / "weights" / name.rsplit("/", 1)[-1] for name in names}
+    return [str(local[name]) if local[name].exists() else name for name in names]
 
 
 def _load(model: "nn.Module", start: str) -> dict[str, Any]:
@@ -97,17 +100,21 @@ def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
 
 
 def _download(start: str) -> tuple[Path, str]:
-    """A Hub file and the commit it was taken from."""
-    from huggingface_hub import hf_hub_download
+    """A Hub file, or the weights, configuration and tokenizer of a whole repository, and the commit they are from."""
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     kind, owner, name, file = _parse_hub(start)
     repository, _, revision = f"{owner}/{name}".partition("@")
+    pinned: dict[str, Any] = {"repo_type": kind, "revision": revision or None}
     try:
-        path = Path(hf_hub_download(repository, file, repo_type=kind, revision=revision or None))
+        if file:
+            path = Path(hf_hub_download(repository, file, **pinned))
+        else:
+            path = Path(snapshot_download(repository, allow_patterns=list(REPOSITORY_FILES), **pinned))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise MissingDataError(
-            f"cannot get {file} from the Hub: {str(error).splitlines()[0]}",
+            f"cannot get {file or repository} from the Hub: {str(error).splitlines()[0]}",
             where=start,
             do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
         ) from None
@@ -121,8 +128,10 @@ def _parse_hub(start: str) -> tuple[str, str, str, str]:
     kind = {"spaces": "space", "datasets": "dataset"}.get(parts[0], "model")
     if kind != "model":
         parts = parts[1:]
-    if len(parts) < 3 or not all(parts):
+    if len(parts) < 2 or not all(parts):
         raise WeightsError(
-            "not a file on the Hub", where=start, do="write hf://OWNER/NAME/FILE or hf://spaces/OWNER/NAME/FILE"
+            "not a file or repository on the Hub",
+            where=start,
+            do="write hf://OWNER/NAME, hf://OWNER/NAME/FILE or hf://spaces/OWNER/NAME/FILE",
         )
     return kind, parts[0], parts[1], "/".join(parts[2:])

@@ -158,8 +158,8 @@ class Init(Recipe):
 
     stage: str | None = None
     """Name of the stage whose finished run is taken when --init names none."""
-    published: str | None = None
-    """The file the published recipe starts from, for people; pass it with --init."""
+    published: str | tuple[str, ...] | None = None
+    """What the published recipe starts from: a file or a repository on the Hub, or several that each fill a part."""
     optional: bool = False
     """Whether random weights are an acceptable start (tiny variants)."""
 
