@@ -74,8 +74,24 @@ def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = 
     Raises:
         DataError: `root` holds other files under the names that would be written.
     """
-    root = Path(root)
     wanted = {"version": VERSION, "seed": seed, "train": train, "val": val}
+    return write_once(Path(root), wanted, lambda folder: _write_all(folder, seed, train, val))
+
+
+def write_once(root: Path, wanted: dict[str, Any], write: Callable[[Path], dict[str, str]]) -> Path:
+    """Make sure that `root` holds generated data; a manifest with checksums tells what was written there.
+
+    Args:
+        root: the folder; other files in it are left alone.
+        wanted: what decides the data, JSON values; when the manifest says the same and all files are intact, nothing
+            is written.
+        write: writes everything into an empty folder and returns the SHA-256 of each file by relative path.
+
+    Returns:
+        `root`.
+    Raises:
+        DataError: `root` holds other files under the names that would be written.
+    """
     old = _read_manifest(root)
     if old is not None and old.get("made") == wanted and _intact(root, old["files"]):
         return root
@@ -83,7 +99,7 @@ def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = 
     fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         fresh.chmod(0o755)
-        files = _write_all(fresh, seed, train, val)
+        files = write(fresh)
         (fresh / MANIFEST).write_text(json.dumps({"made": wanted, "files": files}, indent=1))
         _move_in(fresh, root, files, old)
     finally:
@@ -141,33 +157,46 @@ def _move_in(fresh: Path, root: Path, files: dict[str, str], old: dict[str, Any]
     os.replace(fresh / MANIFEST, root / MANIFEST)
 
 
+class Writer:
+    """Writes files below a folder and remembers their SHA-256, as `write_once` wants them.
+
+    Args:
+        folder: where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, str] = {}
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write one file under its relative path."""
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_bytes(data)
+        self.files[name] = _digest(data)
+
+    def put_json(self, name: str, value: Any) -> None:
+        """Write a JSON value without blanks."""
+        self.put(name, json.dumps(value, separators=(",", ":")).encode())
+
+
 def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
     """Draw every scene and write every file; returns the SHA-256 of each by relative path."""
-    files: dict[str, str] = {}
-
-    def put(name: str, data: bytes) -> None:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-        files[name] = _digest(data)
-
-    def put_json(name: str, value: Any) -> None:
-        put(name, json.dumps(value, separators=(",", ":")).encode())
-
+    out = Writer(folder)
     scenes = {
         "train": [draw_scene(seed, 1000 + 7 * i) for i in range(train)],
         "val": [draw_scene(seed, 500_000 + 7 * i) for i in range(val)],
     }
     for split, drawn in scenes.items():
         for scene in drawn:
-            put(f"coco/{split}2017/{scene.image_id:012d}.jpg", scene.jpeg)
-            put(f"coco/train2014/{scene.name_2014}", scene.jpeg)
-        put_json(f"coco/annotations/instances_{split}2017.json", _instances(drawn, lambda s: f"{s.image_id:012d}.jpg"))
-    put_json("annotations/refcoco-mixed/instances_train.json", _referring(scenes["train"]))
-    put_json("annotations/refcoco-unc-val/instances_val.json", _referring(scenes["val"], one_each=True))
+            out.put(f"coco/{split}2017/{scene.image_id:012d}.jpg", scene.jpeg)
+            out.put(f"coco/train2014/{scene.name_2014}", scene.jpeg)
+        out.put_json(f"coco/annotations/instances_{split}2017.json", _instances(drawn, lambda s: f"{s.image_id:012d}.jpg"))
+    out.put_json("annotations/refcoco-mixed/instances_train.json", _referring(scenes["train"]))
+    out.put_json("annotations/refcoco-unc-val/instances_val.json", _referring(scenes["val"], one_each=True))
     both = scenes["train"] + scenes["val"]
-    put_json("refer/refcoco/instances.json", _instances(both, lambda s: s.name_2014))
-    put_json("refer/refcoco/refs(unc).json", _references(scenes))
-    return files
+    out.put_json("refer/refcoco/instances.json", _instances(both, lambda s: s.name_2014))
+    out.put_json("refer/refcoco/refs(unc).json", _references(scenes))
+    return out.files
 
 
 # ---- annotation formats ----
