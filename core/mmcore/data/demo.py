@@ -190,7 +190,9 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
         for scene in drawn:
             out.put(f"coco/{split}2017/{scene.image_id:012d}.jpg", scene.jpeg)
             out.put(f"coco/train2014/{scene.name_2014}", scene.jpeg)
-        out.put_json(f"coco/annotations/instances_{split}2017.json", _instances(drawn, lambda s: f"{s.image_id:012d}.jpg"))
+        out.put_json(
+            f"coco/annotations/instances_{split}2017.json", _instances(drawn, lambda s: f"{s.image_id:012d}.jpg")
+        )
     out.put_json("annotations/refcoco-mixed/instances_train.json", _referring(scenes["train"]))
     out.put_json("annotations/refcoco-unc-val/instances_val.json", _referring(scenes["val"], one_each=True))
     both = scenes["train"] + scenes["val"]
