@@ -1,0 +1,119 @@
+"""Sample data for `--demo`: drawn pictures with captions and questions in the formats of LLaVA.
+
+    visper/images/*.jpg
+    visper/captions_train.json      a request to describe, a caption (stage pt)
+    visper/questions_train.json     conversations of several questions; one in fifteen has no picture (stage ift)
+    visper/questions_val.jsonl      one question about a held-back picture a line, with its answer (evaluation)
+    visper/mmcore-demo.json         what was written, with checksums
+
+The same seed and counts give the same bytes on one version of Pillow and numpy.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmcore.data.demo import Writer, write_once
+
+from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Question, Scene, caption, draw_scene, questions
+
+FOLDER = "visper"
+VERSION = 1
+"""Grows when the pictures or questions change, so that older sample data is written anew."""
+
+NUM_TRAIN, NUM_VAL = 1200, 40
+TURNS = 6
+"""Questions in a conversation."""
+VAL_QUESTIONS = 3
+"""Questions about a held-back picture."""
+
+_REQUESTS = ("Describe this picture.", "What is in the picture?", "Say briefly what you see.")
+_SIDES = {"triangle": "three", "square": "four"}
+
+
+def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = NUM_VAL) -> Path:
+    """Make sure that `root` holds the sample data, writing it only when something is missing or damaged.
+
+    Args:
+        root: the data root; the data goes into its folder `visper`.
+        seed: decides every picture and question.
+        train: number of training pictures.
+        val: number of held-back pictures.
+
+    Returns:
+        `root`.
+    Raises:
+        DataError: the folder holds other files under the names that would be written.
+    """
+    wanted = {"version": VERSION, "seed": seed, "train": train, "val": val}
+    write_once(Path(root) / FOLDER, wanted, lambda folder: _write_all(folder, seed, train, val))
+    return Path(root)
+
+
+def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
+    out = Writer(folder)
+    rng = np.random.Generator(np.random.PCG64([seed, 10**9]))
+    known = [draw_scene(seed, number) for number in range(train)]
+    held_back = [draw_scene(seed, 500_000 + number) for number in range(val)]
+    for scene in (*known, *held_back):
+        out.put(f"images/{scene.name}", scene.jpeg)
+    out.put_json("captions_train.json", [_captioned(scene, rng) for scene in known])
+    out.put_json("questions_train.json", _conversations(known, rng))
+    out.put("questions_val.jsonl", "".join(_lines(held_back, rng)).encode())
+    return out.files
+
+
+def _captioned(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
+    """The marker stands before or behind the request, as in LLaVA's captions."""
+    request = _REQUESTS[int(rng.integers(len(_REQUESTS)))]
+    asked = f"<image>\n{request}" if rng.random() < 0.5 else f"{request}\n<image>"
+    return _record(scene.name.removesuffix(".jpg"), scene.name, [(asked, caption(scene))])
+
+
+def _conversations(scenes: Sequence[Scene], rng: np.random.Generator) -> list[dict[str, Any]]:
+    records = []
+    for number, scene in enumerate(scenes):
+        turns = [(asked.text, asked.answer) for asked in questions(scene, rng)[:TURNS]]
+        turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])
+        records.append(_record(scene.name.removesuffix(".jpg"), scene.name, turns))
+        if number % 15 == 14:
+            records.append(_record(f"text-{number}", None, _without_picture(rng)))
+    return records
+
+
+def _without_picture(rng: np.random.Generator) -> list[tuple[str, str]]:
+    shapes = [(f"How many corners has a {kind}?", corners) for kind, corners in _SIDES.items()]
+    colour, kind = list(COLOURS)[int(rng.integers(len(COLOURS)))], KINDS[int(rng.integers(len(KINDS)))]
+    asked = [*shapes, (f"Is {colour} a color or a shape?", "color"), (f"Is a {kind} a color or a shape?", "shape")]
+    return [asked[i] for i in rng.permutation(len(asked))]
+
+
+def _record(name: str, image: str | None, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    said = [
+        entry
+        for asked, answer in turns
+        for entry in ({"from": "human", "value": asked}, {"from": "gpt", "value": answer})
+    ]
+    return {"id": name, **({"image": image} if image else {}), "conversations": said}
+
+
+def _lines(scenes: Sequence[Scene], rng: np.random.Generator) -> list[str]:
+    """One question a line, of as many kinds as there are questions about a picture."""
+    lines = []
+    for scene in scenes:
+        for asked in _of_different_kinds(questions(scene, rng))[:VAL_QUESTIONS]:
+            entry = {
+                "question_id": len(lines),
+                "image": scene.name,
+                "text": asked.text,
+                "answer": asked.answer,
+                "category": asked.kind,
+            }
+            lines.append(json.dumps(entry) + "\n")
+    return lines
+
+
+def _of_different_kinds(asked: Sequence[Question]) -> list[Question]:
+    return list({question.kind: question for question in asked}.values())
