@@ -41,6 +41,8 @@ class ClipTower:
     """What published configurations call it."""
 
     def __post_init__(self) -> None:
+        if self.act not in ("quick_gelu", "gelu"):
+            raise RecipeError(f"tower: unknown activation {self.act!r}", known=("quick_gelu", "gelu"))
         if self.hidden_size % self.num_heads:
             raise RecipeError(f"tower: {self.hidden_size} channels cannot be cut into {self.num_heads} heads")
         if not -self.num_layers - 1 <= self.select_layer <= self.num_layers:
