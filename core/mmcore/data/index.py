@@ -4,7 +4,7 @@ A finished index is a folder of flat files:
 
     records.bin   the bytes of every record, end to end
     offsets.bin   int64 place of each record in records.bin, and the end
-    *.npy         one column per fact (width, height, num_objects, has_mask), memory-mapped
+    *.npy         one column per fact (width, height, num_objects, has_mask, or the parser's own), memory-mapped
     index.json    format, sources with size and sha256, number of records, category names
 
 Reading is two `pread` calls; nothing is mapped or cached, so a worker's private memory does not grow however many
@@ -26,7 +26,7 @@ import shutil
 import struct
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
@@ -45,6 +45,7 @@ PARALLEL_FROM = 50_000
 """Records below this are written by the calling process; starting others takes longer."""
 
 _COLUMN_TYPES = {"width": np.int32, "height": np.int32, "num_objects": np.int32, "has_mask": np.uint8}
+"""The columns of a parser that names none."""
 _RANGE = struct.Struct("<qq")
 
 Report = Callable[[str, float], None]
@@ -60,7 +61,10 @@ class Prepared(NamedTuple):
 
 
 class Parser(Protocol):
-    """One annotation format. A frozen dataclass of paths and options; instances travel to other processes."""
+    """One annotation format. A frozen dataclass of paths and options; instances travel to other processes.
+
+    A parser of something else than images with objects names its facts in `columns`, a mapping from name to NumPy type.
+    """
 
     @property
     def format(self) -> str:
@@ -126,7 +130,7 @@ class Index:
         )
 
     def column(self, name: str) -> np.ndarray:
-        """(records,) memory-mapped facts: width, height, num_objects or has_mask."""
+        """(records,) memory-mapped facts: width, height, num_objects or has_mask, or what the parser names."""
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     def _open(self) -> tuple[int, int]:
@@ -234,7 +238,7 @@ def _build(
     try:
         prepared = parser.prepare(scratch, report)
         parts = _write_parts(parser, scratch, prepared.num_records, workers, report)
-        _join(parts, building)
+        _join(parts, building, _columns(parser))
         description = {
             "version": VERSION,
             "format": parser.format,
@@ -298,7 +302,7 @@ def _write_part(parser: Parser, scratch: Path, part: _Part) -> Iterator[int]:
     part.folder.mkdir()
     count = part.stop - part.start
     lengths = np.zeros(count, np.int64)
-    columns = {name: np.zeros(count, kind) for name, kind in _COLUMN_TYPES.items()}
+    columns = {name: np.zeros(count, kind) for name, kind in _columns(parser).items()}
     with open(part.folder / "records.bin", "wb", buffering=1 << 20) as file:
         for i, (record, facts) in enumerate(parser.records(scratch, part.start, part.stop)):
             file.write(record)
@@ -312,7 +316,11 @@ def _write_part(parser: Parser, scratch: Path, part: _Part) -> Iterator[int]:
         np.save(part.folder / f"{name}.npy", column)
 
 
-def _join(parts: Sequence[_Part], building: Path) -> None:
+def _columns(parser: Parser) -> Mapping[str, Any]:
+    return getattr(parser, "columns", _COLUMN_TYPES)
+
+
+def _join(parts: Sequence[_Part], building: Path, columns: Iterable[str]) -> None:
     with open(building / "records.bin", "wb") as out:
         for part in parts:
             with open(part.folder / "records.bin", "rb") as file:
@@ -321,7 +329,7 @@ def _join(parts: Sequence[_Part], building: Path) -> None:
     lengths = np.concatenate([np.load(part.folder / "lengths.npy") for part in parts])
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype("<i8")
     offsets.tofile(building / "offsets.bin")
-    for name in _COLUMN_TYPES:
+    for name in columns:
         np.save(building / f"{name}.npy", np.concatenate([np.load(part.folder / f"{name}.npy") for part in parts]))
 
 

@@ -10,6 +10,7 @@ An empty last turn is left open, for generation.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from mmcore.errors import DataError, RecipeError, suggest
@@ -151,9 +152,7 @@ LLAMA_2 = (
     "not correct. If you don't know the answer to a question, please don't share false information."
 )
 """The two spaces are the published ones."""
-MPT = (
-    "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
-)
+MPT = "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
 
 
 def _headed(name: str, header: Mapping[str, str], system: str, end: str, mask: Mask, **more: Any) -> Template:
@@ -356,7 +355,7 @@ def normalise(
         raise DataError(
             "the conversation has no human turn", known='{"from": "human", "value": ...}', do="leave this record out"
         )
-    for number, (turn, following) in enumerate(zip(turns, turns[1:])):
+    for number, (turn, following) in enumerate(pairwise(turns)):
         if turn.role == following.role:
             spoken = next(name for name, role in ROLES.items() if role == turn.role)
             raise DataError(

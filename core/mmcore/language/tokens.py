@@ -64,7 +64,9 @@ def load_tokenizer(
     if added:
         from tokenizers import AddedToken
 
-        tokenizer.add_tokens([AddedToken(text, lstrip=True, rstrip=True, normalized=False, special=True) for text in added])
+        tokenizer.add_tokens(
+            [AddedToken(text, lstrip=True, rstrip=True, normalized=False, special=True) for text in added]
+        )
     if tokenizer.unk_token is not None and (pad == "unknown" or tokenizer.pad_token is None):
         tokenizer.pad_token = tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -158,7 +160,9 @@ def _open(source: str | Path) -> Any:
 
     path = Path(source)
     if path.exists() and path.is_dir() and not any(path.glob("*token*")):
-        raise MissingDataError("there are no tokenizer files", where=path, do="copy the language model's tokenizer here")
+        raise MissingDataError(
+            "there are no tokenizer files", where=path, do="copy the language model's tokenizer here"
+        )
     try:
         if path.is_file():
             return LlamaTokenizer.from_pretrained(str(path.parent))
