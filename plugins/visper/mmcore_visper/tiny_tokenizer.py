@@ -1,0 +1,103 @@
+"""The tokenizer of the tiny variant: a byte-level BPE of about a thousand tokens with Llama 3's special tokens.
+
+Made on the spot from a short list of words, so that no file has to be fetched; any text can be written in it, words of
+the sample data in one token each. It is saved as transformers saves tokenizers and read like any other.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mmcore.data.demo import Writer, write_once
+
+VERSION = 1
+"""Grows when the words change: ids of older runs would mean something else."""
+SIZE = 1000
+NUM_RESERVED = 32
+"""Reserved tokens, as many as an exported folder needs for an image and its task tokens."""
+
+PAD, BOS, EOT, END = "<pad>", "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"
+SPECIAL = (
+    PAD,
+    BOS,
+    EOT,
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    END,
+    *(f"<|reserved_special_token_{number}|>" for number in range(NUM_RESERVED)),
+)
+"""In the order of their ids; the first three are what the tiny variant's configuration says."""
+
+_WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*\n+|\s+(?!\S)|\s+"
+"""Words with the blank before them, digits, punctuation, line ends; empty lines stay whole as in Llama 3."""
+
+_FREQUENT = """
+system user assistant A chat between a curious user and an artificial intelligence assistant. The assistant gives
+helpful, detailed, and polite answers to the user's questions.
+What color is the circle? Which shape is red? Is there a square? Is the triangle on the left or on the right?
+How many shapes are there? How many corners has a cross? Is it a color or a shape? Answer with a single word.
+Describe this picture. What is in the picture? Say briefly what you see. Describe the image in two lines.
+a red circle, a green square and a blue triangle yellow purple black white orange cross
+yes no one two three four left right color shape
+"""
+"""What the sample data and its templates say; these words get tokens of their own first."""
+
+_COMMON = """
+a an the of in on at to with and is are by for from up down near next front behind under over out into while that
+his her its their some two three several many group man woman men women people person boy girl child children player
+young old small large little big tall long red green blue white black brown yellow orange dark bright wooden
+sitting standing walking riding holding playing eating looking wearing lying flying parked driving running swinging
+dog cat horse bird cow sheep bear elephant giraffe zebra bus car truck train bike bicycle motorcycle boat plane
+street road city building house room kitchen bathroom table chair bed desk couch field grass park beach water snow
+sky tree window door wall floor sign light clock phone laptop computer tv book bag umbrella ball bat tennis baseball
+skateboard surfboard wave ski board game plate food pizza cake bread fruit banana apple bowl cup glass bottle knife
+toilet sink mirror top side other inside outside together during day air background picture photo view area
+"""
+"""Words of everyday captions, so that photographs' captions do not become letters."""
+
+
+def write_tokenizer(cache: Path) -> Path:
+    """The tokenizer's folder below `cache`, made when it is not there or damaged."""
+    folder = Path(cache) / "tokenizers" / "visper-tiny"
+    return write_once(folder, {"version": VERSION}, _write)
+
+
+def _write(folder: Path) -> dict[str, str]:
+    make_tokenizer().save_pretrained(folder)
+    out = Writer(folder)
+    for path in sorted(folder.iterdir()):
+        out.put(path.name, path.read_bytes())
+    return out.files
+
+
+def make_tokenizer() -> Any:
+    """The tokenizer itself, the same at every call."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZE,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # Words stand at the beginning of a text or behind a space, headers end with an empty line; each form is learned.
+    frequent = [form for word in _FREQUENT.split() for form in (word, f" {word}")]
+    common = [f" {word}" for word in _COMMON.split()]
+    tokenizer.train_from_iterator([*["\n\n", *frequent] * 20, *common * 2], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOT,
+        pad_token=PAD,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
