@@ -5,7 +5,7 @@ training, in worker processes. Nothing is repaired.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,9 +37,9 @@ class Problem(NamedTuple):
 
 def check_annotations(name: str, source: DataSource) -> Iterator[Problem]:
     """What the parser noted about the records of a source; nothing for sources without an index."""
-    records: Any = getattr(source, "records", None)
-    if hasattr(records, "problems"):
-        yield from (Problem.of(name, error) for error in records.problems())
+    records = getattr(source, "records", None)
+    problems = getattr(records, "problems", tuple)
+    yield from (Problem.of(name, error) for error in problems())
     if not isinstance(records, Records):
         return
     for record in Records(records.index, keep_empty=True):
@@ -98,10 +98,11 @@ class _Checked(Dataset[list[Problem]]):
         return [problem for position in self._chunks[number] if (problem := self._check(position))]
 
     def _check(self, position: int) -> Problem | None:
-        records: Any = getattr(self._source, "records", None)
+        records = getattr(self._source, "records", None)
         if isinstance(records, Records) and any(defect.fatal for defect in records.peek(position).defects):
             return None  # told with the annotations
-        if hasattr(records, "unusable") and records.unusable(position):
+        unusable = getattr(records, "unusable", None)
+        if unusable is not None and unusable(position):
             return None
         try:
             self._source.sample(Draw(self._name, position, mix(name_key(self._name), position)))

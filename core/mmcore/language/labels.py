@@ -14,7 +14,7 @@ from jaxtyping import Int
 from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER, PlainMask, RoundMask, SpokenMask, Template, TurnMask
 from mmcore.language.sequence import IGNORE, Encoded, Turn
-from mmcore.language.tokens import IMAGES, ids_of
+from mmcore.language.tokens import IMAGES, encoder_of
 
 Ids = list[int]
 Tokenise = Callable[[str], Ids]
@@ -43,16 +43,16 @@ def encode(
     Raises:
         DataError: the template cannot write these turns.
     """
-    used = placeholders if has_image else None
+    encoder, used = encoder_of(tokenizer), placeholders if has_image else None
 
     def tokenise(text: str) -> Ids:
-        return ids_of(text, tokenizer, used)
+        return encoder.ids(text, used)
 
     match template.mask:
         case RoundMask() as rule:
             ids, labels, problem = _by_rounds(rule, template.render(turns), tokenise, tokenizer, max_length, has_image)
         case TurnMask() as rule:
-            ids, labels, problem = _by_turns(rule, template, turns, tokenizer, used)
+            ids, labels, problem = _by_turns(rule, template, turns, tokenise, tokenizer)
         case PlainMask() as rule:
             ids, labels, problem = _plain(rule, turns, tokenise)
         case SpokenMask() as rule:
@@ -101,19 +101,17 @@ def _rounds(rule: RoundMask, text: str) -> list[str]:
     return rounds[: rounds.index("")] if "" in rounds else rounds
 
 
-def _by_turns(
-    rule: TurnMask, template: Template, turns: Sequence[Turn], tokenizer: Any, placeholders: Mapping[str, int] | None
-) -> Masked:
-    def tokenise(text: str) -> Ids:
-        found = ids_of(text, tokenizer, placeholders)
+def _by_turns(rule: TurnMask, template: Template, turns: Sequence[Turn], tokenise: Tokenise, tokenizer: Any) -> Masked:
+    def alone(text: str) -> Ids:
+        # The BOS of Llama 3 is written in the text, so the one that the tokenizer adds is taken away.
+        found = tokenise(text)
         return found[1:] if found[:1] == [tokenizer.bos_token_id] else found
 
-    # The BOS of Llama 3 is written in the text, so the one that the tokenizer adds is always taken away.
-    system = tokenise(template.first.removesuffix(template.user.before))
+    system = alone(template.first.removesuffix(template.user.before))
     ids, learned = [*system], [False] * len(system)
     for role, text in turns:
         frame = template.user if role == "user" else template.assistant
-        part = tokenise(frame.before + (text.strip() if rule.strip else text) + frame.after)
+        part = alone(frame.before + (text.strip() if rule.strip else text) + frame.after)
         ids += part
         learned += [role == "assistant"] * len(part)
     found = np.array(ids, np.int64)

@@ -30,8 +30,11 @@ PREFIX = "▁"
 IMAGES: Mapping[str, int] = {MARKER: IMAGE}
 """The usual placeholders."""
 
-_REMEMBERED = 64
-"""Constant beginnings (system prompt and header) kept per tokenizer."""
+_REMEMBERED = 512
+"""Stretches of text whose ids are kept; all of one conversation, and the prompts that every one begins with."""
+
+_WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What Rust calls white space; Python adds four control characters."""
 
 
 def load_tokenizer(
@@ -104,53 +107,98 @@ def tokenize(text: str, tokenizer: Any, placeholders: Mapping[str, int] | None =
         tokenizer: from `load_tokenizer`.
         placeholders: marker -> negative id; None or empty takes them for ordinary text.
     """
-    return np.array(ids_of(text, tokenizer, placeholders), np.int64)
+    return np.array(encoder_of(tokenizer).ids(text, placeholders), np.int64)
 
 
-def ids_of(text: str, tokenizer: Any, placeholders: Mapping[str, int] | None = IMAGES) -> list[int]:
-    """`tokenize` as a list, for counting."""
-    encoder = _encoder(tokenizer)
-    if not placeholders:
-        return encoder.encode(text)
-    first, *rest = _splitter(tuple(placeholders)).split(text)
-    if not rest:
-        return encoder.encode(first)
-    ids = list(encoder.remembered(first))
-    skip = int(bool(ids) and ids[0] == encoder.bos)
-    for marker, piece in zip(rest[::2], rest[1::2]):
-        ids.append(placeholders[marker])
-        ids += encoder.encode(piece)[skip:]
-    return ids
+class Encoder:
+    """A tokenizer's ids without its layers, every stretch between added tokens looked up before it is computed.
 
-
-class _Encoder:
-    """The Rust tokenizer behind a transformers one, without the layers between that cost more than it does."""
+    Masking asks for the whole text, then for every round and every question in it: the same stretches again and again,
+    as are system prompts and headers over all samples. The Rust tokenizer cuts at added tokens before anything else,
+    so the ids of a text are those of its stretches; whether that holds for a tokenizer is tried before it is used.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
+        self.bos: int | None = tokenizer.bos_token_id
         self.size = len(tokenizer)
-        self.bos = tokenizer.bos_token_id
+        added = {id_: token for id_, token in tokenizer.added_tokens_decoder.items() if token.content}
+        self._added = {token.content: id_ for id_, token in added.items()}
+        self._strips = {token.content: (token.lstrip, token.rstrip) for token in added.values()}
+        self._cut = _splitter(tuple(sorted(self._added, key=len, reverse=True)))
+        self._front = self._backend.encode("").ids
         # The Rust prefix rule leaves out texts that begin with a space; one more space makes up for it.
-        self._always = _prefix_scheme(self._backend) == "first"
-        self.remembered = lru_cache(_REMEMBERED)(self.encode)
+        self._first_only = _prefix_scheme(self._backend) == "first"
+        self._stretch = lru_cache(_REMEMBERED)(self._encode_stretch)
+        plain = all(not token.normalized and not token.single_word for token in added.values())
+        self._by_stretches = bool(self._added) and plain and self._agrees()
 
-    def encode(self, text: str) -> list[int]:
-        if self._always and text.startswith((" ", PREFIX)):
-            text = " " + text
-        return self._backend.encode(text).ids
+    def ids(self, text: str, placeholders: Mapping[str, int] | None = IMAGES) -> list[int]:
+        """`tokenize` as a list."""
+        if not placeholders:
+            return self._encode(text)
+        first, *rest = _splitter(tuple(placeholders)).split(text)
+        ids = self._encode(first)
+        skip = int(bool(ids) and ids[0] == self.bos)
+        for marker, piece in zip(rest[::2], rest[1::2]):
+            ids.append(placeholders[marker])
+            ids += self._encode(piece)[skip:]
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        return self._joined(text) if self._by_stretches else self._whole(text)
+
+    def _whole(self, text: str) -> list[int]:
+        return self._backend.encode(self._prefixed(text)).ids
+
+    def _prefixed(self, text: str) -> str:
+        return " " + text if self._first_only and text.startswith((" ", PREFIX)) else text
+
+    def _joined(self, text: str) -> list[int]:
+        ids = list(self._front)
+        stretches = self._cut.split(text)
+        last = len(stretches) - 1
+        for place in range(0, last + 1, 2):
+            stretch = stretches[place]
+            if place and self._strips[stretches[place - 1]][1]:
+                stretch = stretch.lstrip(_WHITE)
+            if place < last and self._strips[stretches[place + 1]][0]:
+                stretch = stretch.rstrip(_WHITE)
+            if stretch:
+                ids += self._stretch(stretch, place == 0)
+            if place < last:
+                ids.append(self._added[stretches[place + 1]])
+        return ids
+
+    def _encode_stretch(self, text: str, first: bool) -> list[int]:
+        """The ids of a text without added tokens, at the beginning of the whole or further on."""
+        if first or not self._first_only:
+            return self._backend.encode(self._prefixed(text), add_special_tokens=False).ids
+        # Behind a token that swallows nothing it does not stand first, and gets no prefix.
+        lead = next(token for token, strips in self._strips.items() if not any(strips))
+        return self._backend.encode(lead + text, add_special_tokens=False).ids[1:]
+
+    def _agrees(self) -> bool:
+        """Whether stretches give the same ids as the whole, on a text with every kind of neighbour."""
+        some = [*self._added][:4] + [*self._added][-4:]
+        if self._first_only and all(any(strips) for strips in self._strips.values()):
+            return False
+        tries = ["", " a b", "a", *(f"{a}{b} a{b}\n{a} \n{b}  café 12{a}" for a in some for b in some)]
+        return all(self._joined(text) == self._whole(text) for text in tries)
 
 
-_ENCODERS: WeakKeyDictionary[Any, _Encoder] = WeakKeyDictionary()
+_ENCODERS: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
 
 
-def _encoder(tokenizer: Any) -> _Encoder:
+def encoder_of(tokenizer: Any) -> Encoder:
+    """The encoder of a tokenizer, made anew when tokens were added to it."""
     encoder = _ENCODERS.get(tokenizer)
     if encoder is None or encoder.size != len(tokenizer):
-        encoder = _ENCODERS[tokenizer] = _Encoder(tokenizer)
+        encoder = _ENCODERS[tokenizer] = Encoder(tokenizer)
     return encoder
 
 
-@lru_cache(16)
+@lru_cache(64)
 def _splitter(markers: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(map(re.escape, markers))})")
 
@@ -193,7 +241,7 @@ def _is_legacy(source: str | Path) -> bool:
 
 
 def _restore_prefix(tokenizer: Any, legacy: bool) -> None:
-    """The slow tokenizer's prefix rule; the half that the Rust code cannot express is in `_Encoder.encode`."""
+    """The slow tokenizer's prefix rule; the half that the Rust code cannot express is in `Encoder`."""
     from tokenizers import normalizers, pre_tokenizers
 
     backend = tokenizer.backend_tokenizer
