@@ -1,8 +1,9 @@
 """Token sequences before and after splicing: what the collator plans on the CPU, so that the model needs no loop.
 
 An encoder writes negative placeholder ids where something other than a word stands (an image, a region). `lay_out`
-(`mmcore.language.splice`) expands them, pads or packs, and notes where every kind of feature goes; the model then embeds
-the words, copies the features into their rows and knows which positions are supervised without asking the device.
+(`mmcore.language.splice`) expands them, pads or packs, and notes where every kind of feature goes; the model then
+embeds the words, copies the features into their rows and knows which positions are supervised without asking the
+device.
 """
 
 import dataclasses
@@ -76,7 +77,12 @@ class Sequences:
     locations: tuple[Location, ...]
     """Sample by sample."""
     found: Mapping[str, Int[Tensor, " hits"]] = field(default_factory=dict)
-    """Name of a watched vocabulary id ("[SEG]") -> flat positions where it stands, in sample order."""
+    """Name of a watched vocabulary id ("[SEG]") -> flat positions where it stands, in sample order; the output that
+    predicts it is the one at the position before."""
+    kept: Mapping[str, Int[Tensor, " features"]] = field(default_factory=dict)
+    """Kind -> which of its features have a place, for kinds that the maximum length cut; others have all of them."""
+    cut: tuple[int, ...] = ()
+    """Positions of each sample that the maximum length cut."""
 
     def map_tensors(self, function: Any) -> Self:
         """The same sequences with `function` applied to every tensor."""
