@@ -122,10 +122,9 @@ class LlavaParser:
                 try:
                     value = json.loads(content.read(begin, end))
                 except ValueError as error:  # also of bytes that are not UTF-8
-                    value, flaw = {}, Flaw(f"not valid JSON: {error}", "the whole record")
+                    yield indexed({}, Flaw(f"not valid JSON: {error}", "the whole record"))
                 else:
-                    flaw = _flaw(value)
-                yield _to_bytes(value, flaw), _facts(value, flaw)
+                    yield indexed(value)
 
 
 class LlavaIndex:
@@ -214,6 +213,17 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
                 place += len(line)
     except FileNotFoundError:
         raise MissingDataError("annotation file is missing", where=path, do="check the data root") from None
+
+
+def indexed(record: Any, flaw: Flaw | None = None) -> tuple[bytes, Mapping[str, int]]:
+    """A record of the format as `LlavaIndex` reads it, and its columns; for parsers that make conversations.
+
+    Args:
+        record: `{"id", "image", "conversations"}`.
+        flaw: what is already known to be wrong with it.
+    """
+    flaw = flaw or _flaw(record)
+    return _to_bytes(record, flaw), _facts(record, flaw)
 
 
 def _flaw(record: Any) -> Flaw | None:
