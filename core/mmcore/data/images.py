@@ -115,6 +115,33 @@ def existing(root: str | os.PathLike[str], relative: str, what: str) -> Path:
     )
 
 
+def locate(root: Path, relative: str, what: str, *, also: str | None = None) -> Path:
+    """A file or folder of the recipe below the data root.
+
+    The root may also be the folder of a single data set: `coco/train2017` is then looked for as `train2017`.
+
+    Args:
+        root: data root.
+        relative: path below it, as the recipe has it.
+        what: names it in errors.
+        also: another ending that serves.
+
+    Raises:
+        MissingDataError: it is in neither place.
+    """
+    path = root / relative
+    first, _, rest = relative.partition("/")
+    if path.exists() or (also and path.with_suffix(also).exists()):
+        return path
+    if rest and not (root / first).exists() and (root / rest).exists():
+        return root / rest
+    raise MissingDataError(
+        f"{what} needs {relative}, which is not there",
+        where=path,
+        do="check --data, or change annotations and images of the source in a --config file or with --set",
+    )
+
+
 def unsafe_reason(relative: str) -> str | None:
     """Why a path from a file cannot be used, as the end of a sentence; None for a plain relative path."""
     if not isinstance(relative, str) or not relative:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from mmcore.data.coco import CocoInstances
+from mmcore.data.images import locate
 from mmcore.data.index import Index, Parser, open_index
 from mmcore.data.records import Records
 from mmcore.data.refer import RefCoco, Refer
 from mmcore.data.sources import DataContext, Datasets, Evaluator
-from mmcore.errors import DataError, MissingDataError, RecipeError, suggest
+from mmcore.errors import DataError, RecipeError, suggest
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.recipe import Source, Stage, Validation
@@ -149,33 +150,6 @@ def _two_files(name: str, entry: Entry) -> tuple[str, str]:
             do='write annotations: ["refer/refcoco/refs(unc).p", "refer/refcoco/instances.json"]',
         )
     return files[0], files[1]
-
-
-def locate(root: Path, relative: str, what: str, *, also: str | None = None) -> Path:
-    """A file or folder of the recipe below the data root.
-
-    The root may also be the folder of a single data set: `coco/train2017` is then looked for as `train2017`.
-
-    Args:
-        root: data root.
-        relative: path below it, as the recipe has it.
-        what: names it in errors.
-        also: another ending that serves.
-
-    Raises:
-        MissingDataError: it is in neither place.
-    """
-    path = root / relative
-    first, _, rest = relative.partition("/")
-    if path.exists() or (also and path.with_suffix(also).exists()):
-        return path
-    if rest and not (root / first).exists() and (root / rest).exists():
-        return root / rest
-    raise MissingDataError(
-        f"{what} needs {relative}, which is not there",
-        where=path,
-        do="check --data, or change annotations and images of the source in a --config file or with --set",
-    )
 
 
 def _names(name: str, entry: Entry, task: Task, index: Index) -> tuple[tuple[str, ...], np.ndarray]:
