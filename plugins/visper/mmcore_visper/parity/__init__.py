@@ -1,0 +1,1 @@
+"""Golden cases of VisPer-LM: `python -m mmcore_visper.parity CASE...`."""
