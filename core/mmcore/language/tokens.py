@@ -63,7 +63,10 @@ def load_tokenizer(
     """
     tokenizer = _open(source)
     if _is_sentencepiece(tokenizer):
-        _restore_prefix(tokenizer, _is_legacy(source) if legacy is None else legacy)
+        settings = _settings(source)
+        if settings.get("add_bos_token", True):
+            tokenizer.add_bos_token = True  # version 5 leaves it out where the files do not ask for it
+        _restore_prefix(tokenizer, settings.get("legacy") is not False if legacy is None else legacy)
     if added:
         from tokenizers import AddedToken
 
@@ -232,12 +235,13 @@ def _is_sentencepiece(tokenizer: Any) -> bool:
     return _prefix_scheme(tokenizer.backend_tokenizer) in ("first", "always")
 
 
-def _is_legacy(source: str | Path) -> bool:
-    try:
-        config = json.loads((Path(source) / "tokenizer_config.json").read_text())
-    except (OSError, ValueError):
-        return True
-    return config.get("legacy") is not False
+def _settings(source: str | Path) -> dict[str, Any]:
+    """`tokenizer_config.json`, of which transformers keeps only what it understands."""
+    from transformers.utils.hub import cached_file
+
+    folder = Path(source).parent if Path(source).is_file() else source
+    path = cached_file(str(folder), "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
+    return json.loads(Path(path).read_text()) if path else {}
 
 
 def _restore_prefix(tokenizer: Any, legacy: bool) -> None:
