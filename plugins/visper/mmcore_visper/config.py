@@ -222,8 +222,11 @@ class VisperConfig:
     padding_keys: Literal["zero", "states", "masked"] = "zero"
     """What predictors see at padding: zero vectors (the published code with flash attention), whatever the layers left
     there (the published code with other attention), or nothing (clean: independent of the other samples)."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention implementation of the language model."""
+    prompt_tokens: int | None = None
+    """Tokens before the image that predictors count on; the published code has 38, 26 or 13. None reads the image's
+    place off each sequence, which is the same for published prompts and right for all others."""
+    attention: Literal["sdpa", "eager", "varlen"] = "sdpa"
+    """Attention kernel of the language model, see `mmcore.language.attention`."""
 
     def replace(self, **changes: Any) -> "VisperConfig":
         """A copy with some entries changed; mappings for nested parts change single entries of them.
@@ -274,6 +277,7 @@ class VisperConfig:
             "image_aspect": ("square", "pad"),
             "task_token_format": ("expand_emb", "emb"),
             "padding_keys": ("zero", "states", "masked"),
+            "attention": ("sdpa", "eager", "varlen"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

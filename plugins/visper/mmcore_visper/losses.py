@@ -5,6 +5,7 @@ over any part of the global batch. The contrast is with the images of all proces
 however many rows each process has. Targets need no gradient, so one plain gather is enough.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,45 +83,54 @@ def embedding_loss(
     return EmbeddingLoss((distance * mask).sum(), weight * counted)
 
 
+class Shares(NamedTuple):
+    """What every process brings to an exchange of targets."""
+
+    counts: tuple[int, ...]
+    """Images, by rank."""
+    dtype: torch.dtype
+    """In which targets travel; one for all."""
+
+
 @torch.no_grad()
-def gather_targets(targets: Float[Tensor, "samples ..."], counts: list[int] | None = None) -> Candidates:
+def exchange_shares(targets: Mapping[str, Tensor]) -> Shares | None:
+    """How many images every process has, and whether all targets are float16; None for a single process.
+
+    Every process must call this, also one without images. It waits for the device once per step: the sizes of what
+    follows depend on it.
+    """
+    if not is_distributed():
+        return None
+    first = next(iter(targets.values()))
+    is_half = not len(first) or all(target.dtype == torch.float16 for target in targets.values())
+    mine = torch.tensor([len(first), 2 if is_half else 4], device=first.device)
+    received = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(received, mine)
+    counts, sizes = zip(*torch.stack(received).tolist(), strict=True)
+    return Shares(counts, torch.float16 if max(sizes) == 2 else torch.float32)
+
+
+@torch.no_grad()
+def gather_targets(targets: Float[Tensor, "samples ..."], shares: Shares | None = None) -> Candidates:
     """The normalised targets of one task from all processes.
 
     Every process must call this, also one without images.
 
     Args:
-        targets: this process's, one row per image, in the precision in which they travel.
-        counts: rows on each process, from `gather_counts`; None compares with this process's images only.
+        targets: this process's, one row per image.
+        shares: from `exchange_shares`; None compares with this process's images only.
     """
     rows = targets.flatten(1)
-    if counts is None:
-        return Candidates(_normalised(rows), 0)
-    rank, most = dist.get_rank(), max(counts)
-    if most == 0:
-        return Candidates(_normalised(rows), 0)
-    padded = F.pad(rows, (0, 0, 0, most - len(rows))).contiguous()
-    received = [torch.empty_like(padded) for _ in counts]
+    most = max(shares.counts) if shares is not None else 0
+    if shares is None or most == 0:
+        return Candidates(F.normalize(rows.float(), dim=-1), 0)
+    padded = F.pad(rows.to(shares.dtype), (0, 0, 0, most - len(rows))).contiguous()
+    received = [torch.empty_like(padded) for _ in shares.counts]
     dist.all_gather(received, padded)
-    everything = torch.cat([part[:count] for part, count in zip(received, counts, strict=True)])
-    return Candidates(_normalised(everything), sum(counts[:rank]))
-
-
-def gather_counts(count: int, device: torch.device) -> list[int] | None:
-    """How many images every process has; None for a single process.
-
-    This waits for the device once per step: the sizes of what follows depend on it.
-    """
-    if not is_distributed():
-        return None
-    received = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(received, torch.tensor(count, device=device))
-    return torch.stack(received).tolist()
+    everything = torch.cat([part[:count] for part, count in zip(received, shares.counts, strict=True)])
+    return Candidates(F.normalize(everything.float(), dim=-1), sum(shares.counts[: dist.get_rank()]))
 
 
 def is_distributed() -> bool:
     """Whether other processes compute other parts of the global batch."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _normalised(rows: Tensor) -> Tensor:
-    return F.normalize(rows.float(), dim=-1)

@@ -54,7 +54,7 @@ class ClipVit(nn.Module):
         """Hidden state of every patch, row by row."""
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
-        hidden = self.pre_norm(tokens + self.position_embedding.weight)
+        hidden = self.pre_norm(tokens + self.position_embedding(torch.arange(tokens.shape[1], device=tokens.device)))
         for layer in self.layers[: self.num_run]:
             hidden = layer(hidden)
         return hidden[:, 1:]

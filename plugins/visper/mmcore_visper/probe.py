@@ -1,0 +1,86 @@
+"""Probing: one small predictor reads every layer of a frozen model, and says how much of a teacher's features is there.
+
+docs/Probing.md of VisPer-LM: learned queries on all positions of each layer, mean smooth L1, summed over layers;
+nothing else is trained. Published probes exist for Llama only; any variant can be probed here.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmcore import Stage
+from mmcore.types import Loss, Losses
+from torch import Tensor, nn
+
+from mmcore_visper.batch import VisperBatch
+from mmcore_visper.config import TaskConfig, VisperConfig
+from mmcore_visper.losses import smooth_l1
+from mmcore_visper.model import Interpretation, Visper
+from mmcore_visper.predictors import Predictor
+from mmcore_visper.views import whole_view
+
+
+class VisperProbe(Visper):
+    """A frozen VisPer-LM or LLaVA with a probe for every layer.
+
+    Args:
+        config: with `probe`, the task.
+    """
+
+    def __init__(self, config: VisperConfig) -> None:
+        super().__init__(config.replace(predictors=False))
+        self.requires_grad_(False)
+        assert config.probe is not None
+        self.task = config.task(config.probe)
+        self.layers = tuple(range(1, config.num_layers + 1))
+        self.probes = nn.ModuleList(Predictor(config, self.task, probe=True) for _ in self.layers)
+
+    def forward(self, batch: VisperBatch) -> Losses:
+        """Smooth L1 of the probes, per sample and summed over layers."""
+        predictions = self.probe(batch)
+        if not predictions:
+            return Losses(probe=Loss(batch.images.new_zeros(()), "samples"))
+        target = self.targets(batch)[self.task.name]
+        distances = torch.stack([smooth_l1(prediction, target).sum() for prediction in predictions])
+        return Losses(probe=Loss(distances.sum(), "samples"))
+
+    def probe(self, batch: VisperBatch) -> list[Tensor]:
+        """Each layer's prediction for the images of the batch, (images, *target shape); none without images."""
+        with torch.no_grad():
+            hidden, _ = self.forward_hidden(batch, self.layers)
+        if not self._sees(batch):
+            return []
+        view = whole_view(batch.sequences, batch.image_samples, self.config)
+        allowed = view.allowed.get(self.task.name)
+        return [
+            probe(view.tokens(hidden.recorded[layer]), None, allowed)
+            for layer, probe in zip(self.layers, self.probes, strict=True)
+        ]
+
+    @torch.no_grad()
+    def interpret(self, batch: VisperBatch) -> Interpretation:
+        """Every layer's prediction, and depth as pictures."""
+        outputs = {layer: [found] for layer, found in zip(self.layers, self.probe(batch), strict=False)}
+        pictures = self.depth_pictures(outputs) if self.task.name == "depth" else {}
+        return Interpretation({self.task.name: outputs}, pictures)
+
+    def train(self, mode: bool = True) -> "VisperProbe":
+        """Training or evaluation of the probes; the probed model always evaluates."""
+        super().train(mode)
+        for name, part in self.named_children():
+            if name != "probes":
+                part.train(False)
+        return self
+
+    @property
+    def _targeted(self) -> Sequence[TaskConfig]:
+        return (self.task,)
+
+    def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
+        """None: every probe is trained."""
+        del stage
+        return ()
+
+
+def cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """(images,): similarity of whole predictions, the score of probing."""
+    return torch.cosine_similarity(prediction.float().flatten(1), target.float().flatten(1), dim=-1)
