@@ -132,6 +132,9 @@ class Data(Recipe):
     """Draw records independently (published GLEE and GLaMM rule); False goes through each source before any repeats."""
     group_by_aspect: bool = False
     """Landscape and portrait images never share a micro-batch, which saves padding."""
+    group_by_length: Literal["length", "modality"] | None = None
+    """Records of like length share a global batch; with "modality" those with and without an image keep apart. Every
+    record comes once per epoch, so `replacement` is False and all sources have one weight."""
     bad_samples: Literal["error", "skip", "quarantine"] = "skip"
     """What a sample that cannot be read does: stop the run; be replaced and counted; be replaced, counted, listed and
     never drawn again."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from mmcore.data.lengths import LengthGroupedOrder
     from mmcore.data.order import Order
     from mmcore.data.sources import DataContext, Datasets
 
@@ -162,7 +163,7 @@ def _join(parts: Sequence[Mapping[str, Any]], family: Family) -> dict[str, Any]:
     return result
 
 
-def build_order(settings: Settings, datasets: "Datasets") -> "Order":
+def build_order(settings: Settings, datasets: "Datasets") -> "Order | LengthGroupedOrder":
     """The training order over the active sources."""
     from mmcore.data.order import Order
 
@@ -170,6 +171,10 @@ def build_order(settings: Settings, datasets: "Datasets") -> "Order":
     sources = active_sources(settings)
     if not sources:
         raise RecipeError("no data source has a weight above 0", where="data.sources")
+    if data.group_by_length is not None:
+        from mmcore.data.lengths import grouped_order
+
+        return grouped_order(settings.stage, sources, datasets.sources, settings.seed)
     return Order(
         sizes={name: len(datasets.sources[name]) for name in sources},
         weights={name: source.weight for name, source in sources.items()},

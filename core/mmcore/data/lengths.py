@@ -10,12 +10,14 @@ of the epoch, so a position of the order is a function of its number like everyt
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from mmcore.data.hashing import mix, name_key
 from mmcore.errors import DataError, RecipeError
+from mmcore.recipe import Source, Stage
 from mmcore.types import Draw
 
 Permutation = Callable[[int], np.ndarray]
@@ -32,7 +34,7 @@ def group(
         batch: samples per micro-batch.
         world: micro-batches per global batch, over processes and accumulation.
         permutation: asked for an order of the records with an image, then of those without, then of megabatches.
-        modality: group the two kinds apart; False looks at absolute lengths only.
+        modality: group the two kinds apart; False takes all for one kind.
 
     Raises:
         DataError: a record has no words.
@@ -43,14 +45,41 @@ def group(
         raise DataError("a record has no words, so it has no length to group by", where=f"record {number}")
     kinds = [np.flatnonzero(lengths > 0), np.flatnonzero(lengths < 0)]
     if not modality or not all(map(len, kinds)):
-        return _by_length(np.abs(lengths), batch, world, permutation)
+        # The published code keeps the sign where there is one kind: all text goes from short to long.
+        return _by_length(lengths if modality else np.abs(lengths), batch, world, permutation)
+    return group_kinds(kinds, lengths, batch, world, permutation)
+
+
+def group_kinds(
+    kinds: Sequence[Int[np.ndarray, " some"]],
+    lengths: Int[np.ndarray, " records"],
+    batch: int,
+    world: int,
+    permutation: Permutation,
+    *,
+    joined: Sequence[int] | None = None,
+    keep_rest: bool = True,
+) -> Int[np.ndarray, " kept"]:
+    """Records of several kinds that never share a megabatch, but for the last.
+
+    Args:
+        kinds: indices of each kind, in the order in which they are permuted.
+        lengths: of all records; the sign does not count.
+        batch: samples per micro-batch.
+        world: micro-batches per global batch.
+        permutation: asked once per kind, then for an order of the megabatches.
+        joined: the order in which kinds are laid end to end before that; None keeps theirs.
+        keep_rest: put what fills no megabatch at the end, by index (LLaVA); Griffon leaves it out.
+    """
     size = batch * world
     ordered = [kind[_by_length(np.abs(lengths[kind]), batch, world, permutation)] for kind in kinds]
-    whole = [indices[: (len(indices) - 1) // size * size].reshape(-1, size) for indices in ordered]
-    rest = np.concatenate([indices[part.size :] for indices, part in zip(ordered, whole)])
-    megabatches = np.concatenate(whole)
-    shuffled = megabatches[permutation(len(megabatches))].reshape(-1) if len(megabatches) else megabatches.reshape(-1)
-    return np.concatenate([shuffled, np.sort(rest)])
+    # Even a whole last megabatch of a kind counts as its rest.
+    whole = [indices[: (len(indices) - 1) // size * size] for indices in ordered]
+    rest = np.concatenate([indices[len(part) :] for indices, part in zip(ordered, whole)])
+    order = range(len(kinds)) if joined is None else joined
+    megabatches = np.concatenate([whole[kind] for kind in order]).reshape(-1, size)
+    shuffled = megabatches[permutation(len(megabatches))] if len(megabatches) else megabatches
+    return np.concatenate([shuffled.reshape(-1), np.sort(rest)] if keep_rest else [shuffled.reshape(-1)])
 
 
 def _by_length(
@@ -183,17 +212,54 @@ def mix_all(key: int, values: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(31))
 
 
-def lengths_of(sources: Mapping[str, object], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The lengths that sources offer.
+def grouped_order(
+    stage: Stage, recipe: Mapping[str, Source], sources: Mapping[str, Any], seed: int
+) -> LengthGroupedOrder:
+    """The order of a stage with `data.group_by_length`.
+
+    Args:
+        stage: its recipe.
+        recipe: the active sources.
+        sources: the same as built; each offers `lengths()`.
+        seed: of the run.
 
     Raises:
-        RecipeError: a source knows none.
+        RecipeError: the recipe also asks for what grouping cannot do, or a source knows no lengths.
     """
-    missing = [name for name in names if not hasattr(sources[name], "lengths")]
-    if missing:
+    data = stage.data
+    where = f"stage {stage.number} {stage.name}, data.group_by_length"
+    if data.replacement:
         raise RecipeError(
-            f"source {missing[0]!r} does not know how long its records are",
-            where="data.group_by_length",
+            "grouping by length takes each record once per epoch and cannot draw with replacement",
+            where=where,
+            do="--set data.replacement=false",
+        )
+    if data.group_by_aspect:
+        raise RecipeError("records are grouped by length or by aspect, not both", where=where, do="leave one out")
+    if len(recipe) > 1 and data.one_source_per_batch:
+        raise RecipeError(
+            "grouping by length mixes the sources of a batch",
+            where=where,
+            do="--set data.one_source_per_batch=false, or one source with --sources",
+        )
+    if len({source.weight for source in recipe.values()}) > 1:
+        raise RecipeError(
+            "grouping by length takes each record once per epoch, so weights cannot differ",
+            where=where,
+            known={name: source.weight for name, source in recipe.items()}.items(),
+            do="give all sources one weight",
+        )
+    sizes = {source.micro_batch or stage.micro_batch for source in recipe.values()}
+    if len(sizes) > 1:
+        raise RecipeError("grouping by length needs one micro_batch for all sources", where=where, known=sorted(sizes))
+    without = [name for name in recipe if not hasattr(sources[name], "lengths")]
+    if without:
+        raise RecipeError(
+            f"source {without[0]!r} does not know how long its records are",
+            where=where,
             do="leave data.group_by_length out, or choose other sources",
         )
-    return {name: sources[name].lengths() for name in names}  # type: ignore[attr-defined]
+    lengths: dict[str, np.ndarray] = {name: sources[name].lengths() for name in recipe}
+    return LengthGroupedOrder(
+        lengths, sizes.pop(), stage.global_batch, modality=data.group_by_length == "modality", seed=seed
+    )
