@@ -1,4 +1,4 @@
-"""Splicing of image features and task tokens among words: where everything stands, and what the language model reads."""
+"""Splicing of image features and task tokens among words: where all of it stands, and what the language model reads."""
 
 import re
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def features(case: Case, config: VisperConfig, encoded: list[Encoded]) -> Mappin
     shape = (sum(used), config.image_tokens, config.width)
     name = re.search(r"unit\('([^']+)'", case.data["inputs"]["features"])
     flat = deterministic_array(name[1] if name else f"{case.name}.features", (int(np.prod(shape)),)) * np.float32(50)
-    images = torch.from_numpy(flat.reshape(shape))[np.repeat(np.array(counts) > 0, used)]
+    images = torch.from_numpy(flat.reshape(shape))[torch.tensor(counts).gt(0).repeat_interleave(torch.tensor(used))]
     tasks = {task: task_rows(config, task, rows) for task, rows in config.task_tokens}
     return {"image": images} | {task: rows.repeat(len(images), 1) for task, rows in tasks.items()}
 
