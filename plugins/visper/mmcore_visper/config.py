@@ -228,6 +228,16 @@ class VisperConfig:
     attention: Literal["sdpa", "eager", "varlen"] = "sdpa"
     """Attention kernel of the language model, see `mmcore.language.attention`."""
 
+    targets: str = "auto"
+    """Where the targets of embedding losses come from: `live` teachers, a `cache` that must be there, the folder of
+    one, or `auto`: a complete cache of these teachers and this data if there is one, else live teachers."""
+    target_dtype: Literal["fp16", "fp32"] = "fp16"
+    """Precision in which targets are cached; live ones are rounded to it too, so that both are the same."""
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    """Task -> file or folder of its teacher, below the data root or absolute, `hf://...`, or `random`."""
+    teacher_precision: Literal["published", "fp32"] = "published"
+    """In what teachers compute; the published run used bfloat16 for depth and seg and float16 for gen."""
+
     def replace(self, **changes: Any) -> "VisperConfig":
         """A copy with some entries changed; mappings for nested parts change single entries of them.
 
@@ -278,6 +288,8 @@ class VisperConfig:
             "task_token_format": ("expand_emb", "emb"),
             "padding_keys": ("zero", "states", "masked"),
             "attention": ("sdpa", "eager", "varlen"),
+            "target_dtype": ("fp16", "fp32"),
+            "teacher_precision": ("published", "fp32"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
