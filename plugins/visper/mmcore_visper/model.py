@@ -125,7 +125,7 @@ class Visper(nn.Module):
             nothing = batch.images.new_zeros((), dtype=torch.float32)
             return Losses({task.name: Loss(nothing, "samples") for task in self.config.tasks})
         targets = self.targets(batch)
-        mask = _marks(batch.image_samples, len(batch)) if self._with_dummies(batch) else None
+        mask = _marks(batch.image_samples, num_samples(batch)) if self._with_dummies(batch) else None
         scales = self.logit_scales() if self.logit_scales is not None else {}
         shares = exchange_shares(targets) if scales and self._shared else None
         losses = Losses()
@@ -159,7 +159,7 @@ class Visper(nn.Module):
         if not given and batch.teacher_inputs and self.teachers is not None:
             with torch.no_grad():
                 given = self.teachers(batch.teacher_inputs)
-        rows = len(batch) if self._with_dummies(batch) else len(batch.images)
+        rows = num_samples(batch) if self._with_dummies(batch) else len(batch.images)
         if not rows and not given:
             return {name: batch.images.new_zeros(0, *task.target_shape) for name, task in wanted.items()}
         for name, task in wanted.items():
@@ -213,7 +213,7 @@ class Visper(nn.Module):
     def _view(self, batch: VisperBatch) -> View:
         sequences, samples = batch.sequences, batch.image_samples
         if self._with_dummies(batch):
-            everyone = torch.arange(len(batch), device=samples.device)
+            everyone = torch.arange(num_samples(batch), device=samples.device)
             return constant_view(sequences, everyone, self.config)
         if self.config.prompt_tokens is not None:
             return constant_view(sequences, samples, self.config)
@@ -221,7 +221,7 @@ class Visper(nn.Module):
 
     def _with_dummies(self, batch: VisperBatch) -> bool:
         """Whether samples without an image are predicted as well, to be masked afterwards as published."""
-        return self.config.outer_product_mask and 0 < len(batch.images) < len(batch)
+        return self.config.outer_product_mask and 0 < len(batch.images) < num_samples(batch)
 
     def _sees(self, batch: VisperBatch) -> bool:
         """Whether the vision parts run: there are images, or other processes may have some."""
@@ -370,6 +370,11 @@ def check_language(path: str | Path, language: models.LanguageModel) -> None:
                 where=folder / "config.json",
                 do=f"check the variant, or set model.language.{name}",
             )
+
+
+def num_samples(batch: VisperBatch) -> int:
+    """Conversations of a batch, with or without an image."""
+    return len(batch.sequences.locations)
 
 
 def _marks(samples: Tensor, count: int) -> Tensor:
