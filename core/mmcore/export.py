@@ -2,7 +2,14 @@
 
 `upstream` writes the published names, so the original code and its tools read the tensors. `hf` writes a folder that
 `mmcore.export.from_pretrained` opens without the run; a family whose architecture exists in transformers writes one
-that plain transformers opens, by giving its model a method `export_hf(folder)`.
+that plain transformers opens, by giving its model a method `export_hf`. Both get the weights as they would be without
+adapters, which are folded in. The optional methods of a model:
+
+export_hf(folder, state, max_shard_bytes) -> str | None   write the whole folder from our names and values; returns what
+                                                           the card says on its use, or None, with nothing written,
+                                                           when transformers has no such architecture
+export_files(folder, format)                               write what stands beside published weights: the original
+                                                           configuration and tokenizer
 """
 
 import json
@@ -27,16 +34,23 @@ CARD = "README.md"
 
 
 def export(
-    opened: OpenedModel, format: str, out: Path, *, max_shard_bytes: int = 5_000_000_000, pth: bool = False
+    opened: OpenedModel,
+    format: str,
+    out: Path,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    pth: bool = False,
+    precision: str | None = None,
 ) -> list[Path]:
     """Write a trained model into a new folder; nothing is left behind when it fails.
 
     Args:
-        opened: the model, with adapters still apart.
+        opened: the model, with adapters still apart; it is left as it is.
         format: "upstream", "hf" or another that the family's `published` knows.
         out: a folder that does not exist yet, or is empty.
         max_shard_bytes: largest size of one file.
         pth: also write one `.pth` of plain tensors, which the published code's own loader takes.
+        precision: "fp32", "bf16" or "fp16"; None keeps that of the weights.
 
     Returns:
         Every file, in the order of writing.
@@ -51,7 +65,7 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        _write(opened, format, scratch, max_shard_bytes, pth)
+        _write(opened, format, scratch, max_shard_bytes, pth, precision)
         if out.exists():
             out.rmdir()
         scratch.chmod(0o755)
@@ -63,26 +77,48 @@ def export(
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
-def _write(opened: OpenedModel, format: str, folder: Path, max_shard_bytes: int, pth: bool) -> None:
+def _write(
+    opened: OpenedModel, format: str, folder: Path, max_shard_bytes: int, pth: bool, precision: str | None
+) -> None:
     model: Any = opened.model
     metadata = {"mmcore": __version__, "plugin": opened.settings.plugin, "variant": opened.settings.variant}
-    if format == "hf" and hasattr(model, "export_hf"):
-        model.export_hf(folder)
-    else:
-        state = _state(model) if format == "hf" else model.published(format).to_published(_state(model))
+    state = _state(opened, precision)
+    use = model.export_hf(folder, state, max_shard_bytes) if format == "hf" and hasattr(model, "export_hf") else None
+    if use is None:
+        state = state if format == "hf" else model.published(format).to_published(state)
         write_safetensors(state, folder, max_shard_bytes, metadata)
         if pth:
             _write_pth(state, folder / "model.pth")
-    if format == "hf" and not (folder / CONFIG).exists():
-        (folder / CONFIG).write_text(json.dumps(_config(opened), indent=2) + "\n")
-        tokenizer = getattr(model, "tokenizer", None)
-        if tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
-            tokenizer.save_pretrained(folder)
-    (folder / CARD).write_text(_card(opened, format))
+        if format == "hf":
+            _write_own_files(opened, folder)
+        elif hasattr(model, "export_files"):
+            model.export_files(folder, format)
+    whose = "transformers'" if use is not None else "mmcore's" if format == "hf" else "published"
+    (folder / CARD).write_text(_card(opened, f"{whose} names, format `{format}`") + (use or ""))
 
 
-def _state(model: "nn.Module") -> dict[str, Any]:
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+def _write_own_files(opened: OpenedModel, folder: Path) -> None:
+    (folder / CONFIG).write_text(json.dumps(_config(opened), indent=2) + "\n")
+    tokenizer = getattr(opened.model, "tokenizer", None)
+    if tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
+
+
+def _state(opened: OpenedModel, precision: str | None) -> dict[str, Any]:
+    """Our names and values, as they would be without adapters."""
+    state: dict[str, Any] = {name: tensor.detach() for name, tensor in opened.model.state_dict().items()}
+    if opened.settings.stage.lora is not None:
+        from mmcore.language.lora import fold
+
+        state = fold(state, opened.settings.stage.lora)
+    if precision is None:
+        return state
+    import torch
+
+    from mmcore.train.objective import DTYPES
+
+    wanted = DTYPES[precision] or torch.float32
+    return {name: tensor.to(wanted) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _write_pth(state: Mapping[str, Any], path: Path) -> None:
@@ -100,7 +136,7 @@ def _config(opened: OpenedModel) -> dict[str, Any]:
             "plugin_version": opened.family.plugin.version,
             "variant": opened.settings.variant,
             "step": opened.step,
-            "stage": to_tree(opened.settings.stage),
+            "stage": to_tree(opened.settings.stage.replace(lora=None)),  # adapters are folded in
         },
     }
 
@@ -145,7 +181,7 @@ def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> No
     model.load_state_dict(dict(state), assign=False)
 
 
-def _card(opened: OpenedModel, format: str) -> str:
+def _card(opened: OpenedModel, tensors: str) -> str:
     """A model card: what it is, what it was trained on, and what numbers it reached."""
     settings, stage = opened.settings, opened.settings.stage
     metrics = _last_metrics(opened.run_dir)
@@ -166,7 +202,7 @@ tags: [mmcore, {settings.plugin}]
 {stage.title}.
 
 Trained with mmcore {__version__} ({opened.family.plugin.label}), {opened.step} optimiser steps, seed {settings.seed}.
-Recipe: {stage.origin}. Tensors: {"published names" if format == "upstream" else "mmcore's names"}, format `{format}`.
+Recipe: {stage.origin}. Tensors: {tensors}.
 
 ## Training data
 

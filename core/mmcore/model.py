@@ -7,6 +7,7 @@ published(format) -> WeightMap      published parameter names <-> ours (`mmcore.
 initialise(path) -> report          optional: fill from a published file the family recognises
 idle_parameters(stage) -> patterns   optional: what only other data or stages train (`mmcore plugins check` asks)
 zero3_leaves() -> modules           optional: units that ZeRO-3 gathers whole
+export_hf, export_files             optional: folders for others (`mmcore.export`)
 """
 
 from collections.abc import Sequence

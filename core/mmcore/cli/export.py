@@ -20,6 +20,11 @@ import click
     "--max-shard-gb", type=click.FloatRange(min=0.01), default=5.0, show_default=True, help="Largest file, GB."
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Precision of the written weights. Default: that of the run's.",
+)
+@click.option(
     "--pth", is_flag=True, help="With --format upstream: also one .pth of plain tensors for the original code."
 )
 @click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload the folder to this Hub repository.")
@@ -30,6 +35,7 @@ def export(
     out: Path | None,
     checkpoint: str,
     max_shard_gb: float,
+    precision: str | None,
     pth: bool,
     push_to_hub: str | None,
     as_json: bool,
@@ -46,7 +52,7 @@ def export(
         if opened.run_dir is None:
             raise UsageError("--out is needed when TARGET is not a run folder", where=target)
         out = opened.run_dir / "exports" / format_
-    files = write(opened, format_, out, max_shard_bytes=int(max_shard_gb * 1e9), pth=pth)
+    files = write(opened, format_, out, max_shard_bytes=int(max_shard_gb * 1e9), pth=pth, precision=precision)
     if push_to_hub:
         from huggingface_hub import HfApi
 
