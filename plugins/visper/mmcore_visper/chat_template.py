@@ -16,7 +16,7 @@ from typing import Any
 from mmcore.errors import WeightsError
 from mmcore.language.conversation import MARKER, Template
 from mmcore.language.sequence import IMAGE, Turn
-from mmcore.language.tokens import ids_of
+from mmcore.language.tokens import tokenize
 
 BREAKS = ("\n", " \n")
 """What may stand between an image and the text of its turn."""
@@ -99,7 +99,7 @@ def fitting(template: Template, trained: Any, exported: Any, image: str, task_to
 def _training_ids(
     turns: Sequence[Turn], template: Template, tokenizer: Any, stands_for: Mapping[int, Sequence[int]]
 ) -> list[int]:
-    ids = ids_of(template.render(turns), tokenizer)
+    ids = tokenize(template.render(turns), tokenizer).tolist()
     return [piece for index in ids for piece in stands_for.get(index, (index,))]
 
 
