@@ -1,4 +1,4 @@
-"""`mmcore data`: make sample data, check data, draw what the network sees, build indexes ahead."""
+"""`mmcore data`: make sample data, check data, draw what the network sees, build indexes and caches ahead."""
 
 import contextlib
 import sys
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmcore.cli.cache import cache
 from mmcore.cli.options import recipe_options, request_from
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ _SHOWN = 20
 
 @click.group()
 def data() -> None:
-    """Make sample data; check, draw and index data."""
+    """Make sample data; check, draw, index and cache data."""
+
+
+data.add_command(cache)
 
 
 @data.command()
