@@ -27,3 +27,5 @@ class VisperBatch(Batch):
     """Task -> cached teacher output, one row per image: depth (576, 1024), seg (1536, 24, 24), gen (1, 1024)."""
     teacher_inputs: Mapping[str, Tensor] = field(default_factory=dict)
     """Task -> preprocessed pixels for a live teacher, one row per image; empty where targets are cached."""
+    max_new_tokens: int | None = None
+    """Longest answer that is asked for; None leaves it to the model."""

@@ -103,7 +103,7 @@ IFT = PT.replace(
     ),
     global_batch=128,
     micro_batch=16,
-    data=Data(sources={"llava665k": LLAVA_665K}, replacement=False),
+    data=Data(sources={"llava665k": LLAVA_665K}, replacement=False, group_by_length="modality"),
     validation=BENCHMARKS,
     optim=AdamW(lr=2e-5),
     trainable=("language", "projector"),
@@ -140,7 +140,7 @@ PROBE = PT.replace(
         "one pass as in the script; the documents say two",
         "task tokens are inserted in training and in testing; the released code inserts them in training only",
     ),
-    data=Data(sources={"coco_probe": COCO_PROBE}, replacement=False),
+    data=Data(sources={"coco_probe": COCO_PROBE}, replacement=False, group_by_length="modality"),
     validation=(PROBE_VAL,),
     trainable=("probes",),
     loss_weights={},
@@ -153,10 +153,10 @@ PROBE = PT.replace(
 DEMO_CAPTIONS = LLAVA_558K.replace(annotations="visper/captions_train.json", images="visper/images")
 DEMO_QUESTIONS = LLAVA_665K.replace(annotations="visper/questions_train.json", images="visper/images")
 COCO_CAPTIONS = Source(
-    weight=0.0,
+    weight=1.0,
     format="COCO captions",
-    annotations="annotations/captions_train2017.json",
-    images="train2017",
+    annotations="visper/annotations/captions_train2017.json",
+    images="visper/train2017",
 )
 DEMO_VAL = Validation(
     source="demo_val",
@@ -164,7 +164,7 @@ DEMO_VAL = Validation(
     annotations="visper/questions_val.jsonl",
     images="visper/images",
     format="questions",
-    options={"max_new_tokens": 8, "chance_from": "visper/questions_train.json"},
+    options={"max_new_tokens": 8, "of": "questions", "chance_from": "visper/questions_train.json"},
 )
 TINY_PT = PT.replace(
     title="captions of sample scenes from random weights, for laptops, tests and examples",
@@ -174,7 +174,7 @@ TINY_PT = PT.replace(
     steps=600,
     global_batch=16,
     micro_batch=16,
-    data=PT.data.replace(sources={"captions": DEMO_CAPTIONS, "coco_captions": COCO_CAPTIONS}),
+    data=PT.data.replace(sources={"captions": DEMO_CAPTIONS, "coco_captions": COCO_CAPTIONS.replace(weight=0.2)}),
     optim=AdamW(lr=2e-3, clip_grad_norm=1.0),
     normalise="global",
     precision="fp32",
@@ -193,7 +193,9 @@ TINY_IFT = IFT.replace(
     steps=600,
     global_batch=16,
     micro_batch=16,
-    data=IFT.data.replace(sources={"questions": DEMO_QUESTIONS, "coco_captions": COCO_CAPTIONS}),
+    data=IFT.data.replace(
+        sources={"questions": DEMO_QUESTIONS, "coco_captions": COCO_CAPTIONS}, one_source_per_batch=False
+    ),
     validation=(DEMO_VAL,),
     eval_every=200,
     best_metric="demo_val/accuracy",

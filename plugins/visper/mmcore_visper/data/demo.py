@@ -3,6 +3,7 @@
     visper/images/*.jpg
     visper/captions_train.json      a request to describe, a caption (stage pt)
     visper/questions_train.json     conversations of several questions; one in fifteen has no picture (stage ift)
+    visper/train2017/*.jpg  visper/annotations/captions_train2017.json      captions as COCO has them
     visper/questions_val.jsonl      one question about a held-back picture a line, with its answer (evaluation)
     visper/mmcore-demo.json         what was written, with checksums
 
@@ -20,10 +21,12 @@ from mmcore.data.demo import Writer, write_once
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Question, Scene, caption, draw_scene, questions
 
 FOLDER = "visper"
-VERSION = 1
+VERSION = 2
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 
 NUM_TRAIN, NUM_VAL = 1200, 40
+COCO_SHARE = 10
+"""One picture in COCO's form for so many in LLaVA's."""
 TURNS = 6
 """Questions in a conversation."""
 VAL_QUESTIONS = 3
@@ -59,6 +62,10 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
     held_back = [draw_scene(seed, 500_000 + number) for number in range(val)]
     for scene in (*known, *held_back):
         out.put(f"images/{scene.name}", scene.jpeg)
+    captioned = [draw_scene(seed, 250_000 + number) for number in range(max(1, train // COCO_SHARE))]
+    for scene in captioned:
+        out.put(f"train2017/{scene.name}", scene.jpeg)
+    out.put_json("annotations/captions_train2017.json", _coco_captions(captioned))
     out.put_json("captions_train.json", [_captioned(scene, rng) for scene in known])
     out.put_json("questions_train.json", _conversations(known, rng))
     out.put("questions_val.jsonl", "".join(_lines(held_back, rng)).encode())
@@ -70,6 +77,17 @@ def _captioned(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
     request = _REQUESTS[int(rng.integers(len(_REQUESTS)))]
     asked = f"<image>\n{request}" if rng.random() < 0.5 else f"{request}\n<image>"
     return _record(scene.name.removesuffix(".jpg"), scene.name, [(asked, caption(scene))])
+
+
+def _coco_captions(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Two captions an image, as the files of COCO list them."""
+    images = [{"id": number, "file_name": scene.name} for number, scene in enumerate(scenes)]
+    captions = [
+        {"image_id": number, "id": 2 * number + turn, "caption": text}
+        for number, scene in enumerate(scenes)
+        for turn, text in enumerate((caption(scene), f"there is {caption(scene)}"))
+    ]
+    return {"info": {"description": "mmcore sample pictures"}, "images": images, "annotations": captions}
 
 
 def _conversations(scenes: Sequence[Scene], rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -1,0 +1,76 @@
+"""Samples to one `VisperBatch`: the plan of the spliced sequences, images and targets stacked, everything counted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from mmcore.language.splice import lay_out
+from mmcore.types import ConversationSample
+from torch import Tensor
+
+from mmcore_visper.batch import VisperBatch
+from mmcore_visper.config import VisperConfig
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Makes batches of samples of one source.
+
+    Args:
+        config: says what an image becomes in the sequence.
+        max_length: longest sequence after expansion, tokens.
+        padding_side: right for training; left where answers are generated.
+        pack_to: length of rows that hold several samples; None gives every sample its own row.
+    """
+
+    config: VisperConfig
+    max_length: int
+    padding_side: Literal["left", "right"] = "right"
+    pack_to: int | None = None
+
+    def __call__(self, samples: Sequence[ConversationSample], seed: int) -> VisperBatch:
+        """One batch of samples, in their order; nothing is drawn."""
+        sequences = lay_out(
+            [sample.encoded for sample in samples],
+            self.config.expansion,
+            max_length=self.max_length,
+            padding_side=self.padding_side,
+            pack_to=self.pack_to,
+        )
+        rows, length = sequences.shape
+        used = sum(location.length for location in sequences.locations)
+        pictured = [number for number, sample in enumerate(samples) if sample.images]
+        cut = [sample.encoded.cut + lost for sample, lost in zip(samples, sequences.cut, strict=True)]
+        return VisperBatch(
+            source=samples[0].draw.source,
+            draws=tuple(sample.draw for sample in samples),
+            counts={
+                "tokens": float(len(sequences.targets)),
+                "samples": float(len(samples)),
+                "images": float(len(pictured)),
+                "positions": float(used),
+                "padding": float(rows * length - used),
+                "cut": float(sum(lost > 0 for lost in cut)),
+            },
+            sequences=sequences,
+            images=self._images(samples),
+            image_samples=torch.tensor(pictured, dtype=torch.int64),
+            image_ids=tuple(sample.image_id for sample in samples),
+            original_sizes=tuple(sample.original_size for sample in samples),
+            turns=tuple(sample.turns for sample in samples),
+            targets=_stacked(samples, "targets"),
+            teacher_inputs=_stacked(samples, "teacher_inputs"),
+            max_new_tokens=max((sample.extra.get("max_new_tokens", 0) for sample in samples), default=0) or None,
+        )
+
+    def _images(self, samples: Sequence[ConversationSample]) -> Tensor:
+        images = [image for sample in samples for image in sample.images]
+        side = self.config.image_size
+        return torch.stack(images) if images else torch.zeros(0, 3, side, side)
+
+
+def _stacked(samples: Sequence[ConversationSample], key: str) -> dict[str, Tensor]:
+    """What every picture of the batch has under `key`, task by task; nothing when none has any."""
+    parts: list[Mapping[str, Any]] = [sample.extra[key] for sample in samples if key in sample.extra]
+    return {task: torch.stack([part[task] for part in parts]) for task in (parts[0] if parts else ())}
