@@ -13,9 +13,11 @@ gather weights call by call.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from mmcore import Stage
@@ -23,7 +25,7 @@ from mmcore.errors import ShapeError, WeightsError, suggest
 from mmcore.language import models
 from mmcore.language.models import Hidden
 from mmcore.language.sequence import Sequences
-from mmcore.types import Loss, Losses
+from mmcore.types import Loss, Losses, Prediction
 from mmcore.weights import LoadReport, WeightMap, read_tensors
 from torch import Tensor, nn
 
@@ -172,7 +174,33 @@ class Visper(nn.Module):
                 )
         return {name: given[name] for name in wanted}
 
-    # Pictures
+    # Answers and pictures
+
+    @torch.no_grad()
+    def predict(self, batch: VisperBatch) -> list[Prediction]:
+        """The answer to each prompt of the batch."""
+        from mmcore_visper.answers import answer
+
+        return answer(self, batch)
+
+    def prepare(
+        self, images: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
+    ) -> VisperBatch:
+        """One question about each (height, width, 3) uint8 RGB picture.
+
+        Raises:
+            UsageError: names are given.
+        """
+        from mmcore_visper.answers import prompts
+
+        return prompts(self, images, names=names, prompt=prompt)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The variant's tokenizer, opened when text is first needed; may be set."""
+        from mmcore_visper.tokenizer import open_tokenizer
+
+        return open_tokenizer(self.config)
 
     @torch.no_grad()
     def interpret(self, batch: VisperBatch) -> Interpretation:

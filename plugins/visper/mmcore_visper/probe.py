@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from mmcore import Stage
-from mmcore.types import Loss, Losses
+from mmcore.types import Loss, Losses, Prediction
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch
@@ -55,6 +55,17 @@ class VisperProbe(Visper):
             probe(view.tokens(hidden.recorded[layer]), None, allowed)
             for layer, probe in zip(self.layers, self.probes, strict=True)
         ]
+
+    @torch.no_grad()
+    def predict(self, batch: VisperBatch) -> list[Prediction]:
+        """Each image's scores: one per layer, the cosine between its whole prediction and the target."""
+        from mmcore_visper.answers import scores
+
+        found = self.probe(batch)
+        if not found:
+            return []
+        target = self.targets(batch)[self.task.name]
+        return scores([cosine(prediction, target) for prediction in found], batch)
 
     @torch.no_grad()
     def interpret(self, batch: VisperBatch) -> Interpretation:
