@@ -57,6 +57,8 @@ class Plan:
     groups: list[ParameterGroup] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)
     """GiB per process that are certain: weights, gradients, optimiser state; activations come on top."""
+    notes: list[str] = field(default_factory=list)
+    """What the family decides by looking at the disk, such as whether cached features are used."""
     problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class Plan:
             "validation": [asdict(source) for source in self.validation],
             "parameters": [asdict(group) for group in self.groups],
             "memory_gib": self.memory,
+            "notes": self.notes,
             "problems": self.problems,
         }
 
@@ -117,6 +120,7 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Pl
         plan.sources = list(_describe_sources(settings, counts, plan))
         plan.validation = list(_describe_validation(family, settings, plan))
         _describe_parameters(family, settings, plan)
+        _take_notes(family, settings, plan)
     else:
         plan.sources = list(_describe_sources(settings, {}, plan))
     return plan
@@ -166,6 +170,18 @@ def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iter
         except KeyError:
             problem = "no plugin gives this set"
         yield SourcePlan(name, validation.format, validation.annotations, 0.0, records, None, problem)
+
+
+def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:
+    from mmcore.run import data_context
+
+    tell = getattr(family.plugin.module, "plan_notes", None)
+    if tell is None:
+        return
+    try:
+        plan.notes += tell(stage=settings.stage, context=data_context(settings))
+    except MmcoreError as error:
+        plan.problems.append(str(error))
 
 
 def _describe_parameters(family: Family, settings: Settings, plan: Plan) -> None:
@@ -271,6 +287,8 @@ def render(plan: Plan) -> None:
         f"steps: {steps}{samples}; each {stage.global_batch} = {stage.micro_batch} x {plan.processes} processes"
         f" x {plan.accumulation} accumulated"
     )
+    for note in plan.notes:
+        console.print(note, markup=False)
     for problem in plan.problems:
         console.print(f"\n[bold]problem:[/] {problem}", markup=True)
 

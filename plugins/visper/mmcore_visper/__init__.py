@@ -11,6 +11,7 @@ from mmcore import Stage, hookimpl
 
 if TYPE_CHECKING:
     from mmcore import DataContext, Datasets
+    from mmcore.data.cache import CacheJob
     from mmcore.run import FinishedRun
     from torch import nn
 
@@ -56,6 +57,20 @@ def post_train(run: "FinishedRun") -> None:
     from mmcore_visper.export import after_training
 
     after_training(run)
+
+
+def data_cache(stage: Stage, context: "DataContext", dtype: str | None = None) -> "CacheJob":
+    """The teachers' targets of every picture, for `mmcore data cache`."""
+    from mmcore_visper.cache import data_cache
+
+    return data_cache(stage, context, dtype)
+
+
+def plan_notes(stage: Stage, context: "DataContext") -> tuple[str, ...]:
+    """Cache or live teachers, for `mmcore plan`."""
+    from mmcore_visper.cache import plan_notes
+
+    return plan_notes(stage, context)
 
 
 def write_demo(root: Path) -> Path:

@@ -234,7 +234,8 @@ class VisperConfig:
     target_dtype: Literal["fp16", "fp32"] = "fp16"
     """Precision in which targets are cached; live ones are rounded to it too, so that both are the same."""
     teachers: Mapping[str, str] = field(default_factory=dict)
-    """Task -> file or folder of its teacher, below the data root or absolute, `hf://...`, or `random`."""
+    """Task -> file or folder of its teacher, below the data root or absolute, or `random`; the published ones are
+    looked up in the data root's folder `weights`."""
     teacher_precision: Literal["published", "fp32"] = "published"
     """In what teachers compute; the published run used bfloat16 for depth and seg and float16 for gen."""
 

@@ -29,26 +29,37 @@ number of rows, and then the same image would have other targets in another batc
 
 
 class Teachers:
-    """Loaded teachers. Not a module: they are no part of the model's weights, checkpoints, modes or engines.
+    """Teachers to ask. Not a module: they are no part of the model's weights, checkpoints, modes or engines.
+
+    Each is loaded when it is first asked; where all targets are cached that is never.
 
     Args:
         teachers: their descriptions.
         store: precision that targets are rounded to, as caches of these targets are: fp16 or fp32.
-
-    Raises:
-        MissingDataError, WeightsError: the weights of one are not there or do not fit.
     """
 
     def __init__(self, teachers: Sequence[Teacher], *, store: str = "fp16") -> None:
         self.teachers = {teacher.task: teacher for teacher in teachers}
-        self.networks: dict[str, nn.Module] = {teacher.task: teacher.load().eval() for teacher in teachers}
+        self.networks: dict[str, nn.Module] = {}
+        """Those that are loaded."""
         self.store = PRECISIONS[store]
 
-    def to(self, device: torch.device | str) -> "Teachers":
-        """The same teachers on another device."""
-        for network in self.networks.values():
-            network.to(device)
+    def load(self, device: torch.device | str = "cpu") -> "Teachers":
+        """The same teachers, all of them loaded and on a device.
+
+        Raises:
+            MissingDataError, WeightsError: the weights of one are not there or do not fit.
+        """
+        for task in self.teachers:
+            self._network(task).to(device)
         return self
+
+    def _network(self, task: str) -> nn.Module:
+        if task not in self.teachers:
+            raise ShapeError(f"no teacher for task {task!r}", known=self.teachers)
+        if task not in self.networks:
+            self.networks[task] = self.teachers[task].load().eval()
+        return self.networks[task]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Targets of every task in `inputs`; teachers follow their inputs to their device.
@@ -67,10 +78,9 @@ class Teachers:
 
         Raises:
             ShapeError: there is no such teacher.
+            MissingDataError, WeightsError: its weights are not there or do not fit.
         """
-        if task not in self.networks:
-            raise ShapeError(f"no teacher for task {task!r}", known=self.networks)
-        network = self.networks[task].to(pixels.device)
+        network = self._network(task).to(pixels.device)
         shape = self.teachers[task].shape
         if not len(pixels):
             return torch.zeros(0, *shape, dtype=self.store, device=pixels.device)
@@ -78,11 +88,6 @@ class Teachers:
         with torch.autocast(pixels.device.type, enabled=False):
             passes = [network(_filled(part))[: len(part)] for part in pixels.split(PASS)]
         return torch.cat(passes).to(self.store)
-
-    @property
-    def num_parameters(self) -> int:
-        """Of all networks together."""
-        return sum(p.numel() for network in self.networks.values() for p in network.parameters())
 
 
 def _filled(pixels: Tensor) -> Tensor:
