@@ -66,7 +66,9 @@ def load_tokenizer(
         settings = _settings(source)
         if settings.get("add_bos_token", True):
             tokenizer.add_bos_token = True  # version 5 leaves it out where the files do not ask for it
-        _restore_prefix(tokenizer, settings.get("legacy") is not False if legacy is None else legacy)
+        legacy = settings.get("legacy") is not False if legacy is None else legacy
+        _restore_prefix(tokenizer, legacy)
+        tokenizer.init_kwargs["legacy"] = legacy  # so that a saved copy reads as this one does
     if added:
         from tokenizers import AddedToken
 
@@ -135,6 +137,7 @@ class Encoder:
         self._stretch = lru_cache(_REMEMBERED)(self._encode_stretch)
         plain = all(not token.normalized and not token.single_word for token in added.values())
         self._by_stretches = bool(self._added) and plain and self._agrees()
+        self._stretch.cache_clear()
 
     def ids(self, text: str, placeholders: Mapping[str, int] | None = IMAGES) -> list[int]:
         """`tokenize` as a list."""
