@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.config import from_tree, to_tree
 from mmcore.errors import CheckpointError, UsageError, WeightsError
-from mmcore.run import OpenedModel, build_model
+from mmcore.run import OpenedModel, attach, build_model
 from mmcore.settings import Family, Settings
 from mmcore.version import __version__
 from mmcore.weights import read_tensors, write_safetensors
@@ -158,6 +158,7 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     family = Family.open(settings.plugin)
     model = build_model(family, settings)
     load_exactly(model, read_tensors(folder), str(folder))
+    attach(model, settings, folder)
     return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
 
 

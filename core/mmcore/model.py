@@ -5,6 +5,8 @@ predict(batch) -> list[Prediction]  inference, one prediction per image or conve
 prepare(images, names, prompt) -> Batch   optional: the batch `predict` takes, from loose images (`mmcore.predict`)
 published(format) -> WeightMap      published parameter names <-> ours (`mmcore.weights`), e.g. "upstream"
 initialise(path) -> report          optional: fill from a published file the family recognises
+attach(stage, context, folder) -> None   optional: where the data and the run lie, for what is no weight (a tokenizer)
+keep_files(folder) -> None           optional: copies what prediction needs besides weights into the run folder
 idle_parameters(stage) -> patterns   optional: what only other data or stages train (`mmcore plugins check` asks)
 zero3_leaves() -> modules           optional: units that ZeRO-3 gathers whole
 export_hf, export_files             optional: folders for others (`mmcore.export`)

@@ -89,10 +89,20 @@ def _apply_options(model: "nn.Module", family: Family, stage: Stage) -> None:
         getattr(model, method)(*([stage.lora] if key == "lora" else []))
 
 
-def data_context(settings: Settings) -> "DataContext":
-    """Where the data of this run lies; makes the sample data of --demo."""
-    from mmcore.data.sources import DataContext
+def attach(model: "nn.Module", settings: Settings, folder: Path | None = None) -> None:
+    """Tell a model that wants to know where its run and data lie: it finds there what is no weight, as a tokenizer.
 
+    Args:
+        model: any family's.
+        settings: of the run.
+        folder: of the run, or of the export that was opened.
+    """
+    if hasattr(model, "attach"):
+        model.attach(settings.stage, _context(settings), folder)  # type: ignore[operator]
+
+
+def data_context(settings: Settings) -> "DataContext":
+    """Where the data of this run lies; the folder must be there."""
     root = Path(settings.data)
     if not root.is_dir():
         raise MissingDataError(
@@ -100,8 +110,18 @@ def data_context(settings: Settings) -> "DataContext":
             where="--data or $MMCORE_DATA",
             do="give the folder with --data, or try the built-in sample data with --demo",
         )
+    return _context(settings)
+
+
+def _context(settings: Settings) -> "DataContext":
+    from mmcore.data.sources import DataContext
+
     return DataContext(
-        root=root, cache=cache_folder(), variant=settings.variant, seed=settings.seed, only=settings.only
+        root=Path(settings.data),
+        cache=cache_folder(),
+        variant=settings.variant,
+        seed=settings.seed,
+        only=settings.only,
     )
 
 
@@ -292,9 +312,12 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
         validation = build_datasets(family, settings, "val") if stage.validation else None
         order = build_order(settings, datasets)
         model = build_model(family, settings)
+        attach(model, settings, run_dir)
         fresh = not checkpoint.steps_of(run_dir)
         started_from = initialise(model, stage, settings.init, Path(settings.data)) if fresh else []
         if here.is_first:
+            if hasattr(model, "keep_files"):
+                model.keep_files(run_dir)  # type: ignore[operator]
             fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
             write_run_record(settings, family, run_dir, fingerprints, started_from)
         loader = Loader(
@@ -327,6 +350,8 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
         finally:
             loader.close()
             _tell_bad_samples(loader.bad.summary(), run_dir)
+            if loader.cut:
+                print(f"samples cut at max_length by this process: {loader.cut}", file=sys.stderr)
         if here.is_first:
             _finish(family, settings, run_dir, trained.step, trained.metrics)
         distributed.barrier()
@@ -422,4 +447,5 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
     loaded = load(path if run_dir != path else run_dir, checkpoint)
     model = build_model(family, settings)
     load_exactly(model, loaded.weights, str(loaded.path))
+    attach(model, settings, run_dir)
     return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))

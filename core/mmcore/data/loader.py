@@ -85,6 +85,8 @@ class Loader:
         self.bad = BadSamples(listed)
         self.wait_seconds = 0.0
         """How long `iterate` has waited for data so far."""
+        self.cut = 0
+        """Samples that were longer than the maximum length and lost their end, repetitions included."""
         reader = Reader(datasets.sources, policy, max_in_a_row, known_bad)
         self._dataset = _Tasks(reader, dict(datasets.collate), order.seed)
         self._tasks = _TaskList()
@@ -114,6 +116,7 @@ class Loader:
                 raise result.error
             self.bad.take(result.incidents)
             assert result.batch is not None
+            self.cut += int(result.batch.counts.get("cut", 0))
             yield result.m, result.batch
 
     def close(self) -> None:

@@ -57,7 +57,11 @@ class DataSource(Protocol):
 
 
 class Evaluator(Protocol):
-    """One published protocol. Each process updates its own evaluator; the states are merged on the first."""
+    """One published protocol. Each process updates its own evaluator; the states are merged on the first.
+
+    Optional methods: `results(items)` gives what `predictions.json` holds, `write(items, folder)` writes anything else
+    beside it, such as a picture or a file for another tool.
+    """
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the predictions of one batch, in the order of its images."""

@@ -192,6 +192,8 @@ def _write(
         folder.mkdir(parents=True, exist_ok=True)
         if hasattr(evaluator, "results"):
             replace_text(folder / "predictions.json", json.dumps(evaluator.results(items)) + "\n")
+        if hasattr(evaluator, "write"):
+            evaluator.write(items, folder)
         replace_text(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"cannot write into {folder}: {error.strerror}", do="choose another folder") from None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ from mmcore_visper.losses import embedding_loss, exchange_shares, gather_targets
 from mmcore_visper.predictors import LogitScales, Predictor, TaskTokens, build_predictors
 from mmcore_visper.towers import build_projector, build_tower
 from mmcore_visper.views import View, constant_view, image_view
+
+if TYPE_CHECKING:
+    from mmcore.data.sources import DataContext
 
 Teach = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Live teachers: preprocessed pixels by task -> targets by task."""
@@ -66,6 +69,7 @@ class Visper(nn.Module):
     def __init__(self, config: VisperConfig, loss_weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.config = config
+        self._places: tuple[Path, ...] = ()
         own = {"text": 1.0} | {task.name: task.weight for task in config.tasks}
         self.loss_weights = own | {name: weight for name, weight in (loss_weights or {}).items() if name in own}
         self.tower = build_tower(config.tower).requires_grad_(False)
@@ -200,7 +204,34 @@ class Visper(nn.Module):
         """The variant's tokenizer, opened when text is first needed; may be set."""
         from mmcore_visper.tokenizer import open_tokenizer
 
-        return open_tokenizer(self.config)
+        return open_tokenizer(self.config, self._places)
+
+    def attach(self, stage: Stage, context: "DataContext", folder: Path | None = None) -> None:
+        """Where tokenizer and live teachers are looked for; both are opened when first needed.
+
+        Args:
+            stage: of the run; says which teachers.
+            context: where the data lie.
+            folder: of the run or export, which keeps its own tokenizer.
+        """
+        self._places = (*([folder] if folder else []), context.root)
+        self.__dict__.pop("tokenizer", None)
+
+        def teach(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            from mmcore_visper.cache import decide
+
+            decision = decide(stage, context)
+            assert decision is not None, "teachers are asked only by stages with embedding losses"
+            self.teachers = decision.load()
+            return self.teachers(inputs)
+
+        self.teachers = teach
+
+    def keep_files(self, folder: Path) -> None:
+        """Copy the tokenizer into a run's folder: answers must not depend on where the data were."""
+        from mmcore_visper.tokenizer import FOLDER
+
+        self.tokenizer.save_pretrained(folder / FOLDER)
 
     @torch.no_grad()
     def interpret(self, batch: VisperBatch) -> Interpretation:
@@ -301,6 +332,20 @@ class Visper(nn.Module):
             raise WeightsError("this model has no use for the file", where=path, known=weights.LABELS.get(found))
         self.load_state_dict(state, strict=False)
         return report
+
+    def export_hf(self, folder: Path, state: Mapping[str, Tensor], max_shard_bytes: int) -> str | None:
+        """A folder that plain transformers opens, where its LLaVA has this tower (`mmcore.export`)."""
+        from mmcore_visper.export import export_hf
+
+        published = self.published().to_published(state)
+        return export_hf(published, self.config, self.tokenizer, folder, max_shard_bytes)
+
+    def export_files(self, folder: Path, format: str) -> None:
+        """Configuration and tokenizer beside published weights."""
+        from mmcore_visper.export import export_upstream_files
+
+        del format
+        export_upstream_files(self.config, self.tokenizer, folder)
 
     def add_lora(self, lora: Any) -> None:
         """Adapters on the linear layers that the recipe names; see `mmcore.language.lora`."""

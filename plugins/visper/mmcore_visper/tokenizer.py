@@ -35,6 +35,6 @@ def find_tokenizer(name: str, places: Sequence[Path] = ()) -> str:
     last = name.rstrip("/").rsplit("/", 1)[-1]
     for place in places:
         for folder in (place / FOLDER, place / "weights" / last, place / name, place):
-            if any(folder.glob("tokenizer*")):
+            if any(folder.glob("tokenizer*.*")):
                 return str(folder)
     return str(write_tokenizer(cache_folder())) if name == TINY else name

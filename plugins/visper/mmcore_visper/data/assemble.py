@@ -18,10 +18,11 @@ from mmcore.evaluate.vqa import Question, blind_answers, read_questions
 from mmcore.language.conversation import template
 from mmcore.recipe import Source, Stage, Validation
 
+from mmcore_visper.cache import targets_for
 from mmcore_visper.config import VARIANTS, ConvNextTower, VisperConfig
 from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.sources import ConversationSource, QuestionSource, Reading
-from mmcore_visper.data.targets import LiveTargets, Targets
+from mmcore_visper.data.targets import Targets
 from mmcore_visper.evaluate import BENCHMARKS, benchmark
 from mmcore_visper.evaluate.probing import ProbeEvaluator
 from mmcore_visper.tokenizer import open_tokenizer
@@ -53,7 +54,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
         if source.weight > 0 and (context.only is None or name in context.only)
     }
     config = settings_of(stage, context.variant)
-    reading = _reading(stage, config, context)
+    reading = _reading(stage, config, context, targets_for(stage, context))
     collate = Collate(config, reading.max_length)
     sources: dict[str, DataSource] = {
         name: _conversations(name, entry, reading, context) for name, entry in entries.items()
@@ -68,17 +69,18 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
         DataError: as `build_train`.
     """
     config = settings_of(stage, context.variant)
-    reading = _reading(stage, config, context)
+    reading = _reading(stage, config, context, None)
     sources: dict[str, DataSource] = {}
     collate: dict[str, Collate] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
     for name, entry in _chosen_validations(stage, context).items():
         if entry.format == PROBING:
-            source = _conversations(name, entry, reading, context)
+            probed = replace(reading, targets=targets_for(stage, context, split="val"))
+            source = _conversations(name, entry, probed, context)
             sources[name], collate[name] = source, Collate(config, reading.max_length)
             evaluators[name] = partial(ProbeEvaluator, config.probe)
         else:
-            questions = _questions(name, entry, replace(reading, targets=None), context)
+            questions = _questions(name, entry, reading, context)
             sources[name], collate[name] = questions, Collate(config, reading.max_length, padding_side="left")
             evaluators[name] = _evaluator(entry, questions, context)
     return Datasets(sources, collate, evaluators)
@@ -93,7 +95,7 @@ def settings_of(stage: Stage, variant: str) -> VisperConfig:
     return VARIANTS[variant].replace(**stage.model)
 
 
-def _reading(stage: Stage, config: VisperConfig, context: DataContext) -> Reading:
+def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: Targets | None) -> Reading:
     library = "torchvision" if isinstance(config.tower, ConvNextTower) else "transformers"
     return Reading(
         template=template(config.template),
@@ -101,17 +103,9 @@ def _reading(stage: Stage, config: VisperConfig, context: DataContext) -> Readin
         pixels=ClipImages(config.image_size, config.image_aspect, library=library),
         max_length=min(config.max_length, stage.max_length or config.max_length),
         image_rows=sum(rows for _, rows in next(iter(config.expansion.values()))),
-        targets=_targets(config, context),
+        targets=targets,
         max_pixels=stage.data.max_pixels,
     )
-
-
-def _targets(config: VisperConfig, context: DataContext) -> Targets | None:
-    from mmcore_visper.teachers import RandomTeacher
-
-    if not (config.predictors and config.tasks) and config.probe is None:
-        return None
-    return LiveTargets(tuple(RandomTeacher(task=task.name, shape=task.target_shape) for task in config.tasks))
 
 
 # ---- sources ----

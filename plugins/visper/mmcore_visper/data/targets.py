@@ -1,15 +1,12 @@
-"""What a sample carries for the embedding losses: pixels for a live teacher, or targets that were cached."""
+"""What a sample carries for the embedding losses: pixels for live teachers, or targets (`mmcore_visper.cache`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
-
-from mmcore_visper.teachers import Teacher
 
 
 class Targets(Protocol):
@@ -28,19 +25,3 @@ class Targets(Protocol):
     def fingerprint(self) -> str:
         """What the targets depend on besides the pictures."""
         ...
-
-
-@dataclass(frozen=True)
-class LiveTargets:
-    """Pixels as each teacher takes them; the model asks the teachers."""
-
-    teachers: tuple[Teacher, ...]
-
-    def of(self, rgb: UInt8[np.ndarray, "height width 3"], path: Path) -> Mapping[str, Mapping[str, Tensor]]:
-        """The picture, prepared for every teacher."""
-        return {"teacher_inputs": {teacher.task: teacher.inputs(rgb) for teacher in self.teachers}}
-
-    @property
-    def fingerprint(self) -> str:
-        """Teachers are weights, not data: nothing here depends on more than the pictures."""
-        return "live"
