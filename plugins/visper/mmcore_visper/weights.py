@@ -65,12 +65,15 @@ def predictor_rules(published: str, ours: str) -> list[Rule]:
     return mlps + parts
 
 
-def upstream(config: VisperConfig, present: Iterable[str] | None = None) -> WeightMap:
+def upstream(
+    config: VisperConfig, present: Iterable[str] | None = None, *, teacher: Mapping[str, Tensor] | None = None
+) -> WeightMap:
     """The published VisPer-LM format.
 
     Args:
         config: what the model consists of.
         present: names of a file; parts of ours that it lacks altogether may stay new. None asks for every part.
+        teacher: tensors of a Depth-Anything-V2 file, which published depth probes hold as well.
     """
     heads = {config.probe: "probes"} if config.probe else {task: f"predictors.{task}" for task in TASKS}
     is_vit = isinstance(config.tower, ClipTower)
@@ -87,6 +90,7 @@ def upstream(config: VisperConfig, present: Iterable[str] | None = None) -> Weig
         ),
         ignored=(*TEACHERS, *_COMPUTED, *(pattern for patterns in OPTIONAL.values() for pattern in patterns)),
         new=() if present is None else _lacking(present),
+        constants={f"dav2_backbone.{name}": tensor for name, tensor in (teacher or {}).items()},
         label="published VisPer-LM checkpoint",
     )
 
