@@ -49,6 +49,8 @@ SHARD_BYTES = 512 * 2**20
 SPARE_BYTES = 64 * 2**20
 """Left free on the disk, for the index and for others."""
 
+_STORED = {"fp16": torch.float16, "fp32": torch.float32}
+
 Report = Callable[[int, int], None]
 """Told how many of how many are done."""
 
@@ -310,7 +312,7 @@ class _Shards:
             raise DataError(
                 f"{name} is {tuple(value.shape[1:])} instead of {field.shape}", where=f"image {read.keys[0]}"
             )
-        array = value.detach().cpu().float().numpy().astype(DTYPES[field.dtype])
+        array = value.detach().to("cpu", _STORED[field.dtype]).numpy()
         if not np.isfinite(array).all():
             worst = next(key for key, row in zip(read.keys, array, strict=True) if not np.isfinite(row).all())
             raise DataError(
