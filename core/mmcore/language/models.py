@@ -147,7 +147,10 @@ class LanguageModel(nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep only the layers' inputs for the backward pass, also when layers or embeddings are frozen."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable = getattr(self.model, "activation_checkpointing_enable", None)  # its name since transformers 5.2x
+        (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+        # Only the reentrant kind needs word embeddings that want a gradient although they are frozen.
+        self.model.disable_input_require_grads()
 
     @torch.no_grad()
     def resize(self, words: int) -> None:

@@ -65,7 +65,7 @@ class Sequences:
     valid: Bool[Tensor, "rows length"]
     """False at padding."""
     positions: Int[Tensor, "rows length"]
-    """Rotary positions; they start again at every packed sample."""
+    """Rotary positions; they start again at every packed sample, and go on counting through padding on the right."""
     segments: Int[Tensor, "rows length"] | None
     """Number of the packed sample within its row, -1 at padding; None when every row is one sample."""
     slots: Mapping[str, Int[Tensor, " features"]]

@@ -68,6 +68,7 @@ def lay_out(
     inside = _offsets(whole.lengths) < (max_length or np.iinfo(np.int64).max)
     flat = _select(whole, inside)
     locations, shape = _place(flat.lengths, padding_side, pack_to)
+    right = padding_side == "right"
     rows, starts, _ = np.array(locations, np.int64).reshape(-1, 3).T
     offsets = _offsets(flat.lengths)
     where = np.repeat(rows * shape[1] + starts, flat.lengths) + offsets
@@ -79,7 +80,7 @@ def lay_out(
     return Sequences(
         ids=_scatter(flat.ids, where, shape, 0),
         valid=_scatter(np.ones(len(where), bool), where, shape, False),
-        positions=_scatter(offsets, where, shape, 0),
+        positions=_scatter(offsets, where, shape, np.arange(shape[1]) if pack_to is None and right else 0),
         segments=None if pack_to is None else _scatter(numbers[flat.samples], where, shape, -1),
         slots=_tensors(slots),
         supervised=torch.from_numpy(where[learned]),
@@ -119,7 +120,7 @@ def embed(
     values = torch.cat(rows)
     if scale is not None:
         # The factor is rounded to the type of the activations first, as the published models do.
-        values = values * torch.tensor(scale, dtype=words.dtype).item()
+        values = values * torch.tensor(scale, dtype=words.dtype)
     where = torch.cat([sequences.slots[name] for name in names])
     return words.flatten(0, 1).index_copy(0, where, values).view_as(words)
 
@@ -242,10 +243,10 @@ def _numbers_in_rows(rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _scatter(values: np.ndarray, where: np.ndarray, shape: tuple[int, int], fill: int | bool) -> Tensor:
-    result = np.full(shape[0] * shape[1], fill, values.dtype)
-    result[where] = values
-    return torch.from_numpy(result.reshape(shape))
+def _scatter(values: np.ndarray, where: np.ndarray, shape: tuple[int, int], fill: int | bool | np.ndarray) -> Tensor:
+    result = np.full(shape, fill, values.dtype)
+    result.reshape(-1)[where] = values
+    return torch.from_numpy(result)
 
 
 def _tensors(arrays: Mapping[str, Iterable[int] | np.ndarray]) -> dict[str, Tensor]:

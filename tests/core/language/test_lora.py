@@ -1,0 +1,123 @@
+"""Adapters: nothing changes until they train, and folding them back changes nothing either."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmcore.errors import RecipeError, WeightsError
+from mmcore.language.lora import add_lora, fold, merge
+from mmcore.recipe import Lora
+from safetensors.torch import load_file
+from torch import nn
+
+RECIPE = Lora(rank=3, alpha=6, dropout=0.0, targets=("language.*.q_proj", "language.*.v_proj"))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.v_proj, self.norm = nn.Linear(6, 6), nn.Linear(6, 6, bias=False), nn.LayerNorm(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.v_proj(self.q_proj(self.norm(x)).tanh())
+
+
+class Family(nn.Module):
+    """A language model whose tower has layers of the same name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tower = nn.Sequential(Block())
+        self.language = nn.Sequential(Block(), Block())
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.language(self.tower(x)))
+
+
+def trained(recipe: Lora = RECIPE) -> Family:
+    """Adapters whose product is no longer zero."""
+    family = Family()
+    add_lora(family, recipe)
+    with torch.no_grad():
+        for name, parameter in family.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    return family
+
+
+INPUT = torch.linspace(-1, 1, 12).view(2, 6)
+
+
+def test_fresh_adapters_change_nothing() -> None:
+    family = Family()
+    before = family(INPUT)
+    assert add_lora(family, RECIPE) == [f"language.{i}.{part}" for i in range(2) for part in ("q_proj", "v_proj")]
+    torch.testing.assert_close(family(INPUT), before)
+
+
+def test_only_the_named_layers_get_adapters_though_a_tower_has_the_same_names() -> None:
+    adapted = {name.split(".lora_")[0] for name, _ in trained().named_parameters() if ".lora_" in name}
+    assert adapted == {f"language.{i}.{part}" for i in range(2) for part in ("q_proj", "v_proj")}
+
+
+def test_what_trained_before_still_trains_but_adapted_weights() -> None:
+    family = Family()
+    family.tower.requires_grad_(False)
+    add_lora(family, RECIPE)
+    flags = {name: parameter.requires_grad for name, parameter in family.named_parameters()}
+    assert flags["head.weight"]
+    assert flags["language.0.norm.weight"]
+    assert not flags["tower.0.q_proj.weight"]
+    assert not flags["language.0.q_proj.base_layer.weight"]
+    assert all(flag for name, flag in flags.items() if "lora_" in name)
+
+
+def test_folded_and_merged_weights_give_the_adapted_outputs() -> None:
+    family = trained()
+    with torch.no_grad():
+        expected = family(INPUT)
+        assert not torch.allclose(expected, Family()(INPUT))
+        plain = Family()
+        plain.load_state_dict(fold(family.state_dict(), RECIPE))
+        torch.testing.assert_close(plain(INPUT), expected)
+        merged = merge(family)
+        torch.testing.assert_close(merged(INPUT), expected)
+    assert merged.state_dict().keys() == Family().state_dict().keys()
+    assert all(type(part) is nn.Linear for part in merged.modules() if isinstance(part, nn.Linear))
+
+
+def test_a_state_without_adapters_is_left_as_it_is() -> None:
+    state = Family().state_dict()
+    assert fold(state, RECIPE).keys() == state.keys()
+
+
+def test_a_target_that_names_no_layer_suggests_one() -> None:
+    with pytest.raises(RecipeError, match=r"'\*\.q_prj'(.|\n)*did you mean 'q_proj'"):
+        add_lora(Family(), RECIPE.replace(targets=("*.q_prj",)))
+
+
+def test_an_incomplete_adapter_or_another_rank_is_refused() -> None:
+    state = trained().state_dict()
+    with pytest.raises(WeightsError, match="rank 3, the recipe 4"):
+        fold(state, RECIPE.replace(rank=4))
+    del state["language.0.q_proj.lora_B.default.weight"]
+    with pytest.raises(WeightsError, match=r"language\.0\.q_proj is incomplete"):
+        fold(state, RECIPE)
+
+
+def test_glamms_published_merge(shared: Path) -> None:
+    from mmcore.parity import deterministic_array
+
+    folder = shared / "goldens" / "glamm" / "merge_main_lora"
+    case, names = (json.loads((folder / file).read_text()) for file in ("case.json", "train_keys.json"))
+    state = {
+        name: torch.from_numpy(deterministic_array(name, tuple(shape)))
+        for name, (shape, _) in names.items()
+        if "_proj" in name
+    }
+    folded = fold(state, Lora(rank=case["lora"]["r"], alpha=case["lora"]["alpha"], targets=("*",)))
+    for name, expected in load_file(folder / "tensors.safetensors").items():
+        torch.testing.assert_close(folded[name.removeprefix("out.")], expected, rtol=1e-5, atol=1e-6)
