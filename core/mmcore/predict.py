@@ -23,6 +23,7 @@ from torch import nn
 
 from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.draw import draw_prediction, select
+from mmcore.draw_conversation import draw_answer
 from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
 from mmcore.train.files import replace_text
 from mmcore.types import Prediction
@@ -147,7 +148,7 @@ def predict_file(
     """
     pixels = read_image(path, max_pixels=max_pixels)
     prediction = predict_image(model, pixels, question, device)
-    picture = draw_prediction(Image.fromarray(pixels), prediction, question.threshold, top=question.top)
+    picture = _drawn(Image.fromarray(pixels), prediction, question)
     result = {"image": str(path), **to_json(prediction, question)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,6 +158,13 @@ def predict_file(
     except OSError as error:
         raise CheckpointError(f"cannot write into {folder}: {error.strerror}", do="choose another --out") from None
     return {**result, "json": str(folder / f"{stem}.json"), "picture": str(folder / f"{stem}.png")}
+
+
+def _drawn(image: Image.Image, prediction: Prediction, question: Question) -> Image.Image:
+    """Objects on the picture; an answer in nothing but words beside it."""
+    if prediction.boxes_xyxy is None and prediction.masks is None and prediction.text is not None:
+        return draw_answer(image, question.prompt or "", prediction.text)
+    return draw_prediction(image, prediction, question.threshold, top=question.top)
 
 
 def free_stem(folder: Path, stem: str) -> str:

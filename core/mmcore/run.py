@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -342,7 +343,7 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             device=choose_device(settings),
             resume=resume or not fresh,
             evaluate=_evaluation(settings, validation, run_dir) if validation else None,
-            picture=_picture,
+            picture=partial(_picture, datasets),
             log_every=settings.log_every,
         )
         try:
@@ -403,13 +404,20 @@ def _evaluation(settings: Settings, validation: "Datasets", run_dir: Path) -> An
     return run
 
 
-def _picture(batch: Any, folder: Path) -> None:
+def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
     """Draw the images of a batch that stopped the run, as the network saw them."""
     from mmcore.draw import draw_row
     from mmcore.types import DetectionBatch
 
-    for row in range(len(batch)) if isinstance(batch, DetectionBatch) else ():
-        draw_row(batch, row, names=getattr(batch, "names", None)).save(folder / f"image-{row}.png")
+    collate = datasets.collate.get(batch.source)
+    if isinstance(batch, DetectionBatch):
+        pictures = [draw_row(batch, row, names=getattr(batch, "names", None)) for row in range(len(batch))]
+    elif collate is not None and hasattr(collate, "draw"):
+        pictures = collate.draw(batch.to("cpu"))  # type: ignore[attr-defined]
+    else:
+        pictures = []
+    for row, picture in enumerate(pictures):
+        picture.save(folder / f"image-{row}.png")
 
 
 def _finish(family: Family, settings: Settings, run_dir: Path, step: int, metrics: Mapping[str, float]) -> None:

@@ -94,7 +94,8 @@ def show(count: int, step: int, out: Path, **values: Any) -> None:
     loader = Loader(datasets, build_order(settings, datasets), num_workers=0, policy="error", pin_memory=False)
     pictures: list[tuple[str, Any]] = []
     for m, batch in loader.iterate(step, step + count):
-        pictures += [(f"{m:06d}-{row}-{batch.source}", picture) for row, picture in enumerate(_drawn(batch))]
+        drawn = _drawn(batch, datasets.collate[batch.source])
+        pictures += [(f"{m:06d}-{row}-{batch.source}", picture) for row, picture in enumerate(drawn)]
         if len(pictures) >= count:
             break
     out.mkdir(parents=True, exist_ok=True)
@@ -195,11 +196,14 @@ def _print_problems(title: str, records: int, problems: "list[Problem]") -> None
         click.echo(f"  ... and {len(problems) - _SHOWN} more; --json prints all")
 
 
-def _drawn(batch: Any) -> list[Any]:
+def _drawn(batch: Any, collate: Any) -> list[Any]:
+    """Pictures of a batch: the collator's own where it draws, else boxes and masks."""
     from mmcore.draw import draw_row
     from mmcore.errors import DataError
     from mmcore.types import DetectionBatch
 
+    if hasattr(collate, "draw"):
+        return collate.draw(batch)
     if not isinstance(batch, DetectionBatch):
         raise DataError(f"batches of source {batch.source!r} hold no images that could be drawn")
     return [draw_row(batch, row) for row in range(len(batch))]

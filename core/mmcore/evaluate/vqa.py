@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mmcore.data.hashing import name_key
 from mmcore.errors import DataError, MissingDataError
+from mmcore.train.files import replace_text
 from mmcore.types import Batch, Prediction
 
 _TEXT = ("text", "question", "prompt")
@@ -225,6 +226,26 @@ class AnswerEvaluator:
             }
             for question, said in self.answered(items)
         ]
+
+    def filtered(self, question: Question, said: str) -> str:
+        """The answer as it is compared, for files that show it."""
+        return normalise_answer(said)
+
+    def write(self, items: Sequence[Item], folder: Path) -> None:
+        """`answers.jsonl`, a line a question with the entries of lmms-eval's sample logs."""
+        lines = [
+            {
+                "doc_id": number,
+                "doc": {"question_id": question.id, "question": question.text, "image": question.image}
+                | dict(question.facts),
+                "target": question.answers[0] if len(question.answers) == 1 else list(question.answers),
+                "resps": [[said]],
+                "filtered_resps": [self.filtered(question, said)],
+                "score": self.score(question, said),
+            }
+            for number, (question, said) in enumerate(self.answered(items))
+        ]
+        replace_text(folder / "answers.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
     def answered(self, items: Sequence[Item]) -> list[tuple[Question, str]]:
         """Each question among the items once, with what was said, in the order of the file."""

@@ -55,7 +55,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
     }
     config = settings_of(stage, context.variant)
     reading = _reading(stage, config, context, targets_for(stage, context))
-    collate = Collate(config, reading.max_length)
+    collate = Collate(config, reading.max_length, tokenizer=reading.tokenizer)
     sources: dict[str, DataSource] = {
         name: _conversations(name, entry, reading, context) for name, entry in entries.items()
     }

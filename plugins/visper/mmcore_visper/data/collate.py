@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from mmcore.data.clip_images import CLIP_MEAN, CLIP_STD
+from mmcore.draw_conversation import as_picture, draw_conversation, tokens_of
 from mmcore.language.splice import lay_out
 from mmcore.types import ConversationSample
+from PIL import Image
 from torch import Tensor
 
 from mmcore_visper.batch import VisperBatch
@@ -22,12 +25,14 @@ class Collate:
         max_length: longest sequence after expansion, tokens.
         padding_side: right for training; left where answers are generated.
         pack_to: length of rows that hold several samples; None gives every sample its own row.
+        tokenizer: for pictures of a batch; training does not need it.
     """
 
     config: VisperConfig
     max_length: int
     padding_side: Literal["left", "right"] = "right"
     pack_to: int | None = None
+    tokenizer: Any = None
 
     def __call__(self, samples: Sequence[ConversationSample], seed: int) -> VisperBatch:
         """One batch of samples, in their order; nothing is drawn."""
@@ -63,6 +68,29 @@ class Collate:
             teacher_inputs=_stacked(samples, "teacher_inputs"),
             max_new_tokens=max((sample.extra.get("max_new_tokens", 0) for sample in samples), default=0) or None,
         )
+
+    def draw(self, batch: VisperBatch) -> list[Image.Image]:
+        """Every sample of a batch as the network gets it: the picture, and the tokens with the learned ones marked."""
+        places = {sample: row for row, sample in enumerate(batch.image_samples.tolist())}
+        pictures = []
+        for sample, draw in enumerate(batch.draws):
+            tokens = tokens_of(batch.sequences, sample, self._text_of)
+            image, size = None, "text"
+            if sample in places:
+                image = as_picture(batch.images[places[sample]].numpy(), CLIP_MEAN, CLIP_STD)
+                height, width = batch.original_sizes[sample]
+                size = f"{width}x{height} became {image.width}x{image.height}"
+            facts = f"{batch.source} record {draw.position}, id {batch.image_ids[sample]}: {size}"
+            pictures.append(draw_conversation(image, tokens, facts))
+        return pictures
+
+    def _text_of(self, word: int) -> str:
+        if self.tokenizer is None:
+            return str(word)
+        text = self.tokenizer.decode([word])
+        # SentencePiece writes the blank before a word into its token, and decoding a lone token drops it.
+        glued = self.tokenizer.convert_ids_to_tokens(word).startswith("▁") and not text.startswith(" ")
+        return f" {text}" if glued else text
 
     def _images(self, samples: Sequence[ConversationSample]) -> Tensor:
         images = [image for sample in samples for image in sample.images]

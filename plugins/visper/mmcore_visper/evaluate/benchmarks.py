@@ -164,7 +164,11 @@ class CvBench(AnswerEvaluator):
 
     def score(self, question: Question, said: str) -> float:
         """1 when the option is right; a reply with a bracket but no option in it is wrong here."""
-        return float(cv_bench_answers([{"prediction": said}])[0] == question.answers[0])
+        return float(self.filtered(question, said) == question.answers[0])
+
+    def filtered(self, question: Question, said: str) -> str:
+        """The option that the reply names."""
+        return cv_bench_answers([{"prediction": said}])[0]
 
     def summarise(self, items: Sequence[Item]) -> dict[str, float]:
         """Fractions."""
@@ -214,6 +218,10 @@ class RealWorldQa(AnswerEvaluator):
     def score(self, question: Question, said: str) -> float:
         """1 when the filtered reply matches."""
         return float(realworldqa_right(said, question.answers[0], question.text))
+
+    def filtered(self, question: Question, said: str) -> str:
+        """The reply after the published filters."""
+        return realworldqa_filtered(said, question.text)
 
 
 # ---- small helpers ----
