@@ -183,16 +183,15 @@ def _layer_losses(model: Visper, batch: VisperBatch, predictions: Mapping[str, S
     result: dict[str, Tensor] = {}
     count = len(batch)
     mask = torch.zeros(count).index_fill(0, batch.image_samples, 1.0) if model.config.outer_product_mask else None
-    assert model.logit_scales is not None
-    scales = model.logit_scales()
+    scales = model.logit_scales() if model.logit_scales is not None else {}
     for task in model.config.tasks:
         target = batch.targets[task.name]
         for layer, prediction in zip(task.layers, predictions[task.name], strict=True):
             parts = embedding_loss(
                 prediction,
                 target,
-                gather_targets(target),
-                scales[task.name],
+                gather_targets(target) if scales else None,
+                scales.get(task.name),
                 weight=model.config.contrastive_weight,
                 has_image=mask,
                 outer_product=model.config.outer_product_mask,
