@@ -584,7 +584,14 @@ TINY = VisperConfig(
         "pad_token_id": 0,
     },
     tower=ClipTower(
-        hidden_size=64, intermediate_size=128, num_layers=3, num_heads=4, image_size=112, projection_dim=64, name="tiny"
+        hidden_size=96,
+        intermediate_size=192,
+        num_layers=3,
+        num_heads=4,
+        image_size=96,
+        patch_size=16,
+        projection_dim=64,
+        name="tiny",
     ),
     tokenizer="tiny",
     max_length=512,

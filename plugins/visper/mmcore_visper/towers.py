@@ -44,6 +44,8 @@ class ClipVit(nn.Module):
         self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
         self.patch_embedding = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(config.grid**2 + 1, width)
+        # As CLIP starts: larger, the place of a patch would drown what is in it, and this tower is never trained.
+        nn.init.normal_(self.position_embedding.weight, std=width**-0.5)
         self.pre_norm = nn.LayerNorm(width, eps=config.eps)
         self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.num_layers))
         self.post_norm = nn.LayerNorm(width, eps=config.eps)
