@@ -308,7 +308,11 @@ class Visper(nn.Module):
                 known=weights.FORMATS,
                 do=suggest(format, weights.FORMATS, "choose one of these"),
             )
-        return weights.upstream(self.config)
+        return weights.upstream(self.config, teacher=self.carried())
+
+    def carried(self) -> Mapping[str, Tensor]:
+        """Tensors of the depth teacher's file that published checkpoints of this kind hold as well."""
+        return {}
 
     def initialise(self, path: str | Path) -> LoadReport:
         """Fill from a published file or folder, told apart by its names; several calls fill one part each.
@@ -413,14 +417,16 @@ def with_positions_at_padding(sequences: Sequences) -> Sequences:
     return dataclasses.replace(sequences, positions=positions)
 
 
-_COMPARED = (
+_NAMES = (
     "num_attention_heads",
     "num_key_value_heads",
     "rms_norm_eps",
-    "rope_parameters",
     "sliding_window",
     "hidden_act",
+    "rope_theta",
+    "rope_type",
 )
+"""Numbers of a language model that the shapes of its weights do not show."""
 
 
 def check_language(path: str | Path, language: models.LanguageModel) -> None:
@@ -433,16 +439,25 @@ def check_language(path: str | Path, language: models.LanguageModel) -> None:
     if not (folder / "config.json").is_file():
         return
     entries = models.read_config(folder)
-    entries["model_type"] = "phi3" if "phi3" in str(entries.get("model_type")) else "llama"
-    theirs = models.make_config({k: v for k, v in entries.items() if k != "architectures"})
-    for name in _COMPARED:
-        here, there = (getattr(config, name, None) for config in (language.config, theirs))
+    kind = "phi3" if "phi3" in str(entries.get("model_type")) else "llama"
+    if entries.get("model_type") != kind:  # the family's own files: their numbers are not translated yet
+        entries = models.modern_config({**entries, "model_type": kind})
+    theirs = models.make_config({name: value for name, value in entries.items() if name != "architectures"})
+    for name in _NAMES:
+        here, there = _number(language.config, name), _number(theirs, name)
         if here != there:
             raise WeightsError(
                 f"{name} is {there} in the checkpoint and {here} in this model",
                 where=folder / "config.json",
                 do=f"check the variant, or set model.language.{name}",
             )
+
+
+def _number(config: Any, name: str) -> Any:
+    """An entry of a transformers configuration, those of the rotary embedding included."""
+    if name.startswith("rope_"):
+        return (getattr(config, "rope_parameters", None) or {}).get(name)
+    return getattr(config, name, None)
 
 
 def num_samples(batch: VisperBatch) -> int:

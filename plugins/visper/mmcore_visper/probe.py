@@ -4,11 +4,13 @@ docs/Probing.md of VisPer-LM: learned queries on all positions of each layer, me
 nothing else is trained. Published probes exist for Llama only; any variant can be probed here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from mmcore import Stage
 from mmcore.types import Loss, Losses, Prediction
+from mmcore.weights import read_tensors
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch
@@ -25,6 +27,9 @@ class VisperProbe(Visper):
     Args:
         config: with `probe`, the task.
     """
+
+    teacher_file: Path | None = None
+    """Depth-Anything-V2, for published files that carry it."""
 
     def __init__(self, config: VisperConfig) -> None:
         super().__init__(config.replace(predictors=False))
@@ -81,6 +86,10 @@ class VisperProbe(Visper):
             if name != "probes":
                 part.train(False)
         return self
+
+    def carried(self) -> Mapping[str, Tensor]:
+        """Published depth probes hold their whole teacher; without its file they are written without it."""
+        return read_tensors(self.teacher_file) if self.task.name == "depth" and self.teacher_file else {}
 
     @property
     def _targeted(self) -> Sequence[TaskConfig]:
