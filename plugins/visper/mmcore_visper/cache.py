@@ -134,17 +134,24 @@ def decide(stage: Stage, context: DataContext) -> Decision | None:
         return None
     teachers, absent = describe_teachers(config, tasks, context)
     identity = identity_of(teachers, absent, config, context)
-    known = {"tasks": tasks, "teachers": teachers, "absent": absent, "identity": identity, "store": config.target_dtype}
+    known: dict[str, Any] = {
+        "tasks": tasks,
+        "teachers": teachers,
+        "absent": absent,
+        "identity": identity,
+        "store": config.target_dtype,
+    }
     if config.targets == "live":
         return Decision(**known, cache=None, why="live teachers, as model.targets says")
     given = None if config.targets in MODES else context.root / Path(config.targets).expanduser()
     folders = [given] if given else sorted(path.parent for path in home(context).glob("*/cache.json"))
     refused = []
     for folder in folders:
-        if problem := misfit(folder, identity, absent, covers(stage, context)):
+        if problem := misfit(folder, identity, absent, tasks, covers(stage, context)):
             refused.append(f"{folder}: {problem}")
             continue
         cache = FeatureCache(folder)
+        known["identity"] = cache.identity  # complete, also where the teachers' files are not
         return Decision(**known, cache=cache, why=f"cached in {folder}, {len(cache):,} images, {config.target_dtype}")
     if config.targets != "auto":
         raise MissingDataError(
@@ -252,7 +259,7 @@ def describe_teachers(
     found = [_teacher(task, config, context) for task in tasks]
     absent = tuple(teacher.task for teacher, there in found if not there)
     for task, (teacher, _) in zip(tasks, found, strict=True):
-        if tuple(teacher.shape) != task.target_shape:
+        if task.name not in absent and tuple(teacher.shape) != task.target_shape:
             raise WeightsError(
                 f"the {task.name} teacher gives {tuple(teacher.shape)}, the predictor {task.target_shape}",
                 where=f"model.teachers.{task.name}",
@@ -301,24 +308,36 @@ def identity_of(
     return json.loads(json.dumps(told))
 
 
-def misfit(folder: Path, identity: Mapping[str, Any], absent: Sequence[str], wanted: Mapping[str, str]) -> str | None:
+def misfit(
+    folder: Path,
+    identity: Mapping[str, Any],
+    absent: Sequence[str],
+    tasks: Sequence[TaskConfig],
+    wanted: Mapping[str, str],
+) -> str | None:
     """Why a cache cannot serve, in a few words; None when it can.
 
-    A teacher whose files are not on this machine is taken to be the one that made the cache.
+    A teacher whose files are not on this machine, and with them its sizes, is taken to be the one of its kind that made
+    the cache, if shape and precision are right.
     """
     try:
-        different = [
-            entry
-            for entry in unfit(folder, identity)
-            if not entry.startswith(tuple(f"{task}.files." for task in absent))
-        ]
-        if different:
+        if different := [entry for entry in unfit(folder, identity) if not _unknowable(entry, absent)]:
             return "made by something else: " + "; ".join(different[:2])
-        have = FeatureCache(folder).covers
+        cache = FeatureCache(folder)
     except DataError as error:
         return error.what
+    for task in tasks:
+        if cache.fields[task.name].shape != task.target_shape:
+            return f"{task.name} is {cache.fields[task.name].shape} instead of {task.target_shape}"
+    have = cache.covers
     missing = [name for name, print_ in wanted.items() if print_ not in have.values()]
     return f"not complete for {', '.join(missing)}" if missing else None
+
+
+def _unknowable(entry: str, absent: Sequence[str]) -> bool:
+    """Whether a difference concerns what only a teacher's absent files could tell."""
+    task, _, fact = entry.partition(":")[0].partition(".")
+    return task in absent and fact not in ("teacher", "precision", "last_only")
 
 
 def covers(stage: Stage, context: DataContext) -> dict[str, str]:
