@@ -198,7 +198,20 @@ def _draw_metrics(axis: Any, curves: Curves) -> None:
 
 def choose_metrics(names: Sequence[str]) -> list[str]:
     """The metrics worth a line each: of every validation set the headline ones, at most eight in all."""
-    headline = ("AP", "AP50", "P@0.5", "oIoU", "gIoU", "cIoU", "METEOR", "CIDEr")
+    headline = (
+        "AP",
+        "AP50",
+        "P@0.5",
+        "oIoU",
+        "gIoU",
+        "cIoU",
+        "METEOR",
+        "CIDEr",
+        "accuracy",
+        "chance",
+        "overall",
+        "best",
+    )
     chosen = [name for name in names if name.rsplit("/", 1)[-1] in headline]
     return (chosen or list(names))[: len(_COLOURS)]
 

@@ -31,7 +31,7 @@ COCO_PROBE = Source(
 
 PROBE_VAL = Validation(
     source="coco_probe_val",
-    metrics=("best/cosine", "mean/cosine"),
+    metrics=("best", "mean"),
     annotations="coco/annotations/captions_val2017.json",
     images="coco/val2017",
     format="COCO captions, probing",
@@ -225,7 +225,8 @@ def stages(variant: str) -> tuple[Stage, ...]:
         return (TINY_PT, TINY_IFT)
     first = PT.replace(init=Init(published=_STARTS[variant]))
     if variant.startswith("llava15"):
-        return (_baseline(first), IFT, PROBE)
+        probe = PROBE.replace(model={**PROBE.model, "tasks": ("gen", "depth", "seg")})  # it has none of its own
+        return (_baseline(first), IFT, probe)
     return (first, IFT, VPT, VPT_IFT, PROBE)
 
 

@@ -1,7 +1,7 @@
 """How much of a teacher's features each layer holds: similarity per layer, and scores of what the probes predict.
 
     layer/01 ... layer/32   mean over images of the cosine between a layer's whole prediction and the target
-    mean, best              over layers; best_layer is the number of the best
+    mean, best              over layers
 
 `probes.png` shows the curve. The task scores (mean IoU, DA-2K pairs) are functions for decoded predictions.
 """
@@ -55,7 +55,6 @@ class ProbeEvaluator:
         return {
             "mean": float(curve.mean()),
             "best": float(curve.max()),
-            "best_layer": float(curve.argmax() + 1),
             **layers,
         }
 
