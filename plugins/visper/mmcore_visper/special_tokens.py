@@ -66,9 +66,7 @@ def place(tokenizer: Any, count: int, rows: int) -> Placement:
         tokenizer.add_special_tokens({"extra_special_tokens": names}, replace_extra_special_tokens=False)
     ids = [int(i) for i in tokenizer.convert_tokens_to_ids(names)]
     rows = max(rows, len(tokenizer), max(ids) + 1)
-    return Placement(
-        tokenizer, names[-1], ids[-1], tuple(names[:-1]), tuple(ids[:-1]), rows, tuple(range(words, rows))
-    )
+    return Placement(tokenizer, names[-1], ids[-1], tuple(names[:-1]), tuple(ids[:-1]), rows, tuple(range(words, rows)))
 
 
 def _reserved(tokenizer: Any, rows: int) -> list[str]:

@@ -70,7 +70,7 @@ def run_plain(
         write_safetensors(tensors, folder)
         rows = len(tensors["language_model.lm_head.weight"])
         write_json(folder / "config.json", model_config(config, image_id, rows, torch.float32))
-        model, info = LlavaForConditionalGeneration.from_pretrained(
+        model, info = LlavaForConditionalGeneration.from_pretrained(  # type: ignore[misc]
             folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
         )
     trouble = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]

@@ -1,0 +1,66 @@
+"""Tokens for an image and its task vectors: reserved ones, free rows, or new rows."""
+
+from typing import Any
+
+import pytest
+from mmcore.errors import WeightsError
+from mmcore_visper.special_tokens import place
+from mmcore_visper.tiny_tokenizer import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """926 tokens, 32 of them reserved."""
+    return make_tokenizer()
+
+
+def test_the_last_reserved_tokens_are_taken_and_nothing_is_added(tokenizer):
+    placement = place(tokenizer, 24, 1024)
+    assert placement.image == "<|reserved_special_token_31|>"
+    assert placement.tasks == tuple(f"<|reserved_special_token_{i}|>" for i in range(7, 31))
+    assert list(placement.task_ids) == tokenizer.convert_tokens_to_ids(list(placement.tasks))
+    assert placement.rows == 1024
+    assert len(placement.tokenizer) == len(tokenizer) == 926
+
+
+def test_rows_without_a_word_are_suppressed(tokenizer):
+    assert place(tokenizer, 24, 1024).suppressed == tuple(range(926, 1024))
+    assert place(tokenizer, 24, 926).suppressed == ()
+
+
+def test_new_tokens_take_free_rows_when_too_few_are_reserved(tokenizer):
+    placement = place(tokenizer, 40, 1024)
+    assert placement.task_ids == tuple(range(926, 966))
+    assert (placement.image, placement.image_id) == ("<image>", 966)
+    assert placement.rows == 1024
+    assert placement.suppressed == tuple(range(926, 1024))
+
+
+def test_rows_grow_when_none_are_free(tokenizer):
+    placement = place(tokenizer, 40, 930)
+    assert placement.rows == 926 + 41
+    assert placement.suppressed == tuple(range(926, 967))
+
+
+def test_the_given_tokenizer_is_left_as_it_is(tokenizer):
+    place(tokenizer, 40, 1024)
+    assert len(tokenizer) == 926
+    assert "<image>" not in tokenizer.get_vocab()
+
+
+def test_plain_llava_needs_the_image_only(tokenizer):
+    placement = place(tokenizer, 0, 1024)
+    assert placement.tasks == ()
+    assert placement.image == "<|reserved_special_token_31|>"
+
+
+def test_every_token_is_one_id_in_any_surrounding(tokenizer):
+    for count in (24, 40):
+        placement = place(tokenizer, count, 1024)
+        ids = placement.tokenizer("a" + placement.image + "".join(placement.tasks) + "b", add_special_tokens=False)
+        assert ids["input_ids"][1:-1] == [placement.image_id, *placement.task_ids]
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer):
+    with pytest.raises(WeightsError, match="926 tokens, the model 900 rows"):
+        place(tokenizer, 24, 900)
