@@ -45,12 +45,18 @@ def cache(
     if check:
         _check(job, folder, as_json)
         return
-    found = survey(job, folder)
-    told = _told(job, folder, found)
-    if not as_json:
-        click.echo(_sentence(found, folder))
-    refuse_full(found, folder)
-    if not dry_run:
+    told: dict[str, Any] = {}
+
+    def tell(found: "Survey") -> None:
+        told.update(_told(job, folder, found))
+        if not as_json:
+            click.echo(_sentence(found, folder))
+
+    if dry_run:
+        found = survey(job, folder)
+        tell(found)
+        refuse_full(found, folder)
+    else:
         line = _Line()
         filled = fill(
             job,
@@ -59,6 +65,7 @@ def cache(
             batch=batch,
             workers=settings.workers,
             stop_at_bad=settings.stage.data.bad_samples == "error",
+            tell=tell,
             report=line,
         )
         line.end()

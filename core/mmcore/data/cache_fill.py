@@ -153,6 +153,7 @@ def fill(
     workers: int = 2,
     shard_bytes: int = SHARD_BYTES,
     stop_at_bad: bool = False,
+    tell: Callable[[Survey], None] | None = None,
     report: Report | None = None,
 ) -> Filled:
     """Compute what is missing, verify what was written, and declare the cache complete.
@@ -165,6 +166,7 @@ def fill(
         workers: processes that read images; 0 reads in this one.
         shard_bytes: size of a shard, about.
         stop_at_bad: an image that cannot be read is an error; otherwise it is listed and left out.
+        tell: told what will be written, before anything is.
         report: told about progress, in images.
 
     Raises:
@@ -175,6 +177,8 @@ def fill(
     try:
         with only_writer(folder):
             found = survey(job, folder)
+            if tell:
+                tell(found)
             refuse_full(found, folder)
             if not (folder / CACHE_NAME).exists():
                 write_description(job, folder, rows=0, covers={}, shards=[])

@@ -382,7 +382,7 @@ def key_of(path: Path, root: Path) -> str:
 def _refuse_absent(decision: Decision) -> None:
     if decision.absent:
         raise MissingDataError(
-            f"the weights of the teacher of {' and '.join(decision.absent)} are not there",
+            f"the weights of the teacher of {', '.join(decision.absent)} are not there",
             where="folder `weights` of the data root",
             known=[FILES[task].removeprefix("hf://") for task in decision.absent],
             do="fetch them, name them with --set model.teachers.TASK=PATH, or train from a cache made elsewhere",

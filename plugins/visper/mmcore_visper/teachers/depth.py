@@ -95,9 +95,20 @@ class DepthTeacher:
 
     def build(self, published: Mapping[str, Tensor], label: str) -> "DepthNetwork":
         """The network from tensors under published names, `pretrained.` in front or not."""
-        from transformers import Dinov2Config, Dinov2Model
+        from transformers import Dinov2Model
 
-        config = Dinov2Config(
+        wanted = {name: tensor for name, tensor in published.items() if not name.startswith("depth_head.")}
+        tensors = dinov2_names(self.depth).to_published(_bare(wanted))
+        name = "embeddings.position_embeddings"
+        if name in tensors:
+            tensors[name] = resample_positions(tensors[name], self.grid)
+        return DepthNetwork(self, load_published(Dinov2Model, self.config(), tensors, label))
+
+    def config(self) -> Any:
+        """The backbone's configuration for transformers, with positions for the picture's own grid."""
+        from transformers import Dinov2Config
+
+        return Dinov2Config(
             hidden_size=self.width,
             num_hidden_layers=self.depth,
             num_attention_heads=self.num_heads,
@@ -106,12 +117,6 @@ class DepthTeacher:
             patch_size=self.patch_size,
             layer_norm_eps=1e-6,
         )
-        wanted = {name: tensor for name, tensor in published.items() if not name.startswith("depth_head.")}
-        tensors = dinov2_names(self.depth).to_published(_bare(wanted))
-        name = "embeddings.position_embeddings"
-        if name in tensors:
-            tensors[name] = resample_positions(tensors[name], self.grid)
-        return DepthNetwork(self, load_published(Dinov2Model, config, tensors, label))
 
 
 class DepthNetwork(nn.Module):

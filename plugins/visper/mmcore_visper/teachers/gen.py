@@ -101,11 +101,16 @@ class GenTeacher:
 
     def build(self, published: Mapping[str, Tensor], label: str) -> "GenNetwork":
         """The network from tensors under the names of CLIP's files."""
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+        from transformers import CLIPVisionModelWithProjection
 
-        config = CLIPVisionConfig(**{name: getattr(self, name) for name in SIZES})
         tensors = {name: tensor for name, tensor in published.items() if not name.endswith("position_ids")}
-        return GenNetwork(self, load_published(CLIPVisionModelWithProjection, config, tensors, label))
+        return GenNetwork(self, load_published(CLIPVisionModelWithProjection, self.config(), tensors, label))
+
+    def config(self) -> Any:
+        """The encoder's configuration for transformers."""
+        from transformers import CLIPVisionConfig
+
+        return CLIPVisionConfig(**{name: getattr(self, name) for name in SIZES})
 
 
 class GenNetwork(nn.Module):

@@ -109,7 +109,15 @@ class SegTeacher:
 
     def build(self, published: Mapping[str, Tensor], label: str) -> "SegNetwork":
         """The network from tensors under the names of OneFormer's files, `model.` in front or not."""
-        from transformers import SwinBackbone, SwinConfig
+        from transformers import SwinBackbone
+
+        bare = {name.removeprefix("model."): tensor for name, tensor in published.items()}
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in bare.items() if name.startswith(PREFIX)}
+        return SegNetwork(self, load_published(SwinBackbone, self.config(), _used(tensors), label))
+
+    def config(self) -> Any:
+        """The backbone's configuration for transformers."""
+        from transformers import SwinConfig
 
         config = SwinConfig(
             embed_dim=self.embed_dim,
@@ -118,9 +126,7 @@ class SegTeacher:
             window_size=self.window_size,
         )
         config.out_features = ["stage4"]
-        bare = {name.removeprefix("model."): tensor for name, tensor in published.items()}
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in bare.items() if name.startswith(PREFIX)}
-        return SegNetwork(self, load_published(SwinBackbone, config, _used(tensors), label))
+        return config
 
 
 class SegNetwork(nn.Module):
