@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from mmcore.cli import main
 
-LIGHT = [["--help"], ["plugins"], ["plugins", "list"], ["plugins", "list", "--json"], ["plugins", "show", "glee"]]
+LIGHT = [
+    ["--help"],
+    ["plugins"],
+    ["plugins", "list"],
+    ["plugins", "list", "--json"],
+    ["plugins", "show", "glee"],
+    ["plugins", "show", "visper"],
+]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
