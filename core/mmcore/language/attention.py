@@ -191,6 +191,8 @@ def _varlen(
     query: Tensor, key: Tensor, value: Tensor, boundaries: tuple[Tensor, int], scaling: float | None, window: int | None
 ) -> Tensor:
     stretches, longest = boundaries
+    # Under autocast rotary embeddings leave queries and keys in float32; this kernel is not autocast's to convert.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, _shared(key, query), _shared(value, query))]
     sides = (-1 if window is None else window - 1, 0)
     out = varlen_kernel()(*flat, stretches, stretches, longest, longest, scale=scaling, window_size=sides)

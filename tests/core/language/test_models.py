@@ -123,6 +123,7 @@ def test_checkpointing_changes_neither_loss_nor_gradients(tiny_model: Any, layou
     model.gradient_checkpointing_enable()
     for frozen in (False, True):
         model.requires_grad_(not frozen)
+        assert model.embed_tokens(sequences.ids).requires_grad != frozen
         loss, gradients = loss_and_gradients(model, sequences, (1, 2, 3))
         torch.testing.assert_close(loss, expected[0])
         for a, b in zip(gradients, expected[1], strict=False):
@@ -168,6 +169,21 @@ def test_the_variable_length_kernel_is_told_every_sample_and_window(
                 for model in (tiny_model(kind), tiny_model(kind, "varlen"))
             ]
             torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager", "varlen"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_changes_losses_by_rounding_only(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, kind: str, kernel: str
+) -> None:
+    monkeypatch.setattr(attention, "varlen_kernel", lambda: _stretch_by_stretch)
+    sequences = lay_out(conversations(), EXPANSION, pack_to=40)
+    exact, _ = loss_and_gradients(tiny_model(kind), sequences)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, gradients = loss_and_gradients(tiny_model(kind, kernel), sequences)
+    assert loss.dtype == torch.float32
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+    torch.testing.assert_close(loss, exact, rtol=0.02, atol=0)
 
 
 def test_phi3_of_transformers_4_sees_one_position_more(shared: Path) -> None:
@@ -270,6 +286,7 @@ def _stretch_by_stretch(
 ) -> Tensor:
     """What torch.nn.attention.varlen.varlen_attn does, in a loop."""
     assert torch.equal(starts_q, starts_k)
+    assert query.dtype == key.dtype == value.dtype
     assert longest_q == longest_k == int(starts_q.diff().max())
     assert starts_q.dtype == torch.int32
     outputs = []
