@@ -16,7 +16,9 @@ STAMP := $(VENV)/.installed
 MMCORE := $(BIN)/python -m mmcore
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(patsubst %/pyproject.toml,%,$(filter plugins/%,$(PROJECTS)))
-REQUIREMENTS := -e ".[dev]" $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+# What a plugin's tests need beyond its own requirements.
+EXTRAS_visper := [convnext]
+REQUIREMENTS := -e ".[dev]" $(foreach plugin,$(PLUGINS),-e "./$(plugin)$(EXTRAS_$(notdir $(plugin)))")
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
