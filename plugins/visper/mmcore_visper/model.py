@@ -327,13 +327,14 @@ class Visper(nn.Module):
         tensors: Mapping[str, Tensor] = read_tensors(path)
         own = self.state_dict()
         found = weights.kind(tensors)
+        filled = weights.FILLS.get(found, "")
+        if not any(name.startswith(filled) for name in own):
+            raise WeightsError(f"this model has no use for a {weights.LABELS[found]}: it has no {filled}", where=path)
         if found in ("upstream", "language"):
             check_language(path, self.language)
             tensors = weights.with_all_words(tensors, self.language.embed_tokens.num_embeddings)
         names = weights.upstream(self.config, tensors) if found == "upstream" else weights.part(found, own)
         state, report = names.to_ours(tensors, own)
-        if not state:
-            raise WeightsError("this model has no use for the file", where=path, known=weights.LABELS.get(found))
         self.load_state_dict(state, strict=False)
         return report
 

@@ -216,8 +216,9 @@ class LogitScales(nn.Module):
         super().__init__()
         self.names = tuple(task.name for task in config.tasks)
         for name in self.names:
-            self.register_parameter(name, nn.Parameter(torch.tensor(2.0)))
+            # One entry instead of none: DeepSpeed cannot send a tensor without dimensions.
+            self.register_parameter(name, nn.Parameter(torch.full((1,), 2.0)))
 
     def forward(self) -> Mapping[str, Float[Tensor, ""]]:
         """Factor on the similarities, at most 100."""
-        return {name: getattr(self, name).exp().clamp(max=100) for name in self.names}
+        return {name: getattr(self, name)[0].exp().clamp(max=100) for name in self.names}

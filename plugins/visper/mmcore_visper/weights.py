@@ -65,6 +65,14 @@ def predictor_rules(published: str, ours: str) -> list[Rule]:
     return mlps + parts
 
 
+def _vector(scale: Tensor) -> Tensor:
+    return scale.reshape(1)
+
+
+def _scalar(scale: Tensor) -> Tensor:
+    return scale.reshape(())
+
+
 def upstream(
     config: VisperConfig, present: Iterable[str] | None = None, *, teacher: Mapping[str, Tensor] | None = None
 ) -> WeightMap:
@@ -80,7 +88,7 @@ def upstream(
     return WeightMap(
         rules=(
             *(rule for task, ours in heads.items() for rule in predictor_rules(f"image_{task}_heads", ours)),
-            *(Rule(f"{task}_logit_scale", f"logit_scales.{task}") for task in TASKS),
+            *(Rule(f"{task}_logit_scale", f"logit_scales.{task}", _vector, _scalar) for task in TASKS),
             *(Rule(f"model.special_{task}_tokens", f"task_tokens.{task}") for task in TASKS),
             Rule("da_v2_head.*", "depth_decoder.*"),
             Rule("model.mm_projector.*", "projector.*"),
@@ -109,7 +117,7 @@ LABELS: Mapping[str, str] = {
     "convnext": "CLIP ConvNeXt",
     "depth": "Depth-Anything-V2 checkpoint",
 }
-_FILLS: Mapping[str, str] = {
+FILLS: Mapping[str, str] = {
     "projector": "projector",
     "language": "language",
     "clip": "tower",
@@ -169,7 +177,7 @@ def part(found: str, own: Iterable[str]) -> WeightMap:
         found: from `kind`, not "upstream".
         own: names of our state dict.
     """
-    filled = _FILLS[found] + "."
+    filled = FILLS[found] + "."
     return WeightMap(
         rules=_RULES[found],
         ignored=(*_COMPUTED, *_UNUSED.get(found, ())),
