@@ -20,7 +20,7 @@ import numpy as np
 from mmcore.data.hashing import mix
 from mmcore.data.sources import DataSource
 from mmcore.errors import DataError
-from mmcore.types import Draw, Sample
+from mmcore.types import ConversationSample, Draw, Sample
 
 Policy = Literal["error", "skip", "quarantine"]
 
@@ -77,7 +77,7 @@ class Reader:
         self._groups: dict[str, np.ndarray | None] = {}
         self._quarantine = {name: set((known_bad or {}).get(name, ())) for name in sources}
 
-    def read(self, draw: Draw) -> tuple[Sample, list[Incident]]:
+    def read(self, draw: Draw) -> tuple[Sample | ConversationSample, list[Incident]]:
         """The sample of a draw, or of the first usable replacement, and what went wrong on the way.
 
         Raises:

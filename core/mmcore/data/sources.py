@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from mmcore.types import Batch, Draw, Prediction, Sample
+from mmcore.types import Batch, ConversationSample, Draw, Prediction, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class DataSource(Protocol):
     Instances travel to worker processes, so they hold paths and small numbers; files are opened lazily.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -44,7 +45,7 @@ class DataSource(Protocol):
         """(records,) uint8 group of each record that may share a batch (0 portrait or square, 1 landscape), or None."""
         ...
 
-    def sample(self, draw: Draw) -> Sample | None:
+    def sample(self, draw: Draw) -> Sample | ConversationSample | None:
         """Read and transform record `draw.position`, with all randomness from `draw.seed`.
 
         Returns None when nothing is left of the record after the transform; the loader then takes a replacement that
@@ -76,8 +77,11 @@ class Evaluator(Protocol):
         ...
 
 
-Collate = Callable[[Sequence[Sample], int], Batch]
-"""Samples of one source and a seed for what is drawn per batch -> batch."""
+Collate = Callable[[Sequence[Any], int], Batch]
+"""Samples of one source, as it makes them, and a seed for what is drawn per batch -> batch.
+
+An object with a method `draw(batch)` gives the pictures of `mmcore data show`, one per sample.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class ProbeEvaluator:
         """Draw the curve."""
         curve = self._curve(items)
         if len(curve):
-            plot_layers({self.task: curve}, folder / "probes.png")
+            plot_layers({self.task: curve.tolist()}, folder / "probes.png")
 
     def _curve(self, items: Sequence[Item]) -> Float[np.ndarray, " layers"]:
         found = [item["cosine"] for item in _once(items).values()]
