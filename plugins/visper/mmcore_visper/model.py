@@ -369,7 +369,7 @@ class Visper(nn.Module):
         last layers.
         """
         del stage
-        return ("predictors.depth.*.mlps.1", "predictors.depth.*.mlps.2", "depth_decoder", *self._unread_tower())
+        return ("predictors.depth.*.mlps.1.*", "predictors.depth.*.mlps.2.*", "depth_decoder", *self._unread_tower())
 
     def _unread_tower(self) -> Iterator[str]:
         run = getattr(self.tower, "num_run", None)
