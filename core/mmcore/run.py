@@ -342,7 +342,7 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             seed=settings.seed,
             device=choose_device(settings),
             resume=resume or not fresh,
-            evaluate=_evaluation(settings, validation, run_dir) if validation else None,
+            evaluate=_evaluation(settings, validation, run_dir) if validation and validation.evaluators else None,
             picture=partial(_picture, datasets),
             log_every=settings.log_every,
         )
