@@ -8,6 +8,7 @@ The plan is made once, in a data worker, with array operations over the whole ba
 lookup and one copy by index, whose sizes the plan knows: nothing is counted there, so nothing waits for it.
 """
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -56,7 +57,7 @@ def lay_out(
             placeholder as well.
         max_length: positions after expansion beyond which a sample is cut on the right, as LLaVA does; tokens.
         padding_side: where rows are filled up when each holds one sample.
-        pack_to: length of rows that hold several samples; None gives every sample a row of its own.
+        pack_to: most positions of rows that hold several samples; None gives every sample a row of its own.
         watch: name -> vocabulary id whose positions the model wants to know.
 
     Raises:
@@ -216,23 +217,62 @@ def _place(
 
 
 def _pack(lengths: np.ndarray, pack_to: int) -> tuple[list[Location], tuple[int, int]]:
-    """Longest sample first, each into the fullest row that still holds it (best fit decreasing)."""
+    """As many rows as waste the fewest positions; among nearly equal ones more and shorter rows, which attend less.
+
+    Every number of rows is tried with samples spread evenly, and rows filled one after the other up to `pack_to`.
+    """
     if lengths.max() > pack_to:
         raise RecipeError(
             f"a sample of {int(lengths.max())} positions does not fit a packed row of {pack_to}",
             where=f"sample {int(lengths.argmax())}",
             do="cut samples to the row's length with max_length, or pack into longer rows",
         )
-    used: list[int] = []
+    fewest = -(-int(lengths.sum()) // pack_to)
+    balanced = [_balance(lengths, rows) for rows in range(fewest, len(lengths) + 1)]
+    fitting = [_fill_up(lengths, pack_to), *(rows for rows in balanced if _longest(rows) <= pack_to)]
+    least = min(len(rows) * _longest(rows) for rows in fitting)
+    best = max((rows for rows in fitting if len(rows) * _longest(rows) <= 1.01 * least), key=len)
     places: dict[int, Location] = {}
+    for number, row in enumerate(best):
+        start = 0
+        for sample, length in row:
+            places[sample] = Location(number, start, length)
+            start += length
+    return [places[sample] for sample in range(len(lengths))], (len(best), _longest(best))
+
+
+_Rows = list[list[tuple[int, int]]]
+"""Samples with their lengths, row by row."""
+
+
+def _longest(rows: _Rows) -> int:
+    return max(sum(length for _, length in row) for row in rows)
+
+
+def _balance(lengths: np.ndarray, count: int) -> _Rows:
+    """Longest sample first, each into the emptiest of `count` rows."""
+    rows: _Rows = [[] for _ in range(count)]
+    emptiest = [(0, row) for row in range(count)]
+    for sample in np.argsort(-lengths, kind="stable").tolist():
+        used, row = heapq.heappop(emptiest)
+        rows[row].append((sample, int(lengths[sample])))
+        heapq.heappush(emptiest, (used + int(lengths[sample]), row))
+    return rows
+
+
+def _fill_up(lengths: np.ndarray, pack_to: int) -> _Rows:
+    """Longest sample first, each into the fullest row that still holds it."""
+    rows: _Rows = []
+    used: list[int] = []
     for sample in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[sample])
         row = max((r for r, u in enumerate(used) if u + length <= pack_to), key=used.__getitem__, default=len(used))
         if row == len(used):
+            rows.append([])
             used.append(0)
-        places[sample] = Location(row, used[row], length)
+        rows[row].append((sample, length))
         used[row] += length
-    return [places[sample] for sample in range(len(lengths))], (len(used), max(used))
+    return rows
 
 
 def _numbers_in_rows(rows: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def loss_and_gradients(
     hidden = model(model.embed(sequences, given), sequences, record)
     loss = model.token_loss(hidden.last, sequences)
     for index, state in hidden.recorded.items():
-        loss = loss + (index + 1) * state.tanh()[sequences.valid].sum()
+        loss = loss + (index + 1) * state[sequences.valid].tanh().square().sum()
     trained = [given["image"], *(p for p in model.parameters() if p.requires_grad)]
     return loss, list(torch.autograd.grad(loss, trained))
 

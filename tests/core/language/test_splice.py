@@ -119,6 +119,25 @@ def test_packed_rows_hold_samples_apart_and_waste_less() -> None:
         assert all(place.start >= o.start + o.length or o.start >= place.start + place.length for o in others)
 
 
+def test_packing_wastes_no_more_than_padding_and_keeps_rows_short() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        samples = [sample(*range(1, n + 1)) for n in rng.integers(3, 60, rng.integers(1, 20))]
+        padded, packed = lay_out(samples, {}), lay_out(samples, {}, pack_to=128)
+        assert packed.shape[1] <= 128
+        assert packed.ids.numel() <= padded.ids.numel()
+        assert int(packed.valid.sum()) == int(padded.valid.sum())
+    equal = lay_out([sample(*range(1, 9))] * 6, {}, pack_to=128)
+    assert equal.shape == (6, 8)
+
+
+def test_samples_that_fill_rows_exactly_fill_them() -> None:
+    samples = [sample(*range(1, n + 1)) for n in (6, 4, 4, 3, 3)]
+    sequences = lay_out(samples, {}, pack_to=10)
+    assert sequences.shape == (2, 10)
+    assert sequences.padding == 0
+
+
 def test_the_last_token_of_a_sample_never_predicts_the_next_sample() -> None:
     samples = [sample(1, 2, 3, learned=3), sample(4, 5, 6, learned=3)]
     sequences = lay_out(samples, {}, pack_to=6)
