@@ -20,7 +20,7 @@ from mmcore import plugins
 from mmcore.config import from_tree, to_tree, to_yaml
 from mmcore.errors import MmcoreError, RecipeError
 from mmcore.recipe import Stage, matches_any
-from mmcore.run import build_datasets, build_model, prepare_demo
+from mmcore.run import attach, build_datasets, build_model, prepare_demo
 from mmcore.settings import Family, Settings, active_sources
 
 if TYPE_CHECKING:
@@ -75,7 +75,13 @@ class Subject:
 
     @cached_property
     def model(self) -> "nn.Module":
-        return build_model(self.family, self.settings)
+        return self.build()
+
+    def build(self) -> "nn.Module":
+        """A fresh model that knows where its data lie."""
+        model = build_model(self.family, self.settings)
+        attach(model, self.settings)
+        return model
 
     @cached_property
     def train(self) -> "Datasets":
@@ -282,7 +288,7 @@ def _gradients_reach(subject: Subject) -> str:
 
     from mmcore.train.optim import adamw, freeze, parameter_groups
 
-    model = build_model(subject.family, subject.settings)
+    model = subject.build()
     freeze(model, subject.stage)
     wanted = {name for name, _ in model.named_parameters() if _is_trained(name, subject.stage)}
     given = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
