@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 KINDS = ("llama", "phi3", "gemma2", "qwen2")
@@ -61,7 +62,7 @@ def loss_and_gradients(
     hidden = model(model.embed(sequences, given), sequences, record)
     loss = model.token_loss(hidden.last, sequences)
     for index, state in hidden.recorded.items():
-        loss = loss + (index + 1) * state[sequences.valid].tanh().square().sum()
+        loss = loss + (index + 1) * state.tanh().square().where(sequences.valid[..., None], 0).sum()
     trained = [given["image"], *(p for p in model.parameters() if p.requires_grad)]
     return loss, list(torch.autograd.grad(loss, trained))
 
@@ -307,4 +308,6 @@ class _NoQuestions(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split("::")[1].split(".")[0]
         assert not name.startswith(self.FORBIDDEN), f"{name} waits for the device"
+        masks = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, Tensor) and leaf.dtype == torch.bool]
+        assert not (name.startswith("index") and masks), f"{name} by a mask waits for the device"
         return func(*args, **(kwargs or {}))
