@@ -94,7 +94,10 @@ def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
         model.load_state_dict(state)
         return LoadReport(filled=list(state))
     names = model.published("upstream")  # type: ignore[operator]
-    loaded, report = names.to_ours(names.to_published(state), own)
+    published = names.to_published(state)
+    if hasattr(model, "published_parts"):
+        names = model.published_parts(published)  # type: ignore[operator]
+    loaded, report = names.to_ours(published, own)
     model.load_state_dict({**own, **loaded})
     return report
 

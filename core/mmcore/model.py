@@ -4,6 +4,7 @@ forward(batch) -> Losses            one training micro-batch
 predict(batch) -> list[Prediction]  inference, one prediction per image or conversation
 prepare(images, names, prompt) -> Batch   optional: the batch `predict` takes, from loose images (`mmcore.predict`)
 published(format) -> WeightMap      published parameter names <-> ours (`mmcore.weights`), e.g. "upstream"
+published_parts(tensors) -> WeightMap     optional: the upstream map for a run that lacks parts, which then stay new
 initialise(path) -> report          optional: fill from a published file the family recognises
 attach(stage, context, folder) -> None   optional: where the data and the run lie, for what is no weight (a tokenizer)
 keep_files(folder) -> None           optional: copies what prediction needs besides weights into the run folder

@@ -314,6 +314,10 @@ class Visper(nn.Module):
         """Tensors of the depth teacher's file that published checkpoints of this kind hold as well."""
         return {}
 
+    def published_parts(self, tensors: Mapping[str, Tensor]) -> WeightMap:
+        """The published map for tensors of another stage: parts that they lack altogether stay new."""
+        return weights.upstream(self.config, tensors)
+
     def initialise(self, path: str | Path) -> LoadReport:
         """Fill from a published file or folder, told apart by its names; several calls fill one part each.
 

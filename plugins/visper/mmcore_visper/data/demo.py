@@ -3,7 +3,8 @@
     visper/images/*.jpg
     visper/captions_train.json      a request to describe, a caption (stage pt)
     visper/questions_train.json     conversations of several questions; one in fifteen has no picture (stage ift)
-    visper/train2017/*.jpg  visper/annotations/captions_train2017.json      captions as COCO has them
+    visper/{train,val}2017/*.jpg  visper/annotations/captions_{train,val}2017.json
+                                    captions as COCO has them, for stage pt and for probing
     visper/questions_val.jsonl      one question about a held-back picture a line, with its answer (evaluation)
     visper/mmcore-demo.json         what was written, with checksums
 
@@ -21,10 +22,10 @@ from mmcore.data.demo import Writer, write_once
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Question, Scene, caption, draw_scene, questions
 
 FOLDER = "visper"
-VERSION = 2
+VERSION = 4
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 
-NUM_TRAIN, NUM_VAL = 1200, 40
+NUM_TRAIN, NUM_VAL = 1500, 40
 COCO_SHARE = 10
 """One picture in COCO's form for so many in LLaVA's."""
 TURNS = 6
@@ -62,10 +63,14 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
     held_back = [draw_scene(seed, 500_000 + number) for number in range(val)]
     for scene in (*known, *held_back):
         out.put(f"images/{scene.name}", scene.jpeg)
-    captioned = [draw_scene(seed, 250_000 + number) for number in range(max(1, train // COCO_SHARE))]
-    for scene in captioned:
-        out.put(f"train2017/{scene.name}", scene.jpeg)
-    out.put_json("annotations/captions_train2017.json", _coco_captions(captioned))
+    captioned = {
+        "train": [draw_scene(seed, 250_000 + number) for number in range(max(1, train // COCO_SHARE))],
+        "val": [draw_scene(seed, 750_000 + number) for number in range(val)],
+    }
+    for split, scenes in captioned.items():
+        for scene in scenes:
+            out.put(f"{split}2017/{scene.name}", scene.jpeg)
+        out.put_json(f"annotations/captions_{split}2017.json", _coco_captions(scenes))
     out.put_json("captions_train.json", [_captioned(scene, rng) for scene in known])
     out.put_json("questions_train.json", _conversations(known, rng))
     out.put("questions_val.jsonl", "".join(_lines(held_back, rng)).encode())

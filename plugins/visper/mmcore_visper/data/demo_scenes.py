@@ -81,13 +81,13 @@ def draw_scene(seed: int, number: int) -> Scene:
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
     """Centre and radius of each shape, fractions, no two touching: rejection until all fit."""
-    low, high = ((0.2, 0.34), (0.17, 0.24), (0.15, 0.2))[count - 1]
+    low, high = ((0.26, 0.38), (0.2, 0.27), (0.17, 0.21))[count - 1]
     while True:
         found = [
             (float(rng.uniform(r + 0.04, 0.96 - r)), float(rng.uniform(r + 0.04, 0.96 - r)), r)
             for r in (float(rng.uniform(low, high)) for _ in range(count))
         ]
-        apart = (math.dist(a[:2], b[:2]) > 1.2 * (a[2] + b[2]) for i, a in enumerate(found) for b in found[i + 1 :])
+        apart = (math.dist(a[:2], b[:2]) > 1.1 * (a[2] + b[2]) for i, a in enumerate(found) for b in found[i + 1 :])
         if all(apart):
             return found
 
