@@ -150,7 +150,14 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())["mmcore"]
+        written = json.loads((folder / CONFIG).read_text())
+        if "mmcore" not in written and written.get("architectures"):
+            raise WeightsError(
+                f"the folder holds a {written['architectures'][0]}, not a model in mmcore's own format",
+                where=folder,
+                do="open it with transformers, or give mmcore the run that it was exported from",
+            )
+        config = written["mmcore"]
         stage = from_tree(config["stage"], str(folder / CONFIG))
         settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
     except (OSError, ValueError, KeyError, TypeError) as error:

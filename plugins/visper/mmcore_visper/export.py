@@ -169,6 +169,16 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     if "extra_special_tokens" in settings:
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     write_json(path, settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    _write_merges_as_text(folder / "tokenizer.json")
+
+
+def _write_merges_as_text(path: Path) -> None:
+    """`a b` instead of `[a, b]`: the original code's tokenizers (0.19) know no other form, and today's read both."""
+    content = json.loads(path.read_text())
+    merges = content["model"].get("merges", [])
+    if merges and not any(isinstance(pair, str) or " " in "".join(pair) for pair in merges):
+        content["model"]["merges"] = [" ".join(pair) for pair in merges]
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def export_upstream_files(config: VisperConfig, tokenizer: Any, folder: Path) -> None:

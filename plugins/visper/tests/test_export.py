@@ -227,6 +227,11 @@ def test_adapters_are_folded_in_and_the_model_keeps_them(tmp_path):
     assert not [name for name in written if "lora" in name]
 
 
+def test_mmcore_says_that_the_folder_is_for_transformers(exported):
+    with pytest.raises(WeightsError, match="holds a LlavaForConditionalGeneration"):
+        core_export.from_pretrained(exported.root / "tiny")
+
+
 def test_half_precision_is_written_when_asked(tmp_path):
     core_export.export(opened(visper(CONFIGS["tiny"])), "hf", tmp_path / "hf", precision="bf16")
     assert {t.dtype for t in read_tensors(tmp_path / "hf").values()} == {torch.bfloat16}
@@ -294,6 +299,16 @@ def test_a_saved_tokenizer_reads_text_as_before(shared, tmp_path):
     again = load_tokenizer(tmp_path)
     for text in ("<|user|>\nhello there<|end|>\n x", " a b", "<image>\nWhat?", "hi<|end|> there"):
         assert tokenize(text, again).tolist() == tokenize(text, tokenizer).tolist()
+
+
+def test_merges_are_written_in_the_form_that_old_tokenizers_read(tmp_path):
+    tokenizer = make_tokenizer()
+    export.save_tokenizer(tokenizer, tmp_path)
+    merges = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges
+    assert all(isinstance(pair, str) and pair.count(" ") == 1 for pair in merges)
+    text = "What color is the cat? 12\n\nnone"
+    assert load_tokenizer(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 # What transformers has no place for
