@@ -26,7 +26,16 @@ from mmcore_glee.pixel_decoder import PixelDecoder
 from mmcore_glee.predict import predictions
 from mmcore_glee.prompt import DECODER_LEVELS, VisualPrompt, fill_boxes
 from mmcore_glee.query_decoder import PromptTokens, QueryDecoder
-from mmcore_glee.text_encoder import PhraseMemo, TextFeatures, build_clip, encode_text, is_frozen
+from mmcore_glee.text_encoder import (
+    BEGIN,
+    END,
+    PhraseMemo,
+    TextFeatures,
+    build_clip,
+    encode_text,
+    hidden_states,
+    is_frozen,
+)
 
 FORMATS = ("upstream",)
 
@@ -76,6 +85,9 @@ class Glee(nn.Module):
         self._memo, self._teacher_memo = PhraseMemo(), PhraseMemo()
         if not config.published_init:
             nn.init.normal_(self.text_projection, std=config.text_dim**-0.5)
+            with torch.no_grad():
+                words = hidden_states(self.text_encoder, _any_texts()) @ self.text_projection
+            self.query_decoder.set_prior(words.mean((0, 1)))
         for clip in (self.text_encoder_teacher, self.text_encoder if config.text == "frozen" else None):
             if clip is not None:
                 clip.requires_grad_(False).eval()
@@ -259,6 +271,12 @@ class Glee(nn.Module):
     def zero3_leaves(self) -> Sequence[nn.Module]:
         """The whole model as one unit: which modules run depends on the task of each process's batch."""
         return (self,)
+
+
+def _any_texts(texts: int = 64) -> Tensor:
+    """Token ids of random two-token phrases, always the same ones and without torch's own generator."""
+    words = torch.randint(BEGIN, (texts, 2), generator=torch.Generator().manual_seed(0))
+    return torch.cat([words.new_full((texts, 1), BEGIN), words, words.new_full((texts, 1), END)], dim=1)
 
 
 def build_criterion(config: GleeConfig) -> Criterion:

@@ -5,6 +5,7 @@ and once before the boxes, as published. Boxes are predicted from the normed sta
 gradient; the reference itself moves by the state before the norm, without gradient.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -139,6 +140,23 @@ class QueryDecoder(nn.Module):
         if not config.published_init:
             # States and texts have norm √dim, so that logits start around a tenth instead of drowning the other losses.
             nn.init.normal_(self.class_proj, std=0.1 / dim)
+
+    @torch.no_grad()
+    def set_prior(self, text: Float[Tensor, " dim"], probability: float = 0.01, bias: float = 0.5) -> None:
+        """Let every class start improbable, as focal loss wants it (Lin et al. 2017), though class scores have no bias.
+
+        A normed state sums to zero over its channels, so a constant added by the norm's bias can be read off without
+        looking at the state. The class projection answers it with the prior's logit, along what all texts share.
+        Without this the states themselves learn to be that constant, all alike, and boxes cannot be told from them.
+
+        Args:
+            text: mean of the embeddings of many texts.
+            probability: of any class for any query.
+            bias: what the norm adds to every channel.
+        """
+        self.norm.bias.fill_(bias)
+        logit = math.log(probability / (1 - probability))
+        self.class_proj += logit / (bias * len(text)) * (text / text.square().sum())
 
     def forward(
         self,

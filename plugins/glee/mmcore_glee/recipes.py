@@ -251,7 +251,7 @@ TINY_JOINT = LITE_JOINT.replace(
     data=LITE_JOINT.data.replace(
         sources={"coco": COCO, "refcoco": REFCOCO.replace(weight=0.5)},
         replacement=False,
-        group_by_aspect=False,
+        group_by_aspect=True,  # as at test time, an image is padded by little
         transform={
             **MULTISCALE,
             "min_sizes": (112, 128, 144),

@@ -20,6 +20,9 @@ from mmcore_glee.config import GleeConfig
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
+BEGIN, END = 49406, 49407
+"""CLIP's tokens around every text; all tokens before them are pieces of words."""
+
 
 @dataclass(slots=True)
 class TextFeatures:
@@ -50,9 +53,9 @@ def build_clip(config: GleeConfig) -> "CLIPTextModel":
             num_attention_heads=config.text_heads,
             projection_dim=config.text_dim,
             hidden_act="quick_gelu",
-            bos_token_id=49406,
-            eos_token_id=49407,
-            pad_token_id=49407,
+            bos_token_id=BEGIN,
+            eos_token_id=END,
+            pad_token_id=END,
         )
     )
 

@@ -10,6 +10,7 @@ from mmcore.weights import write_safetensors
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LITE, TINY
 from mmcore_glee.model import Glee, build
+from mmcore_glee.outputs import Draws
 from mmcore_glee.recipes import stages
 from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
 from torch import Tensor
@@ -319,3 +320,14 @@ def test_bfloat16_autocast_trains(model):
     total(losses, given).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert losses["loss_ce"].total.dtype == torch.float32
+
+
+def test_every_class_starts_improbable_at_random_weights(model):
+    model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        losses = model(batch())
+        model.eval()
+        outputs, _ = model.run(batch(), Draws())
+    assert losses["loss_ce"].total.item() / 3 < 10
+    assert torch.allclose(outputs.sets["final"].logits.sigmoid().median(), torch.tensor(0.01), atol=0.005)
