@@ -216,6 +216,7 @@ def _has_grown(tokenizer: Any, source: Path) -> bool:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file as transformers writes them, two blanks deep and with a newline at the end."""
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
