@@ -6,7 +6,7 @@ from mmcore_visper.parity.__main__ import kinds
 
 CASES = (
     "keys_ift_clipvit_phi3", "keys_probe_seg_convnext_llama3", "comp_resampler", "comp_heads", "comp_emb_loss",
-    "comp_contrastive_two_ranks", "comp_towers", "pt_llama38_mixed_mask",  
+    "comp_contrastive_two_ranks", "comp_towers", "pt_llama38_mixed_mask",
     "phi3_sliding_window", "train_pt",
 )  # fmt: skip
 
