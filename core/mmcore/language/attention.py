@@ -6,14 +6,16 @@ layers. A function without a registered mask gets none, so the model neither bui
 whether there is padding (which would wait for it in every step).
 
     full or right-padded rows   causal flag only, the fast kernel; padding sees words, words never see padding
-    left-padded, packed         a mask (rows, 1, queries, keys), or with "varlen" the boundaries of the samples
+    left-padded, packed         taken apart into one right-padded row per sample for the kernel, and put back after it;
+                                a mask (rows, 1, queries, keys) where one sample is so long that this would cost more;
+                                with "varlen" the boundaries of the samples
     sliding window              the mask of that window, per layer (Gemma 2 and Qwen 2 alternate)
 """
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +30,15 @@ from mmcore.language.sequence import Sequences
 NAME = "mmcore_sight"
 """Under which name transformers knows `attend`."""
 Kernel = Literal["sdpa", "eager", "varlen"]
+
+
+class Apart(NamedTuple):
+    """How rows are taken apart into samples, and put together again."""
+
+    samples: Int[Tensor, "samples longest"]
+    """Flat position of every sample's positions; behind its end its last one again, which nobody before it sees."""
+    rows: Int[Tensor, "rows length"]
+    """Where each position of the rows then lies; padding takes any."""
 
 
 @dataclass
@@ -45,6 +56,8 @@ class Sight:
     """Positions of the longest sample: windows at least as wide hide nothing."""
     boundaries: tuple[Tensor, int] | None = None
     """First flat position of every sample and gap, and the longest of them, for the variable-length kernel."""
+    apart: Apart | None = None
+    """Samples get rows of their own for the kernel; everything above is then about those."""
     kernel: Kernel = "sdpa"
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
@@ -82,20 +95,39 @@ def sight_of(sequences: Sequences, *, kernel: Kernel = "sdpa", published_padding
         published_padding: also let padding on the right see the words only, as the published attention with a padding
             mask does; needed by those who read hidden states at padding.
     """
-    length = sequences.shape[1]
+    rows, length = sequences.shape
+    longest = max((location.length for location in sequences.locations), default=0)
+    shared = sequences.segments is not None
+    left = not shared and any(location.start for location in sequences.locations)
+    boundaries = _boundaries(sequences) if kernel == "varlen" and (left or shared) else None
+    if left or (shared and len(sequences.locations) * longest**2 <= rows * length**2):
+        order, apart = torch.arange(longest, device=sequences.ids.device)[None], _take_apart(sequences, longest)
+        return Sight(order, order, longest=longest, apart=apart, boundaries=boundaries, kernel=kernel)
     order = torch.arange(length, device=sequences.ids.device)[None]
-    left = sequences.segments is None and any(location.start for location in sequences.locations)
-    hide = left or (published_padding and sequences.segments is None and sequences.padding > 0)
-    masked = hide or sequences.segments is not None
+    hide = published_padding and not shared and sequences.padding > 0
     return Sight(
-        order=order,
-        key_order=order,
+        order,
+        order,
         segments=sequences.segments,
         valid=sequences.valid if hide else None,
-        longest=length if published_padding else max((location.length for location in sequences.locations), default=0),
-        boundaries=_boundaries(sequences) if kernel == "varlen" and masked else None,
+        longest=length if hide else longest,
+        boundaries=boundaries,
         kernel=kernel,
     )
+
+
+def _take_apart(sequences: Sequences, longest: int) -> Apart:
+    """Made on the device from two numbers a sample: so small a copy does not wait for it."""
+    length, device = sequences.shape[1], sequences.ids.device
+    places = [(place.row * length + place.start, place.length) for place in sequences.locations]
+    first, count = torch.tensor(places).to(device, non_blocking=True).unbind(1)
+    steps = torch.arange(longest, device=device).minimum(count[:, None] - 1)
+    samples = first[:, None] + steps
+    numbers = torch.arange(len(places), device=device)[:, None] * longest + steps
+    rows = torch.zeros(sequences.ids.numel(), dtype=torch.int64, device=device)
+    # Positions behind a sample's end repeat its last one, here and there alike, so it does not matter which is written.
+    rows.scatter_(0, samples.flatten(), numbers.flatten())
+    return Apart(samples, rows.view(sequences.shape))
 
 
 def _boundaries(sequences: Sequences) -> tuple[Tensor, int]:
@@ -138,8 +170,10 @@ def attend(
         ignored: what transformers passes for other kernels.
     """
     assert attention_mask is None
-    if sight.kernel == "varlen" and sight.boundaries is not None and softcap is None:
+    if sight.boundaries is not None and softcap is None:
         return _varlen(query, key, value, sight.boundaries, scaling, sliding_window), None
+    if sight.apart is not None:
+        query, key, value = (_regroup(part, sight.apart.samples) for part in (query, key, value))
     mask = sight.mask(sliding_window)
     if softcap is not None or sight.kernel == "eager":
         out = _explicit(query, _shared(key, query), _shared(value, query), mask, scaling, softcap, dropout)
@@ -158,7 +192,15 @@ def attend(
             scale=scaling,
             enable_gqa=grouped,
         )
+    if sight.apart is not None:
+        out = _regroup(out, sight.apart.rows)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _regroup(part: Tensor, index: Int[Tensor, "rows length"]) -> Float[Tensor, "rows heads length width"]:
+    """The flat positions of (rows, heads, length, width) in another order and other rows."""
+    flat = part.transpose(1, 2).flatten(0, 1).index_select(0, index.flatten())
+    return flat.unflatten(0, index.shape).transpose(1, 2)
 
 
 def _shared(key: Tensor, query: Tensor) -> Tensor:

@@ -85,6 +85,17 @@ def test_every_layout_gives_the_hidden_states_of_each_sample_alone(tiny_model: A
             torch.testing.assert_close(model.lm_head(ours[3][i]), theirs.logits[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_long_sample_among_short_ones_is_packed_under_a_mask(tiny_model: Any, kind: str) -> None:
+    model, samples = tiny_model(kind), conversations((40, 4, 5, 6, 4, 5))
+    packed, padded = lay_out(samples, EXPANSION, pack_to=64), lay_out(samples, EXPANSION)
+    assert attention.sight_of(packed).apart is None
+    assert attention.sight_of(lay_out(conversations(), EXPANSION, pack_to=64)).apart is not None
+    states = [rows_of(model(model.embed(plan, features(6)), plan).last, plan) for plan in (packed, padded)]
+    for a, b in zip(*states, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(tiny_model: Any, kind: str, kernel: str) -> None:
@@ -162,7 +173,7 @@ def test_the_variable_length_kernel_is_told_every_sample_and_window(
 ) -> None:
     """The kernel needs a GPU; one that does the same stretch by stretch stands in."""
     monkeypatch.setattr(attention, "varlen_kernel", lambda: _stretch_by_stretch)
-    for kind in ("llama", "phi3", "qwen2"):
+    for kind in KINDS:
         for layout in LAYOUTS.values():
             sequences = lay_out(conversations(), EXPANSION, **layout)
             hidden = [
