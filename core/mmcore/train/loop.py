@@ -194,7 +194,8 @@ class _Run:
         counts, samples = [batch.counts for _, batch in batches], sum(len(batch) for _, batch in batches)
         words = distributed.all_gather_json({"stop": signals.pending, "samples": samples, "counts": counts})
         self.position.samples += sum(word["samples"] for word in words)
-        return max(word["stop"] for word in words), divisors([word["counts"] for word in words], self.stage.normalise)
+        every = [word["counts"] for word in words]
+        return max(word["stop"] for word in words), divisors(every, self.stage.normalise, self.here.rank)
 
     def _update(
         self, total: float, norm: float, batches: Sequence[tuple[int, Batch]], parts: Sequence[dict[str, Tensor]]

@@ -3,7 +3,8 @@
 A loss is a sum over tokens, objects or masks. With `normalise: global` it is divided by how many of them the whole
 global batch holds, so that the gradient does not depend on how that batch is cut into processes and accumulation
 steps. With `normalise: micro_batch` each micro-batch is divided by the mean count of the processes that run beside
-it, as the published code of the DETR family does, and micro-batches are then averaged.
+it, as the published code of the DETR family does, and micro-batches are then averaged. With `normalise: process` each
+process divides by its own count alone, as trainers of language models did before transformers 5.
 """
 
 import contextlib
@@ -20,21 +21,27 @@ Counts = Mapping[str, float]
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def divisors(counts: Sequence[Sequence[Counts]], mode: Literal["global", "micro_batch"]) -> list[dict[str, float]]:
+def divisors(
+    counts: Sequence[Sequence[Counts]], mode: Literal["global", "micro_batch", "process"], rank: int = 0
+) -> list[dict[str, float]]:
     """What the losses of each accumulation step are divided by, so that the sum over everything is the loss.
 
     Args:
         counts: per process, per accumulation step, the `Batch.counts` of that micro-batch.
         mode: the recipe's `normalise`.
+        rank: of this process; only "process" asks.
 
     Returns:
-        Per accumulation step, divisor by normaliser name; the same on every process.
+        Per accumulation step, divisor by normaliser name; the same on every process but with "process".
     """
     world, accumulation = len(counts), len(counts[0])
     per_step = [_sum([process[j] for process in counts]) for j in range(accumulation)]
     if mode == "global":
         whole = {name: max(count, 1.0) for name, count in _sum(per_step).items()}
         return [whole] * accumulation
+    if mode == "process":
+        own = zip(counts[rank], per_step, strict=True)
+        per_step = [{name: float(mine.get(name, 0.0)) * world for name in step} for mine, step in own]
     return [{name: max(n / world, 1.0) * world * accumulation for name, n in step.items()} for step in per_step]
 
 

@@ -218,7 +218,7 @@ class VisperConfig:
     outer_product_mask: bool = False
     """Average the contrastive loss over all samples before it is masked, as the released code does by accident, with
     predictions and targets for samples without an image too. The same where every sample has an image, as in every
-    published recipe; it needs `normalise: micro_batch` and targets for every sample."""
+    published recipe; it needs `normalise: process` and targets for every sample."""
     padding_keys: Literal["zero", "states", "masked"] = "zero"
     """What predictors see at padding: zero vectors (the published code with flash attention), whatever the layers left
     there (the published code with other attention), or nothing (clean: independent of the other samples)."""

@@ -71,7 +71,7 @@ PT = Stage(
         "depth layers 18-20 as in the script; the argument's default is 8-20",
         "task_token_format expand_emb: pretrain.sh cannot start, its argument class lacks the entry",
         "no gradient clipping: the trainer's is without effect under DeepSpeed",
-        "normalise micro_batch: every rank divides by its own tokens, then ranks are averaged",
+        "normalise process: every rank divides by its own tokens, then ranks are averaged",
     ),
     epochs=1,
     global_batch=256,
@@ -79,7 +79,7 @@ PT = Stage(
     data=Data(sources={"llava558k": LLAVA_558K}, replacement=False),
     optim=AdamW(lr=1e-3),
     schedule=Cosine(warmup_ratio=0.03),
-    normalise="micro_batch",
+    normalise="process",
     precision="bf16",
     gradient_checkpointing=True,
     trainable=("projector", "predictors", "task_tokens", "logit_scales"),
@@ -191,14 +191,14 @@ TINY_IFT = IFT.replace(
     origin=TINY_PT.origin,
     notes=(),
     epochs=None,
-    steps=1000,
-    global_batch=8,
-    micro_batch=8,
+    steps=800,
+    global_batch=16,
+    micro_batch=16,
     data=IFT.data.replace(
         sources={"questions": DEMO_QUESTIONS, "coco_captions": COCO_CAPTIONS}, one_source_per_batch=False
     ),
     validation=(DEMO_VAL,),
-    eval_every=250,
+    eval_every=200,
     best_metric="demo_val/accuracy",
     optim=AdamW(lr=1.5e-3, betas=(0.9, 0.95), clip_grad_norm=1.0),
     normalise="global",
@@ -207,7 +207,7 @@ TINY_IFT = IFT.replace(
     max_length=512,
     init=Init(stage="pt", optional=True),
     zero=0,
-    checkpoint_every=500,
+    checkpoint_every=400,
 )
 
 TINY_PROBE = PROBE.replace(

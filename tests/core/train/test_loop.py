@@ -22,6 +22,13 @@ def test_micro_batch_divisors_are_those_of_the_published_code() -> None:
     assert divisors(counts, "micro_batch") == [{"n": 2.5 * 4}, {"n": 1.0 * 4}]
 
 
+def test_process_divisors_are_each_process_own() -> None:
+    """Means of unequal counts are averaged with equal weight, as trainers of language models averaged them."""
+    counts = [[{"n": 3.0}, {}], [{"n": 5.0}, {"n": 1.0}]]
+    assert divisors(counts, "process", 0) == [{"n": 3.0 * 4}, {"n": 1.0 * 4}]
+    assert divisors(counts, "process", 1) == [{"n": 5.0 * 4}, {"n": 1.0 * 4}]
+
+
 def test_the_cut_of_a_global_batch_does_not_change_its_loss(toy, tmp_path: Path) -> None:
     """The same samples in micro-batches of one, two or four; dropout and noise off, since they differ per call."""
     losses = {}

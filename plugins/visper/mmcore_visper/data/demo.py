@@ -2,7 +2,7 @@
 
     visper/images/*.jpg
     visper/captions_train.json      a request to describe, a caption (stage pt)
-    visper/questions_train.json     conversations of several questions; one in fifteen has no picture (stage ift)
+    visper/questions_train.json     conversations of some questions; one in sixteen has no picture (stage ift)
     visper/{train,val}2017/*.jpg  visper/annotations/captions_{train,val}2017.json
                                     captions as COCO has them, for stage pt and for probing
     visper/questions_val.jsonl      one question about a held-back picture a line, with its answer (evaluation)
@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from mmcore.data.demo import Writer, write_once
 
-from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Question, Scene, caption, draw_scene, questions
+from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Scene, caption, draw_scene, questions
 
 FOLDER = "visper"
-VERSION = 4
+VERSION = 5
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 
 NUM_TRAIN, NUM_VAL = 1500, 40
 COCO_SHARE = 10
 """One picture in COCO's form for so many in LLaVA's."""
-TURNS = 6
-"""Questions in a conversation."""
+CONVERSATIONS = 2
+"""Conversations about a training picture."""
 VAL_QUESTIONS = 3
 """Questions about a held-back picture."""
 
@@ -97,10 +97,11 @@ def _coco_captions(scenes: Sequence[Scene]) -> dict[str, Any]:
 
 def _conversations(scenes: Sequence[Scene], rng: np.random.Generator) -> list[dict[str, Any]]:
     records = []
-    for number, scene in enumerate(scenes):
-        turns = [(asked.text, asked.answer) for asked in questions(scene, rng)[:TURNS]]
+    for number, scene in enumerate(scene for scene in scenes for _ in range(CONVERSATIONS)):
+        whole, *each = questions(scene, rng)
+        turns = [(asked.text, asked.answer) for asked in ([whole, *each] if rng.random() < 0.5 else each)]
         turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])
-        records.append(_record(scene.name.removesuffix(".jpg"), scene.name, turns))
+        records.append(_record(f"{scene.name.removesuffix('.jpg')}-{number % CONVERSATIONS}", scene.name, turns))
         if number % 15 == 14:
             records.append(_record(f"text-{number}", None, _without_picture(rng)))
     return records
@@ -123,10 +124,10 @@ def _record(name: str, image: str | None, turns: Sequence[tuple[str, str]]) -> d
 
 
 def _lines(scenes: Sequence[Scene], rng: np.random.Generator) -> list[str]:
-    """One question a line, of as many kinds as there are questions about a picture."""
+    """One question a line."""
     lines = []
     for scene in scenes:
-        for asked in _of_different_kinds(questions(scene, rng))[:VAL_QUESTIONS]:
+        for asked in questions(scene, rng)[:VAL_QUESTIONS]:
             entry = {
                 "question_id": len(lines),
                 "image": scene.name,
@@ -136,7 +137,3 @@ def _lines(scenes: Sequence[Scene], rng: np.random.Generator) -> list[str]:
             }
             lines.append(json.dumps(entry) + "\n")
     return lines
-
-
-def _of_different_kinds(asked: Sequence[Question]) -> list[Question]:
-    return list({question.kind: question for question in asked}.values())

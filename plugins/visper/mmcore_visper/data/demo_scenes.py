@@ -144,18 +144,21 @@ def caption(scene: Scene) -> str:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Everything that is asked about a scene, shuffled; whether a thing is there is asked once either way."""
-    asked = [*_about_shapes(scene.shapes), *_presence(scene.shapes, rng)]
-    asked.append(Question("count", "How many shapes are there?", NUMBERS[len(scene.shapes)]))
-    return [asked[i] for i in rng.permutation(len(asked))]
+    """One question about the whole picture, then one about each shape in any order.
+
+    No answer follows from the questions and answers before it, so that all of them have to be read off the picture.
+    """
+    count = Question("count", "How many shapes are there?", NUMBERS[len(scene.shapes)])
+    whole = [count, *_presence(scene.shapes, rng)]
+    each = [list(_about(scene.shapes[i])) for i in rng.permutation(len(scene.shapes))]
+    return [asked[int(rng.integers(len(asked)))] for asked in (whole, *each)]
 
 
-def _about_shapes(shapes: Sequence[Shape]) -> Iterator[Question]:
-    for shape in shapes:
-        yield Question("color", f"What color is the {shape.kind}?", shape.colour)
-        yield Question("shape", f"Which shape is {shape.colour}?", shape.kind)
-        if shape.side:
-            yield Question("side", f"Is the {shape.kind} on the left or on the right?", shape.side)
+def _about(shape: Shape) -> Iterator[Question]:
+    yield Question("color", f"What color is the {shape.kind}?", shape.colour)
+    yield Question("shape", f"Which shape is {shape.colour}?", shape.kind)
+    if shape.side:
+        yield Question("side", f"Is the {shape.kind} on the left or on the right?", shape.side)
 
 
 def _presence(shapes: Sequence[Shape], rng: np.random.Generator) -> Iterator[Question]:
