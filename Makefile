@@ -86,6 +86,7 @@ types: $(STAMP) ## pyright
 
 bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/glee_step.py
+	$(BIN)/python bench/language.py
 	$(BIN)/python bench/index.py
 
 $(VENV)/.docs: $(STAMP)
