@@ -172,9 +172,9 @@ TINY_PT = PT.replace(
     origin="assumed; structure and losses of the published recipe",
     notes=("language model and image tower are trained as well: they start from random weights",),
     epochs=None,
-    steps=700,
-    global_batch=8,
-    micro_batch=8,
+    steps=1000,
+    global_batch=16,
+    micro_batch=16,
     data=PT.data.replace(sources={"captions": DEMO_CAPTIONS, "coco_captions": COCO_CAPTIONS.replace(weight=0.2)}),
     optim=AdamW(lr=2e-3, betas=(0.9, 0.95), clip_grad_norm=1.0),
     normalise="global",
@@ -184,14 +184,14 @@ TINY_PT = PT.replace(
     max_length=512,
     init=Init(optional=True),
     zero=0,
-    checkpoint_every=350,
+    checkpoint_every=500,
 )
 TINY_IFT = IFT.replace(
     title="questions about sample scenes, for laptops, tests and examples",
     origin=TINY_PT.origin,
     notes=(),
     epochs=None,
-    steps=800,
+    steps=600,
     global_batch=16,
     micro_batch=16,
     data=IFT.data.replace(
@@ -200,14 +200,14 @@ TINY_IFT = IFT.replace(
     validation=(DEMO_VAL,),
     eval_every=200,
     best_metric="demo_val/accuracy",
-    optim=AdamW(lr=1.5e-3, betas=(0.9, 0.95), clip_grad_norm=1.0),
+    optim=AdamW(lr=7e-4, betas=(0.9, 0.95), clip_grad_norm=1.0),
     normalise="global",
     precision="fp32",
     gradient_checkpointing=False,
     max_length=512,
     init=Init(stage="pt", optional=True),
     zero=0,
-    checkpoint_every=400,
+    checkpoint_every=300,
 )
 
 TINY_PROBE = PROBE.replace(

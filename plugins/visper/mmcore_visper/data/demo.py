@@ -22,11 +22,11 @@ from mmcore.data.demo import Writer, write_once
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Scene, caption, draw_scene, questions
 
 FOLDER = "visper"
-VERSION = 5
+VERSION = 6
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 
 NUM_TRAIN, NUM_VAL = 1500, 40
-COCO_SHARE = 10
+COCO_SHARE = 3
 """One picture in COCO's form for so many in LLaVA's."""
 CONVERSATIONS = 2
 """Conversations about a training picture."""
