@@ -210,8 +210,8 @@ class Stage(Recipe):
     optim: AdamW
     schedule: Schedule = Field(discriminator="kind")
     normalise: Literal["global", "micro_batch", "process"] = "global"
-    """Divide each loss by its count over the whole global batch; or, as published code does, per micro-batch by the mean
-    count of the processes (detectors) or by each process's own (language models)."""
+    """Divide each loss by its count over the whole global batch; or, as published code does, per micro-batch by the
+    mean count of the processes (detectors) or by each process's own (language models)."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     gradient_checkpointing: bool = False
     compile: bool = False

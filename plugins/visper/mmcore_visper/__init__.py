@@ -1,5 +1,4 @@
-"""VisPer-LM (Jain et al., NeurIPS 2025, arXiv 2412.09585): LLaVA whose hidden states also predict depth, segmentation and
-generation features of its image.
+"""VisPer-LM (Jain et al., NeurIPS 2025, arXiv 2412.09585): LLaVA whose hidden states also say what vision models see.
 
 The four hooks, one line of work each; heavy imports stay inside them.
 """

@@ -63,9 +63,14 @@ class VisperProbe(Visper):
 
     @torch.no_grad()
     def predict(self, batch: VisperBatch) -> list[Prediction]:
-        """Each image's scores: one per layer, the cosine between its whole prediction and the target."""
+        """Each image's scores: one per layer, the cosine between its whole prediction and the target.
+
+        A prompt, which brings nothing to compare with, is answered by the probed model.
+        """
         from mmcore_visper.answers import scores
 
+        if not batch.targets and not batch.teacher_inputs:
+            return super().predict(batch)
         found = self.probe(batch)
         if not found:
             return []

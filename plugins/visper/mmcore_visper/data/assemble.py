@@ -34,6 +34,10 @@ OPTIONS = ("max_new_tokens", "suffix", "chance_from", "of", "squash_px", "reques
 which blind guessing learns; the training source that a validation set belongs to; the side that pictures are squashed
 to; the requests of captions."""
 
+TRANSFORM = ("pack_to",)
+"""What the recipe's `data.transform` may hold: the length of rows that hold several samples; without it every sample
+has a row of its own."""
+
 PROBE_REQUEST = "Describe the image in two lines."
 """Of the published probing: part of what the probed hidden states depend on; the marker stands behind it."""
 
@@ -55,7 +59,9 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
     }
     config = settings_of(stage, context.variant)
     reading = _reading(stage, config, context, targets_for(stage, context))
-    collate = Collate(config, reading.max_length, tokenizer=reading.tokenizer)
+    collate = Collate(
+        config, reading.max_length, tokenizer=reading.tokenizer, pack_to=_pack_to(stage, reading.max_length)
+    )
     sources: dict[str, DataSource] = {
         name: _conversations(name, entry, reading, context) for name, entry in entries.items()
     }
@@ -106,6 +112,28 @@ def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: 
         targets=targets,
         max_pixels=stage.data.max_pixels,
     )
+
+
+def _pack_to(stage: Stage, max_length: int) -> int | None:
+    """Length of packed rows, None for padded ones."""
+    for entry in stage.data.transform:
+        if entry not in TRANSFORM:
+            raise RecipeError(
+                f"VisPer-LM has no data.transform entry {entry!r}",
+                where="data.transform",
+                known=TRANSFORM,
+                do=suggest(entry, TRANSFORM, "choose one of these"),
+            )
+    length = stage.data.transform.get("pack_to")
+    if length is None:
+        return None
+    if not isinstance(length, int) or length < max_length:
+        raise RecipeError(
+            f"packed rows of {length!r} positions cannot hold every sample",
+            where="data.transform.pack_to",
+            do=f"give at least max_length, {max_length}",
+        )
+    return length
 
 
 # ---- sources ----

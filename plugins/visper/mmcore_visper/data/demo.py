@@ -22,7 +22,7 @@ from mmcore.data.demo import Writer, write_once
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Scene, caption, draw_scene, questions
 
 FOLDER = "visper"
-VERSION = 6
+VERSION = 7
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 
 NUM_TRAIN, NUM_VAL = 1500, 40

@@ -67,7 +67,7 @@ def draw_scene(seed: int, number: int) -> Scene:
     rng = np.random.Generator(np.random.PCG64([seed, number]))
     width, height = (int(side) for side in rng.integers(112, 129, 2))
     image = background(rng, width, height)
-    count = int(rng.choice([1, 2, 3], p=[0.3, 0.45, 0.25]))
+    count = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:count]]
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:count]]
     shapes = []
