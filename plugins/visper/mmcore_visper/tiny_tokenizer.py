@@ -9,7 +9,7 @@ from typing import Any
 
 from mmcore.data.demo import Writer, write_once
 
-VERSION = 1
+VERSION = 2
 """Grows when the words change: ids of older runs would mean something else."""
 SIZE = 1000
 NUM_RESERVED = 32
@@ -33,10 +33,10 @@ _WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*\n+|\s+(?!\S)|\s+"
 _FREQUENT = """
 system user assistant A chat between a curious user and an artificial intelligence assistant. The assistant gives
 helpful, detailed, and polite answers to the user's questions.
-What color is the circle? Which shape is red? Is there a square? Is the triangle on the left or on the right?
-How many shapes are there? How many corners has a cross? Is it a color or a shape? Answer with a single word.
+What color is the circle? Which shape is red? Is there a ring? Is the bar on the left or on the right?
+How many shapes are there? Which number comes after zero? Is it a color or a shape? Answer with a single word.
 Describe this picture. What is in the picture? Say briefly what you see. Describe the image in two lines.
-a red circle, a green square and a blue triangle yellow purple black white orange cross
+a red circle, a green ring and a blue bar yellow purple black white orange cross
 yes no one two three four left right color shape
 """
 """What the sample data and its templates say; these words get tokens of their own first."""

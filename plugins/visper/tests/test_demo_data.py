@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mmcore_visper.config import VARIANTS
 from mmcore_visper.data.demo import write_demo
-from mmcore_visper.data.demo_scenes import COLOURS, NUMBERS, caption, draw_scene, questions
+from mmcore_visper.data.demo_scenes import COLOURS, KINDS, NUMBERS, caption, draw_scene, questions
 from mmcore_visper.tiny_tokenizer import SIZE, SPECIAL, make_tokenizer
 
 
@@ -62,7 +62,7 @@ def test_the_tiny_tokenizer_has_llama_3s_special_tokens_where_the_configuration_
 
 def test_words_of_the_sample_data_are_single_tokens_and_any_text_survives() -> None:
     tokenizer = make_tokenizer()
-    for word in [*COLOURS, "circle", "square", "triangle", "cross", "yes", "no", "left", "right", *NUMBERS[1:]]:
+    for word in [*COLOURS, *KINDS, "yes", "no", "left", "right", *NUMBERS[1:]]:
         assert len(tokenizer(word, add_special_tokens=False).input_ids) == 1, word
     text = "Ein Zebra, 42 Stück — naïve 画像\n\nend"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text

@@ -22,11 +22,11 @@ from mmcore.data.demo import Writer, write_once
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Scene, caption, draw_scene, questions
 
 FOLDER = "visper"
-VERSION = 7
+VERSION = 8
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 
-NUM_TRAIN, NUM_VAL = 1500, 40
-COCO_SHARE = 3
+NUM_TRAIN, NUM_VAL = 3000, 60
+COCO_SHARE = 6
 """One picture in COCO's form for so many in LLaVA's."""
 CONVERSATIONS = 2
 """Conversations about a training picture."""
@@ -34,7 +34,7 @@ VAL_QUESTIONS = 3
 """Questions about a held-back picture."""
 
 _REQUESTS = ("Describe this picture.", "What is in the picture?", "Say briefly what you see.")
-_SIDES = {"triangle": "three", "square": "four"}
+_NEXT = {"zero": "one", "one": "two", "two": "three"}
 
 
 def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = NUM_VAL) -> Path:
@@ -108,9 +108,9 @@ def _conversations(scenes: Sequence[Scene], rng: np.random.Generator) -> list[di
 
 
 def _without_picture(rng: np.random.Generator) -> list[tuple[str, str]]:
-    shapes = [(f"How many corners has a {kind}?", corners) for kind, corners in _SIDES.items()]
+    numbers = [(f"Which number comes after {number}?", after) for number, after in _NEXT.items()]
     colour, kind = list(COLOURS)[int(rng.integers(len(COLOURS)))], KINDS[int(rng.integers(len(KINDS)))]
-    asked = [*shapes, (f"Is {colour} a color or a shape?", "color"), (f"Is a {kind} a color or a shape?", "shape")]
+    asked = [*numbers, (f"Is {colour} a color or a shape?", "color"), (f"Is a {kind} a color or a shape?", "shape")]
     return [asked[i] for i in rng.permutation(len(asked))]
 
 

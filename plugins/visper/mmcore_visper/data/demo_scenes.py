@@ -21,7 +21,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (142, 46, 182),
     "black": (22, 22, 26),
 }
-KINDS = ("circle", "square", "triangle", "cross")
+KINDS = ("circle", "ring", "cross", "bar")
 NUMBERS = ("zero", "one", "two", "three")
 SIDE_MARGIN = 0.08
 """A shape counts as left or right when its centre is this share of the width off the middle."""
@@ -102,35 +102,35 @@ def _draw(
 ) -> None:
     """Paint one shape, slightly turned and lit; edges are smoothed by drawing it four times as large."""
     scale, turn = 4, float(rng.uniform(-0.12, 0.12))
-    outline = _OUTLINES[kind]
-    points = [
-        (
-            scale * (centre[0] + radius * (px * math.cos(turn) - py * math.sin(turn))),
-            scale * (centre[1] + radius * (px * math.sin(turn) + py * math.cos(turn))),
-        )
-        for px, py in outline
-    ]
     cover = Image.new("L", (image.width * scale, image.height * scale))
-    ImageDraw.Draw(cover).polygon(points, fill=255)
+    for outline, fill in zip(_OUTLINES[kind], (255, 0)):  # the second outline is a hole
+        points = [
+            (
+                scale * (centre[0] + radius * (px * math.cos(turn) - py * math.sin(turn))),
+                scale * (centre[1] + radius * (px * math.sin(turn) + py * math.cos(turn))),
+            )
+            for px, py in outline
+        ]
+        ImageDraw.Draw(cover).polygon(points, fill=fill)
     light = rng.uniform(0.9, 1.1)
-    fill = tuple(min(255, round(channel * light)) for channel in colour)
-    image.paste(Image.new("RGB", image.size, fill), mask=cover.reduce(scale))
+    paint = tuple(min(255, round(channel * light)) for channel in colour)
+    image.paste(Image.new("RGB", image.size, paint), mask=cover.reduce(scale))
 
 
-def _arc(count: int, radius: float = 1.0, start: float = -math.pi / 2) -> list[tuple[float, float]]:
-    angles = [start + 2 * math.pi * i / count for i in range(count)]
+def _arc(count: int, radius: float = 1.0) -> list[tuple[float, float]]:
+    angles = [2 * math.pi * i / count for i in range(count)]
     return [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
 
 
-_ARM = 0.32
-_OUTLINES: dict[str, list[tuple[float, float]]] = {
-    "circle": _arc(40),
-    "square": [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
-    "triangle": _arc(3, 1.1),
-    "cross": [
+_ARM = 0.3
+_OUTLINES: dict[str, list[list[tuple[float, float]]]] = {
+    "circle": [_arc(40)],
+    "ring": [_arc(40), _arc(40, 0.55)],
+    "cross": [[
         (-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM),
         (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM),
-    ],
+    ]],
+    "bar": [[(-1, -0.4), (1, -0.4), (1, 0.4), (-1, 0.4)]],
 }  # fmt: skip
 
 
