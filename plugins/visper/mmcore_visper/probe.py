@@ -69,7 +69,7 @@ class VisperProbe(Visper):
         """
         from mmcore_visper.answers import scores
 
-        if not batch.targets and not batch.teacher_inputs:
+        if len(batch.images) and not batch.targets and not batch.teacher_inputs:
             return super().predict(batch)
         found = self.probe(batch)
         if not found:

@@ -349,7 +349,7 @@ def test_a_convnext_is_written_in_our_own_format_and_opens_again(tmp_path):
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     config = CONFIGS["tiny"].replace(language={"vocab_size": 500})
-    with pytest.raises(WeightsError, match="the tokenizer has 926 tokens, the model 500 rows"):
+    with pytest.raises(WeightsError, match=f"the tokenizer has {len(make_tokenizer())} tokens, the model 500 rows"):
         core_export.export(opened(visper(config)), "hf", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
@@ -382,7 +382,7 @@ def test_an_export_that_fails_does_not_fail_the_run(tmp_path, capfd):
     export.after_training(finished(visper(config), stages("tiny")[1], tmp_path))
     said = capfd.readouterr().err
     assert "the run is complete" in said
-    assert "926 tokens" in said
+    assert f"{len(make_tokenizer())} tokens" in said
 
 
 def test_a_clip_tower_is_what_transformers_has():

@@ -7,10 +7,12 @@ from mmcore.errors import WeightsError
 from mmcore_visper.special_tokens import place
 from mmcore_visper.tiny_tokenizer import make_tokenizer
 
+WORDS = len(make_tokenizer())
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """926 tokens, 32 of them reserved."""
+    """Some hundred tokens, 32 of them reserved."""
     return make_tokenizer()
 
 
@@ -20,31 +22,31 @@ def test_the_last_reserved_tokens_are_taken_and_nothing_is_added(tokenizer):
     assert placement.tasks == tuple(f"<|reserved_special_token_{i}|>" for i in range(7, 31))
     assert list(placement.task_ids) == tokenizer.convert_tokens_to_ids(list(placement.tasks))
     assert placement.rows == 1024
-    assert len(placement.tokenizer) == len(tokenizer) == 926
+    assert len(placement.tokenizer) == len(tokenizer) == WORDS
 
 
 def test_rows_without_a_word_are_suppressed(tokenizer):
-    assert place(tokenizer, 24, 1024).suppressed == tuple(range(926, 1024))
-    assert place(tokenizer, 24, 926).suppressed == ()
+    assert place(tokenizer, 24, 1024).suppressed == tuple(range(WORDS, 1024))
+    assert place(tokenizer, 24, WORDS).suppressed == ()
 
 
 def test_new_tokens_take_free_rows_when_too_few_are_reserved(tokenizer):
     placement = place(tokenizer, 40, 1024)
-    assert placement.task_ids == tuple(range(926, 966))
-    assert (placement.image, placement.image_id) == ("<image>", 966)
+    assert placement.task_ids == tuple(range(WORDS, WORDS + 40))
+    assert (placement.image, placement.image_id) == ("<image>", WORDS + 40)
     assert placement.rows == 1024
-    assert placement.suppressed == tuple(range(926, 1024))
+    assert placement.suppressed == tuple(range(WORDS, 1024))
 
 
 def test_rows_grow_when_none_are_free(tokenizer):
-    placement = place(tokenizer, 40, 930)
-    assert placement.rows == 926 + 41
-    assert placement.suppressed == tuple(range(926, 967))
+    placement = place(tokenizer, 40, WORDS + 4)
+    assert placement.rows == WORDS + 41
+    assert placement.suppressed == tuple(range(WORDS, WORDS + 41))
 
 
 def test_the_given_tokenizer_is_left_as_it_is(tokenizer):
     place(tokenizer, 40, 1024)
-    assert len(tokenizer) == 926
+    assert len(tokenizer) == WORDS
     assert "<image>" not in tokenizer.get_vocab()
 
 
@@ -62,5 +64,5 @@ def test_every_token_is_one_id_in_any_surrounding(tokenizer):
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer):
-    with pytest.raises(WeightsError, match="926 tokens, the model 900 rows"):
+    with pytest.raises(WeightsError, match=f"{WORDS} tokens, the model 900 rows"):
         place(tokenizer, 24, 900)
