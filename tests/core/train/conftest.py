@@ -1,5 +1,6 @@
 """A server process that has torch and DeepSpeed imported and forks a real training process per request."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -35,19 +36,30 @@ class Server:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
+        self.running: list[int] = []
         assert self._read() == "ready"
 
     def start(self, run_dir: Path, processes: int = 1, **settings: object) -> list[int]:
         """Begin to train; the process numbers by rank. Their messages go to RUN.rank.txt."""
         assert self.process.stdin is not None
+        if self.running:
+            # A test failed between start and finish; its exit codes must not be taken for process numbers.
+            for pid in self.running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.finish()
         line = json.dumps({"run_dir": str(run_dir), "processes": processes, **settings})
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        return json.loads(self._read())
+        self.running = json.loads(self._read())
+        assert all(pid > 1 for pid in self.running), self.running
+        return self.running
 
     def finish(self) -> list[int]:
         """Wait; exit codes by rank, negative for a signal."""
-        return json.loads(self._read())
+        codes = json.loads(self._read())
+        self.running = []
+        return codes
 
     def train(self, run_dir: Path, processes: int = 1, **settings: object) -> list[int]:
         self.start(run_dir, processes, **settings)
