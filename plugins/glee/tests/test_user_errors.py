@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcore.cli import main
 from mmcore.data.demo import write_demo
 
 Run = Callable[..., tuple[int, str]]
@@ -26,24 +25,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(scenes: Path, tmp_path: Path) -> Path:
     """A copy of them to damage."""
     return Path(shutil.copytree(scenes, tmp_path / "data"))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run a command; its exit code and everything it said."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MMCORE_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: object) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        code = caught.value.code
-        assert isinstance(code, int)
-        return code, said.out + said.err
-
-    return call
 
 
 def train_file(root: Path) -> Path:

@@ -5,7 +5,9 @@ identity, and only `load` costs memory. Inputs travel as bytes; they become numb
 then computed in the precision of the published run.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from mmcore.errors import MissingDataError, WeightsError
+from mmcore.weights import read_tensors
 from PIL import Image
 from torch import Tensor, nn
 
@@ -61,6 +64,31 @@ class Teacher(Protocol):
             WeightsError: they are not those of this teacher.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedTeacher(ABC):
+    """A teacher whose weights lie in files."""
+
+    task: str
+    weights: Path | None = None
+    """The checkpoint, or the folder with `config.json` and the weights."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Weights and configuration."""
+        return weight_files(self._existing())
+
+    def load(self) -> nn.Module:
+        """The network with the published weights; see `Teacher.load`."""
+        return self.build(read_tensors(self._existing()), str(self.weights))
+
+    @abstractmethod
+    def build(self, published: Mapping[str, Tensor], label: str) -> nn.Module:
+        """The network from tensors under published names; `label` says in errors where they come from."""
+
+    def _existing(self) -> Path:
+        return existing_file(self.weights, f"the {self.task} teacher")
 
 
 def resize(rgb: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:

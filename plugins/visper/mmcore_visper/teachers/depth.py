@@ -10,14 +10,13 @@ transformers' Dinov2 serves, with one exception: the published code resamples th
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from mmcore.weights import Rule, WeightMap, read_tensors
+from mmcore.weights import Rule, WeightMap
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,11 +25,10 @@ from mmcore_visper.teachers.common import (
     IMAGENET_STD,
     PRECISIONS,
     Pixels,
+    PublishedTeacher,
     as_tensor,
-    existing_file,
     load_published,
     resize,
-    weight_files,
 )
 
 OFFSET = 0.1
@@ -38,12 +36,10 @@ OFFSET = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DepthTeacher:
+class DepthTeacher(PublishedTeacher):
     """Depth-Anything-V2-Large; the defaults are DINOv2 ViT-L/14, layer norms with eps 1e-6, no registers."""
 
     task: str = "depth"
-    weights: Path | None = None
-    """`depth_anything_v2_vitl.pth`."""
     width: int = 1024
     depth: int = 24
     num_heads: int = 16
@@ -71,11 +67,6 @@ class DepthTeacher:
         return self.grid**2, self.width
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The checkpoint."""
-        return weight_files(existing_file(self.weights, "the depth teacher"))
-
-    @property
     def facts(self) -> Mapping[str, Any]:
         """Sizes, taps and preparation."""
         return {"teacher": "Depth-Anything-V2", **asdict(self), "weights": None, "taps": list(self.taps)}
@@ -84,14 +75,6 @@ class DepthTeacher:
         """Squashed to a square, channels swapped."""
         squashed = resize(rgb, (self.side, self.side), Image.Resampling.BICUBIC)
         return as_tensor(squashed[..., ::-1])
-
-    def load(self) -> "DepthNetwork":
-        """DINOv2 with the published weights; the depth decoder of the same file is not read.
-
-        Raises:
-            MissingDataError, WeightsError: as `Teacher.load`.
-        """
-        return self.build(read_tensors(existing_file(self.weights, "the depth teacher")), str(self.weights))
 
     def build(self, published: Mapping[str, Tensor], label: str) -> "DepthNetwork":
         """The network from tensors under published names, `pretrained.` in front or not."""

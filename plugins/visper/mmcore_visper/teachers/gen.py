@@ -13,7 +13,6 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float, UInt8
 from mmcore.errors import WeightsError
-from mmcore.weights import read_tensors
 from PIL import Image
 from torch import Tensor, nn
 
@@ -22,11 +21,11 @@ from mmcore_visper.teachers.common import (
     CLIP_STD,
     PRECISIONS,
     Pixels,
+    PublishedTeacher,
     as_tensor,
     existing_file,
     load_published,
     resize,
-    weight_files,
 )
 
 SIZES = (
@@ -36,12 +35,10 @@ SIZES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenTeacher:
+class GenTeacher(PublishedTeacher):
     """CLIP's vision tower with projection; the defaults are `stabilityai/stable-diffusion-2-1-unclip`."""
 
     task: str = "gen"
-    weights: Path | None = None
-    """Folder `image_encoder` with `config.json` and the weights."""
     hidden_size: int = 1280
     intermediate_size: int = 5120
     num_hidden_layers: int = 32
@@ -78,11 +75,6 @@ class GenTeacher:
         return 1, self.projection_dim
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """Weights and configuration."""
-        return weight_files(existing_file(self.weights, "the gen teacher"))
-
-    @property
     def facts(self) -> Mapping[str, Any]:
         """Sizes and preparation."""
         return {"teacher": "unCLIP image encoder", **asdict(self), "weights": None}
@@ -90,14 +82,6 @@ class GenTeacher:
     def inputs(self, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 side side"]:
         """Shortest side to the encoder's, bicubic, then the middle."""
         return as_tensor(centre(rgb, self.image_size))
-
-    def load(self) -> "GenNetwork":
-        """The encoder with the published weights.
-
-        Raises:
-            MissingDataError, WeightsError: as `Teacher.load`.
-        """
-        return self.build(read_tensors(existing_file(self.weights, "the gen teacher")), str(self.weights))
 
     def build(self, published: Mapping[str, Tensor], label: str) -> "GenNetwork":
         """The network from tensors under the names of CLIP's files."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from mmcore.errors import WeightsError
-from mmcore.weights import read_tensors
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,11 +22,11 @@ from mmcore_visper.teachers.common import (
     IMAGENET_STD,
     PRECISIONS,
     Pixels,
+    PublishedTeacher,
     as_tensor,
     existing_file,
     load_published,
     resize,
-    weight_files,
 )
 
 PREFIX = "pixel_level_module.encoder."
@@ -35,12 +34,10 @@ LAST_NORM = "hidden_states_norms.stage4."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SegTeacher:
+class SegTeacher(PublishedTeacher):
     """OneFormer's backbone; the defaults are `shi-labs/oneformer_coco_swin_large`."""
 
     task: str = "seg"
-    weights: Path | None = None
-    """Folder with `config.json` and the weights."""
     embed_dim: int = 192
     depths: tuple[int, ...] = (2, 2, 18, 2)
     num_heads: tuple[int, ...] = (6, 12, 24, 48)
@@ -83,11 +80,6 @@ class SegTeacher:
         return self.embed_dim * 2 ** (len(self.depths) - 1), self.grid, self.grid
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """Weights and configuration."""
-        return weight_files(existing_file(self.weights, "the seg teacher"))
-
-    @property
     def facts(self) -> Mapping[str, Any]:
         """Sizes and preparation."""
         return json.loads(json.dumps({"teacher": "OneFormer", **asdict(self), "weights": None}))
@@ -98,14 +90,6 @@ class SegTeacher:
         # The processor's rule for a square: the shortest side, but never beyond the longest allowed.
         final = min(self.shortest, self.longest)
         return as_tensor(resize(squashed, (final, final), Image.Resampling.BILINEAR))
-
-    def load(self) -> "SegNetwork":
-        """The backbone with the published weights; the rest of the file is not used.
-
-        Raises:
-            MissingDataError, WeightsError: as `Teacher.load`.
-        """
-        return self.build(read_tensors(existing_file(self.weights, "the seg teacher")), str(self.weights))
 
     def build(self, published: Mapping[str, Tensor], label: str) -> "SegNetwork":
         """The network from tensors under the names of OneFormer's files, `model.` in front or not."""
