@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO ?= runs/demo
+DEMO_VISPER ?= runs/demo-visper
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -35,10 +36,10 @@ export PIP_PROGRESS_BAR := off
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format types bench docs wheels clean
+.PHONY: help setup demo demo-visper test test-slow lint format types bench docs wheels clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Prepare .venv; does nothing when it is up to date
 
@@ -67,6 +68,18 @@ demo: $(STAMP) ## Train, evaluate, predict and export on sample data; an interru
 	@printf '\nLook at:\n'
 	@ls -1 $(DEMO)/curves.png $(DEMO)/pictures/*.png $(DEMO)/exports/upstream/*.safetensors
 
+demo-visper: export MMCORE_CACHE := $(CURDIR)/.cache
+demo-visper: $(STAMP) ## VisPer-LM: learn captions, then questions; answer some; about nine minutes on two cores
+	@if test -f $(DEMO_VISPER)/pt/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_VISPER)/pt; \
+	else set -x; $(MMCORE) train --plugin visper --stage pt --demo --out $(DEMO_VISPER)/pt; fi
+	@if test -f $(DEMO_VISPER)/ift/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_VISPER)/ift; \
+	else set -x; $(MMCORE) train --plugin visper --stage ift --demo --init $(DEMO_VISPER)/pt --out $(DEMO_VISPER)/ift; fi
+	@rm -rf $(DEMO_VISPER)/pictures
+	$(MMCORE) predict $(DEMO_VISPER)/ift $$(ls $(MMCORE_CACHE)/demo/visper/images/50*.jpg | head -3) \
+	  --prompt "How many shapes are there?" --out $(DEMO_VISPER)/pictures
+	@printf '\nLook at:\n'
+	@ls -1 $(DEMO_VISPER)/*/curves.png $(DEMO_VISPER)/pictures/*.png
+
 test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not slow" $(PYTEST_ARGS)
 
@@ -87,6 +100,7 @@ types: $(STAMP) ## pyright
 bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/glee_step.py
 	$(BIN)/python bench/language.py
+	$(BIN)/python bench/targets.py
 	$(BIN)/python bench/index.py
 
 $(VENV)/.docs: $(STAMP)

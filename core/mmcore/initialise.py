@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcore.errors import MissingDataError, UsageError, WeightsError
+from mmcore import hub
+from mmcore.errors import MissingDataError, UsageError
 from mmcore.recipe import Stage
 from mmcore.weights import LoadReport, read_tensors
 
 if TYPE_CHECKING:
     from torch import nn
-
-HUB_PREFIX = "hf://"
-REPOSITORY_FILES = ("*.safetensors", "pytorch_model*.bin", "*.json", "*.model", "*.txt")
-"""What of a whole Hub repository is fetched: weights, configurations and tokenizers, no code."""
 
 
 def initialise(model: "nn.Module", stage: Stage, starts: Sequence[str], data_root: Path) -> list[dict[str, Any]]:
@@ -58,8 +55,12 @@ def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
 
 def _load(model: "nn.Module", start: str) -> dict[str, Any]:
     record: dict[str, Any] = {"source": start}
-    if start.startswith(HUB_PREFIX):
-        path, record["commit"] = _download(start)
+    if hub.is_hub(start):
+        path = hub.fetch(
+            start,
+            do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
+        )
+        record["commit"] = hub.commit_of(path)
     else:
         path = Path(start).expanduser()
     if not path.exists():
@@ -100,41 +101,3 @@ def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
     loaded, report = names.to_ours(published, own)
     model.load_state_dict({**own, **loaded})
     return report
-
-
-def _download(start: str) -> tuple[Path, str]:
-    """A Hub file, or the weights, configuration and tokenizer of a whole repository, and the commit they are from."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    kind, owner, name, file = _parse_hub(start)
-    repository, _, revision = f"{owner}/{name}".partition("@")
-    pinned: dict[str, Any] = {"repo_type": kind, "revision": revision or None}
-    try:
-        if file:
-            path = Path(hf_hub_download(repository, file, **pinned))
-        else:
-            path = Path(snapshot_download(repository, allow_patterns=list(REPOSITORY_FILES), **pinned))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise MissingDataError(
-            f"cannot get {file or repository} from the Hub: {str(error).splitlines()[0]}",
-            where=start,
-            do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
-        ) from None
-    parts = path.parts
-    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"
-    return path, commit
-
-
-def _parse_hub(start: str) -> tuple[str, str, str, str]:
-    parts = start.removeprefix(HUB_PREFIX).split("/")
-    kind = {"spaces": "space", "datasets": "dataset"}.get(parts[0], "model")
-    if kind != "model":
-        parts = parts[1:]
-    if len(parts) < 2 or not all(parts):
-        raise WeightsError(
-            "not a file or repository on the Hub",
-            where=start,
-            do="write hf://OWNER/NAME, hf://OWNER/NAME/FILE or hf://spaces/OWNER/NAME/FILE",
-        )
-    return kind, parts[0], parts[1], "/".join(parts[2:])

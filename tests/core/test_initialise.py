@@ -1,12 +1,10 @@
 """Where weights start: several published places, the folder `weights` of the data root, whole Hub repositories."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mmcore import AdamW, Constant, Data, Init, Source, Stage
-from mmcore.errors import WeightsError
-from mmcore.initialise import REPOSITORY_FILES, initialise
+from mmcore.initialise import initialise
 from mmcore.weights import LoadReport
 from torch import nn
 
@@ -52,26 +50,13 @@ def test_every_published_place_fills_its_part_in_order(stage: Stage, tmp_path: P
     assert [entry["source"] for entry in report] == [str(path) for path in model.filled]
 
 
-def test_a_repository_is_fetched_whole_without_code_and_pinned(
+def test_a_name_on_the_hub_is_fetched_and_its_commit_kept(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[Any, ...]] = []
-
-    def fetch(repository: str, *, allow_patterns: list[str], repo_type: str, revision: str | None) -> str:
-        asked.append((repository, repo_type, revision))
-        assert allow_patterns == list(REPOSITORY_FILES)
-        folder = tmp_path / "models" / "snapshots" / "abc123"
-        folder.mkdir(parents=True, exist_ok=True)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    folder = tmp_path / "models" / "snapshots" / "abc123"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     model = Recording()
     (entry,) = initialise(model, stage, ["hf://owner/name@v2"], tmp_path)
-    assert asked == [("owner/name", "model", "v2")]
+    assert model.filled == [folder]
     assert entry["commit"] == "abc123"
-    assert not any(pattern.endswith(".py") for pattern in REPOSITORY_FILES)
-
-
-def test_a_name_that_is_no_repository_is_refused(stage: Stage, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="not a file or repository on the Hub"):
-        initialise(Recording(), stage, ["hf://alone"], tmp_path)

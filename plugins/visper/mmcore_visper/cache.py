@@ -13,7 +13,7 @@ another kind of machine differs as the teachers themselves do there, by the roun
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from mmcore import hub
 from mmcore.data.cache import CacheJob, FeatureCache, Field, Item, fingerprint, unfit
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.index import file_sha256
@@ -84,8 +85,8 @@ class Decision:
     tasks: tuple[TaskConfig, ...]
     teachers: tuple[Teacher, ...]
     """Described, not loaded."""
-    absent: tuple[str, ...]
-    """Tasks whose teacher's files are not there."""
+    absent: Mapping[str, str]
+    """Tasks whose teacher's files are not there, and what the recipe calls these."""
     identity: Mapping[str, Any]
     store: str
     """Precision of stored and of live targets."""
@@ -118,12 +119,16 @@ def targets_for(stage: Stage, context: DataContext, split: str = "train") -> Liv
     if decision.cache is not None and split == "train":
         names = tuple(task.name for task in decision.tasks)
         return CachedTargets(decision.cache, context.root, names, decision.fingerprint)
-    _refuse_absent(decision)
+    if fetch_absent(decision):
+        decision = decide(stage, context)
+        assert decision is not None
     return LiveTargets(decision.teachers, decision.fingerprint)
 
 
 def decide(stage: Stage, context: DataContext) -> Decision | None:
     """Cache or live teachers for the training data of a stage; None for stages without embedding losses.
+
+    Asks only this machine's disk: teachers on the Hub are there once `fetch_absent` or somebody else fetched them.
 
     Raises:
         MissingDataError, DataError, RecipeError: as `targets_for`.
@@ -184,7 +189,9 @@ def data_cache(stage: Stage, context: DataContext, dtype: str | None = None) -> 
             where=f"--stage {stage.name}, --variant {context.variant}",
             do="cache for stage pt or probe",
         )
-    _refuse_absent(decision)
+    if fetch_absent(decision):
+        decision = decide(stage, context)
+        assert decision is not None
     live = LiveTargets(decision.teachers, decision.fingerprint)
     return CacheJob(
         folder=home(context) / f"{context.variant}-{decision.fingerprint}",
@@ -203,7 +210,10 @@ def plan_notes(stage: Stage, context: DataContext) -> tuple[str, ...]:
     if decision is None:
         return ()
     names = ", ".join(task.name for task in decision.tasks)
-    return (f"targets of {names}: {decision.why}",)
+    notes = [f"targets of {names}: {decision.why}"]
+    if decision.absent and decision.cache is None:
+        notes.append(f"teachers not on this machine, fetched at the start: {', '.join(decision.absent.values())}")
+    return tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -246,8 +256,8 @@ def home(context: DataContext) -> Path:
 
 def describe_teachers(
     config: VisperConfig, tasks: Sequence[TaskConfig], context: DataContext
-) -> tuple[tuple[Teacher, ...], tuple[str, ...]]:
-    """The teacher of each task, and the tasks whose teacher's files are not there.
+) -> tuple[tuple[Teacher, ...], dict[str, str]]:
+    """The teacher of each task, and the tasks whose teacher's files are not there with what these are called.
 
     Raises:
         RecipeError: a teacher is named for a task that does not exist.
@@ -257,7 +267,7 @@ def describe_teachers(
         if name not in FILES:
             raise RecipeError(f"there is no task {name!r}", where="model.teachers", known=FILES)
     found = [_teacher(task, config, context) for task in tasks]
-    absent = tuple(teacher.task for teacher, there in found if not there)
+    absent = {task.name: teacher_name(task, config, context) for task, (_, there) in zip(tasks, found) if not there}
     for task, (teacher, _) in zip(tasks, found, strict=True):
         if task.name not in absent and tuple(teacher.shape) != task.target_shape:
             raise WeightsError(
@@ -270,7 +280,7 @@ def describe_teachers(
 
 def _teacher(task: TaskConfig, config: VisperConfig, context: DataContext) -> tuple[Teacher, bool]:
     """A task's teacher, and whether its files are there."""
-    name = config.teachers.get(task.name, "random" if context.variant == "tiny" else FILES[task.name])
+    name = teacher_name(task, config, context)
     if name == "random":
         return RandomTeacher(task=task.name, shape=task.target_shape), True
     path = find(name, context.root)
@@ -281,22 +291,30 @@ def _teacher(task: TaskConfig, config: VisperConfig, context: DataContext) -> tu
     return (kind.of(path, **changes) if path else kind(**changes)), path is not None
 
 
+def teacher_name(task: TaskConfig, config: VisperConfig, context: DataContext) -> str:
+    """What the recipe calls a task's teacher: a path, a name on the Hub, or `random`."""
+    return config.teachers.get(task.name, "random" if context.variant == "tiny" else FILES[task.name])
+
+
 def find(name: str, root: Path) -> Path | None:
-    """A teacher's file or folder: absolute, below the data root, in its folder `weights`, or None.
+    """A teacher's file or folder: absolute, below the data root, in its folder `weights`, fetched before, or None.
 
     Args:
         name: a path, or a published name, whose last part is looked up in `weights`.
         root: data root.
     """
     last = name.rsplit("/", 1)[-1]
-    local = [root / "weights" / last] if name.startswith("hf://") else [root / Path(name).expanduser()]
+    if not hub.is_hub(name):
+        path = root / Path(name).expanduser()
+        return path if path.exists() else None
+    local = [root / "weights" / last]
     if name == FILES["gen"]:  # the folder of a pipeline
         local.append(root / "weights" / "stable-diffusion-2-1-unclip" / last)
-    return next((path for path in local if path.exists()), None)
+    return next((path for path in local if path.exists()), None) or hub.fetched(name)
 
 
 def identity_of(
-    teachers: Sequence[Teacher], absent: Sequence[str], config: VisperConfig, context: DataContext
+    teachers: Sequence[Teacher], absent: Collection[str], config: VisperConfig, context: DataContext
 ) -> dict[str, Any]:
     """Everything that decides the targets, JSON values: teachers, hashes of their files, preparation, precision."""
     told: dict[str, Any] = {"family": "VisPer-LM", "pass": PASS, "store": config.target_dtype}
@@ -311,7 +329,7 @@ def identity_of(
 def misfit(
     folder: Path,
     identity: Mapping[str, Any],
-    absent: Sequence[str],
+    absent: Collection[str],
     tasks: Sequence[TaskConfig],
     wanted: Mapping[str, str],
 ) -> str | None:
@@ -379,11 +397,16 @@ def key_of(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _refuse_absent(decision: Decision) -> None:
-    if decision.absent:
-        raise MissingDataError(
-            f"the weights of the teacher of {', '.join(decision.absent)} are not there",
-            where="folder `weights` of the data root",
-            known=[FILES[task].removeprefix("hf://") for task in decision.absent],
-            do="fetch them, name them with --set model.teachers.TASK=PATH, or train from a cache made elsewhere",
-        )
+def fetch_absent(decision: Decision) -> bool:
+    """Fetch the teachers that are not on this machine; whether there were any, so that they have to be looked at again.
+
+    Raises:
+        MissingDataError: one is not on the Hub, or the Hub cannot be reached.
+    """
+    do = "put it into the folder `weights` of the data root, name it with --set model.teachers.TASK=PATH, "
+    do += "or train from a cache made elsewhere"
+    for task, name in decision.absent.items():
+        if not hub.is_hub(name):
+            raise MissingDataError(f"the weights of the teacher of {task} are not there", where=name, do=do)
+        hub.fetch(name, do=do)
+    return bool(decision.absent)

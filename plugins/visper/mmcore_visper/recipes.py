@@ -176,7 +176,7 @@ TINY_PT = PT.replace(
     global_batch=16,
     micro_batch=16,
     data=PT.data.replace(sources={"captions": DEMO_CAPTIONS, "coco_captions": COCO_CAPTIONS.replace(weight=0.2)}),
-    optim=AdamW(lr=2e-3, betas=(0.9, 0.95), clip_grad_norm=1.0),
+    optim=AdamW(lr=1e-3, betas=(0.9, 0.95), clip_grad_norm=1.0),
     normalise="global",
     precision="fp32",
     gradient_checkpointing=False,
@@ -191,7 +191,7 @@ TINY_IFT = IFT.replace(
     origin=TINY_PT.origin,
     notes=(),
     epochs=None,
-    steps=600,
+    steps=800,
     global_batch=16,
     micro_batch=16,
     data=IFT.data.replace(
@@ -200,14 +200,14 @@ TINY_IFT = IFT.replace(
     validation=(DEMO_VAL,),
     eval_every=200,
     best_metric="demo_val/accuracy",
-    optim=AdamW(lr=7e-4, betas=(0.9, 0.95), clip_grad_norm=1.0),
+    optim=AdamW(lr=5e-4, betas=(0.9, 0.95), clip_grad_norm=1.0),
     normalise="global",
     precision="fp32",
     gradient_checkpointing=False,
     max_length=512,
     init=Init(stage="pt", optional=True),
     zero=0,
-    checkpoint_every=300,
+    checkpoint_every=400,
 )
 
 TINY_PROBE = PROBE.replace(

@@ -157,7 +157,7 @@ def read_all(stage: Stage, context: DataContext) -> None:
 
 def gen_stage(context: DataContext, **model) -> Stage:
     gen = {"name": "gen", "output_dim": 20}
-    return stage_of(tasks=[gen], teachers={"gen": "weights/encoder"}, teacher_precision="fp32", **model)
+    return stage_of(**{"tasks": [gen], "teachers": {"gen": "weights/encoder"}, "teacher_precision": "fp32", **model})
 
 
 @pytest.fixture
@@ -213,8 +213,26 @@ def test_a_cache_serves_where_the_teachers_are_not(context, encoder):
 
 
 def test_absent_teachers_are_named_with_what_to_do(context):
-    with pytest.raises(MissingDataError, match="teacher of gen are not there"):
+    with pytest.raises(MissingDataError, match=r"teacher of gen are not there[\s\S]*nowhere[\s\S]*folder `weights`"):
         targets_for(stage_of(teachers={"gen": "nowhere"}, tasks=[{"name": "gen", "output_dim": 1024}]), context)
+
+
+def test_absent_teachers_are_fetched_from_the_hub_before_anything_is_computed(context, encoder, monkeypatch):
+    snapshot = encoder.parent.parent / "hub" / "snapshots" / "abc123"
+
+    def download(*_, local_files_only=False, **__):
+        if not local_files_only:
+            snapshot.mkdir(parents=True)
+            encoder.rename(snapshot / "encoder")
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    stage = gen_stage(context, teachers={"gen": "hf://owner/name/encoder"})
+    here = decide(gen_stage(context), context).fingerprint
+    encoder = encoder.rename(encoder.with_name("away"))
+    assert "fetched at the start: hf://owner/name/encoder" in plan_notes(stage, context)[1]
+    assert targets_for(stage, context).fingerprint == here
+    assert len(plan_notes(stage, context)) == 1
 
 
 def test_a_teacher_of_another_width_is_refused(context, encoder):

@@ -34,17 +34,18 @@ def test_held_back_pictures_are_in_no_training_file(tmp_path: Path) -> None:
 def test_answers_are_true_of_their_scene(number: int) -> None:
     scene = draw_scene(3, number)
     by_kind = {shape.kind: shape for shape in scene.shapes}
-    assert len({shape.colour for shape in scene.shapes}) == len(scene.shapes) == len(by_kind)
-    for asked in questions(scene, np.random.default_rng(0)):
+    by_colour = {shape.colour: shape for shape in scene.shapes}
+    assert len(by_colour) == len(scene.shapes) == len(by_kind)
+    for asked in questions(scene, np.random.default_rng(number)):
         word = asked.text.rstrip("?").split()
         if asked.kind == "color":
             assert by_kind[word[-1]].colour == asked.answer
         elif asked.kind == "shape":
             assert by_kind[asked.answer].colour == word[-1]
         elif asked.kind == "presence":
-            assert (word[-1] in by_kind) == (asked.answer == "yes")
+            assert (word[3] in by_colour) == (asked.answer == "yes")
         elif asked.kind == "side":
-            assert (by_kind[word[2]].x < 0.5) == (asked.answer == "left")
+            assert (by_colour[word[2]].x < 0.5) == (asked.answer == "left")
         else:
             assert asked.answer == NUMBERS[len(scene.shapes)]
     assert all(shape.kind in caption(scene) and shape.colour in caption(scene) for shape in scene.shapes)

@@ -22,13 +22,13 @@ from mmcore.data.demo import Writer, write_once
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Scene, caption, draw_scene, questions
 
 FOLDER = "visper"
-VERSION = 8
+VERSION = 11
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 
 NUM_TRAIN, NUM_VAL = 3000, 60
 COCO_SHARE = 6
 """One picture in COCO's form for so many in LLaVA's."""
-CONVERSATIONS = 2
+CONVERSATIONS = 4
 """Conversations about a training picture."""
 VAL_QUESTIONS = 3
 """Questions about a held-back picture."""

@@ -122,15 +122,15 @@ def _arc(count: int, radius: float = 1.0) -> list[tuple[float, float]]:
     return [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
 
 
-_ARM = 0.3
+_ARM = 0.2
 _OUTLINES: dict[str, list[list[tuple[float, float]]]] = {
     "circle": [_arc(40)],
-    "ring": [_arc(40), _arc(40, 0.55)],
+    "ring": [_arc(40), _arc(40, 0.72)],
     "cross": [[
         (-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM),
         (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM),
     ]],
-    "bar": [[(-1, -0.4), (1, -0.4), (1, 0.4), (-1, 0.4)]],
+    "bar": [[(-1, -0.3), (1, -0.3), (1, 0.3), (-1, 0.3)]],
 }  # fmt: skip
 
 
@@ -138,8 +138,11 @@ _OUTLINES: dict[str, list[list[tuple[float, float]]]] = {
 
 
 def caption(scene: Scene) -> str:
-    """A sentence that names every shape, from left to right."""
-    named = [f"a {shape.colour} {shape.kind}" for shape in sorted(scene.shapes, key=lambda shape: shape.x)]
+    """A sentence that names every shape, from left to right, and says on which side it lies."""
+    named = [
+        f"a {shape.colour} {shape.kind}" + (f" on the {shape.side}" if shape.side else "")
+        for shape in sorted(scene.shapes, key=lambda shape: shape.x)
+    ]
     return {1: "{0}", 2: "{0} and {1}", 3: "{0}, {1} and {2}"}[len(named)].format(*named)
 
 
@@ -148,21 +151,25 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
     No answer follows from the questions and answers before it, so that all of them have to be read off the picture.
     """
-    count = Question("count", "How many shapes are there?", NUMBERS[len(scene.shapes)])
-    whole = [count, *_presence(scene.shapes, rng)]
-    each = [list(_about(scene.shapes[i])) for i in rng.permutation(len(scene.shapes))]
-    return [asked[int(rng.integers(len(asked)))] for asked in (whole, *each)]
+    shapes = scene.shapes
+    known, new = shapes[int(rng.integers(len(shapes)))], _absent_colour(shapes, rng)
+    whole = (
+        Question("count", "How many shapes are there?", NUMBERS[len(shapes)]),
+        Question("presence", f"Is there a {known.colour} shape?", "yes"),
+        Question("presence", f"Is there a {new} shape?", "no"),
+    )[int(rng.integers(3))]
+    told = known.colour if whole.answer == "yes" else None
+    each = [[asked for asked in _about(shapes[i]) if asked.answer != told] for i in rng.permutation(len(shapes))]
+    return [whole, *(asked[int(rng.integers(len(asked)))] for asked in each)]
 
 
 def _about(shape: Shape) -> Iterator[Question]:
     yield Question("color", f"What color is the {shape.kind}?", shape.colour)
     yield Question("shape", f"Which shape is {shape.colour}?", shape.kind)
     if shape.side:
-        yield Question("side", f"Is the {shape.kind} on the left or on the right?", shape.side)
+        yield Question("side", f"Is the {shape.colour} shape on the left or on the right?", shape.side)
 
 
-def _presence(shapes: Sequence[Shape], rng: np.random.Generator) -> Iterator[Question]:
-    there = shapes[int(rng.integers(len(shapes)))].kind
-    absent = [kind for kind in KINDS if all(shape.kind != kind for shape in shapes)]
-    yield Question("presence", f"Is there a {there}?", "yes")
-    yield Question("presence", f"Is there a {absent[int(rng.integers(len(absent)))]}?", "no")
+def _absent_colour(shapes: Sequence[Shape], rng: np.random.Generator) -> str:
+    absent = [colour for colour in COLOURS if all(shape.colour != colour for shape in shapes)]
+    return absent[int(rng.integers(len(absent)))]
