@@ -22,8 +22,9 @@ from mmcore.weights import write_safetensors
 from torch import Tensor
 
 from mmcore_visper.chat_template import fitting
-from mmcore_visper.config import ClipTower, VisperConfig, to_published
+from mmcore_visper.config import ClipTower, VisperConfig
 from mmcore_visper.llava_layout import expressible, fold, model_config
+from mmcore_visper.published_config import to_published
 from mmcore_visper.special_tokens import Placement, place
 from mmcore_visper.towers import MEAN, STD
 

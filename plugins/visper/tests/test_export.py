@@ -21,8 +21,9 @@ from mmcore.settings import Family, Settings
 from mmcore.weights import read_tensors
 from mmcore_visper import export
 from mmcore_visper.batch import VisperBatch
-from mmcore_visper.config import PHI3_VIT, VARIANTS, ClipTower, VisperConfig, from_published
+from mmcore_visper.config import PHI3_VIT, VARIANTS, ClipTower, VisperConfig
 from mmcore_visper.model import Visper
+from mmcore_visper.published_config import from_published
 from mmcore_visper.recipes import stages
 from mmcore_visper.tiny_tokenizer import make_tokenizer
 from PIL import Image

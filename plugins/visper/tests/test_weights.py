@@ -6,8 +6,9 @@ import pytest
 import torch
 from mmcore.errors import WeightsError
 from mmcore.weights import write_safetensors
-from mmcore_visper.config import TINY, ConvNextTower, to_published
+from mmcore_visper.config import TINY, ConvNextTower
 from mmcore_visper.model import Visper
+from mmcore_visper.published_config import to_published
 from mmcore_visper.weights import kind
 
 LANGUAGE = {name: value for name, value in TINY.language.items() if name != "vocab_size"}

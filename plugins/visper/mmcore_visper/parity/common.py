@@ -13,9 +13,10 @@ from mmcore.types import Draw
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch
-from mmcore_visper.config import ClipTower, ConvNextTower, DepthDecoderConfig, Tower, VisperConfig, from_published
+from mmcore_visper.config import ClipTower, ConvNextTower, DepthDecoderConfig, Tower, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.probe import VisperProbe
+from mmcore_visper.published_config import from_published
 from mmcore_visper.towers import normalise
 
 CLIP_SIZES = {

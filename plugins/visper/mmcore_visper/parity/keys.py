@@ -7,11 +7,12 @@ from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
 from mmcore_visper import weights
-from mmcore_visper.config import DepthDecoderConfig, VisperConfig, from_published
+from mmcore_visper.config import DepthDecoderConfig, VisperConfig
 from mmcore_visper.dpt import DepthDecoder
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.common import tower_of
 from mmcore_visper.probe import VisperProbe
+from mmcore_visper.published_config import from_published
 from mmcore_visper.teachers.depth import DepthTeacher
 
 

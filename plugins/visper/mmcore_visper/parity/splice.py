@@ -10,7 +10,8 @@ from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Sequences
 from mmcore.parity import Case, Check, Report, deterministic_array
 from torch import Tensor, nn
 
-from mmcore_visper.config import VisperConfig, from_published
+from mmcore_visper.config import VisperConfig
+from mmcore_visper.published_config import from_published
 
 CLASSES = {"pt": "OlaLlavaLlamaForCausalLM", "ift": "LlavaLlamaForCausalLM"}
 """Published class by the beginning of a stored name: with and without predictors."""

@@ -13,7 +13,7 @@ from mmcore.types import Losses
 from torch import Tensor
 
 from mmcore_visper.batch import VisperBatch
-from mmcore_visper.config import VisperConfig, language_of
+from mmcore_visper.config import VisperConfig
 from mmcore_visper.losses import embedding_loss, gather_targets
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.common import (
@@ -28,6 +28,7 @@ from mmcore_visper.parity.common import (
     spliced_labels,
     unit,
 )
+from mmcore_visper.published_config import language_of
 from mmcore_visper.recipes import stages
 
 ROUNDING = 1e-6
