@@ -18,7 +18,7 @@ from mmcore.language.sequence import Sequences
 
 LEARNED, FEATURE, WORD = PALETTE[1], (214, 214, 218), (255, 255, 255)
 _INK, _FAINT, _PAPER = (24, 24, 28), (150, 150, 156), (255, 255, 255)
-_FONT, _PAD, _GAP, _MARGIN = 14, 4, 3, 10
+_FONT, _PAD, _GAP, _MARGIN, _BAR = 14, 4, 3, 10, 5
 
 
 class Token(NamedTuple):
@@ -114,7 +114,7 @@ def draw_answer(image: Image.Image, question: str, answer: str) -> Image.Image:
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     width = SMALLEST_SIDE * 3 // 4
     asked = _lines(["question"], width, ink=_FAINT), _lines([question], width, font_size=20)
-    said = _lines(["answer"], width, ink=_FAINT), _lines([answer or "(nothing)"], width, font_size=26, fill=LEARNED)
+    said = _lines(["answer"], width, ink=_FAINT), _lines([answer or "(nothing)"], width, font_size=24, bar=LEARNED)
     text = _stacked([*asked, *said], width)
     sheet = Image.new("RGB", (picture.width + width, max(picture.height, text.height)), _PAPER)
     sheet.paste(picture)
@@ -145,19 +145,21 @@ def _enlarged(image: Image.Image, width: int) -> Image.Image:
 
 
 def _lines(
-    texts: Sequence[str], width: int, *, font_size: int = _FONT, ink: Colour = _INK, fill: Colour | None = None
+    texts: Sequence[str], width: int, *, font_size: int = _FONT, ink: Colour = _INK, bar: Colour | None = None
 ) -> Image.Image:
-    """Texts under each other, broken into lines between words."""
+    """Texts under each other, broken into lines between words; `bar` colours a bar on their left."""
     font = _font(font_size)
-    lines = [line for text in texts for line in _broken(text, font, width - 2 * _MARGIN)]
+    room = width - 2 * _MARGIN - (_BAR + _PAD if bar is not None else 0)
+    lines = [line for text in texts for line in _broken(text, font, room)]
     step = round(font_size * 1.4)
     sheet = Image.new("RGB", (width, len(lines) * step + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
+    left = _MARGIN
+    if bar is not None:
+        draw.rectangle((left, _MARGIN // 2, left + _BAR - 1, _MARGIN // 2 + len(lines) * step), fill=bar)
+        left += _BAR + _PAD
     for number, line in enumerate(lines):
-        top = _MARGIN // 2 + number * step
-        if fill is not None:
-            draw.rectangle((_MARGIN - 3, top, _MARGIN + font.getlength(line) + 3, top + step - 2), fill=fill)
-        draw.text((_MARGIN, top + step / 2), line, font=font, fill=ink, anchor="lm")
+        draw.text((left, _MARGIN // 2 + (number + 0.5) * step), line, font=font, fill=ink, anchor="lm")
     return sheet
 
 
