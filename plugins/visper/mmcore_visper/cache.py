@@ -352,7 +352,7 @@ def misfit(
     return f"not complete for {', '.join(missing)}" if missing else None
 
 
-def _unknowable(entry: str, absent: Sequence[str]) -> bool:
+def _unknowable(entry: str, absent: Collection[str]) -> bool:
     """Whether a difference concerns what only a teacher's absent files could tell."""
     task, _, fact = entry.partition(":")[0].partition(".")
     return task in absent and fact not in ("teacher", "precision", "last_only")
