@@ -9,7 +9,8 @@ tokenizer gets a token for each, beside one for the image. In this order:
 3. otherwise the matrices grow by the rows that are missing.
 
 The published code drops logits of rows without a token when it loads a model. The exported folder cannot, so it lists
-them, and the tokens that took such rows, as suppressed in generation.
+them as suppressed in generation, and with them the tokens of the image and the task vectors: a trained model says none
+of these, and one that did would go on from a picture's vector.
 """
 
 import copy
@@ -38,7 +39,7 @@ class Placement:
     rows: int
     """Rows that embeddings and output layer need."""
     suppressed: tuple[int, ...]
-    """Ids that must never be generated: rows that are no word."""
+    """Ids that must never be generated, in order: rows that are no word."""
 
 
 def place(tokenizer: Any, count: int, rows: int) -> Placement:
@@ -66,7 +67,8 @@ def place(tokenizer: Any, count: int, rows: int) -> Placement:
         tokenizer.add_special_tokens({"extra_special_tokens": names}, replace_extra_special_tokens=False)
     ids = [int(i) for i in tokenizer.convert_tokens_to_ids(names)]
     rows = max(rows, len(tokenizer), max(ids) + 1)
-    return Placement(tokenizer, names[-1], ids[-1], tuple(names[:-1]), tuple(ids[:-1]), rows, tuple(range(words, rows)))
+    suppressed = tuple(sorted({*range(words, rows), *ids}))
+    return Placement(tokenizer, names[-1], ids[-1], tuple(names[:-1]), tuple(ids[:-1]), rows, suppressed)
 
 
 def _reserved(tokenizer: Any, rows: int) -> list[str]:

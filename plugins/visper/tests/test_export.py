@@ -25,7 +25,7 @@ from mmcore_visper.config import PHI3_VIT, VARIANTS, ClipTower, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.published_config import from_published
 from mmcore_visper.recipes import stages
-from mmcore_visper.tiny_tokenizer import make_tokenizer
+from mmcore_visper.tiny_tokenizer import SPECIAL, make_tokenizer
 from PIL import Image
 from safetensors import safe_open
 from torch import nn
@@ -81,11 +81,15 @@ assert not [name for name in sys.modules if name.startswith("mmcore")]
 
 
 def visper(config: VisperConfig, seed: int = 0) -> Visper:
-    """A model whose words differ enough for greedy answers to be certain."""
+    """A model whose words differ enough for greedy answers to be certain; like a trained one it says no reserved token,
+    whose rows become the image and the task vectors of an export.
+    """
     torch.manual_seed(seed)
     model = Visper(config).eval()
+    reserved = [number for number, name in enumerate(SPECIAL) if "reserved" in name]
     with torch.no_grad():
         model.language.lm_head.weight.normal_(std=0.25)
+        model.language.lm_head.weight[reserved] = 0
     return model
 
 
@@ -197,9 +201,13 @@ def continued(model: Visper, batch: VisperBatch) -> Generated:
 def test_rows_that_are_no_word_are_never_generated(exported):
     for name, model in exported.models.items():
         folder = exported.root / name
-        rows = json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"]
+        settings = json.loads((folder / "config.json").read_text())
+        rows = settings["text_config"]["vocab_size"]
         suppressed = json.loads((folder / "generation_config.json").read_text())["suppress_tokens"]
-        assert suppressed == list(range(len(model.tokenizer), rows)), name
+        placeholders = 1 + sum(count for _, count in model.config.task_tokens)
+        no_words = {settings["image_token_index"], *range(len(model.tokenizer), rows)}
+        assert no_words <= {*suppressed}, name
+        assert placeholders <= len(suppressed) <= placeholders + rows - len(model.tokenizer), name
         assert rows == len(read_tensors(folder)["language_model.lm_head.weight"])
 
 

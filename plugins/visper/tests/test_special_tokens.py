@@ -25,9 +25,11 @@ def test_the_last_reserved_tokens_are_taken_and_nothing_is_added(tokenizer):
     assert len(placement.tokenizer) == len(tokenizer) == WORDS
 
 
-def test_rows_without_a_word_are_suppressed(tokenizer):
-    assert place(tokenizer, 24, 1024).suppressed == tuple(range(WORDS, 1024))
-    assert place(tokenizer, 24, WORDS).suppressed == ()
+def test_rows_without_a_word_and_placeholders_are_suppressed(tokenizer):
+    placement = place(tokenizer, 24, 1024)
+    taken = (*placement.task_ids, placement.image_id)
+    assert placement.suppressed == (*taken, *range(WORDS, 1024))
+    assert place(tokenizer, 24, WORDS).suppressed == taken
 
 
 def test_new_tokens_take_free_rows_when_too_few_are_reserved(tokenizer):
