@@ -32,17 +32,23 @@ class CocoInstances:
         path: the JSON file.
         one_object: keep only the last annotation of each image entry, as GLEE reads RefCOCO.
         expressions: image entries carry `expressions`, referring to their object.
+        phrases: annotations are named in free words, by the first of these fields that they have.
+        category_lists: fields of image entries that list categories, kept as they are.
+        url: the field of image entries whose last two parts are folder and file name (LVIS); `file_name` otherwise.
         box_tolerance_px: how far a box may reach outside its image; farther makes the record unusable.
     """
 
     path: Path
     one_object: bool = False
     expressions: bool = False
+    phrases: tuple[str, ...] = ()
+    category_lists: tuple[str, ...] = ()
+    url: str | None = None
     box_tolerance_px: float = 2.0
 
     @property
     def format(self) -> str:
-        return "coco-instances/1"
+        return "coco-instances/2"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -53,6 +59,9 @@ class CocoInstances:
         return {
             "one_object": self.one_object,
             "expressions": self.expressions,
+            "phrases": list(self.phrases),
+            "category_lists": list(self.category_lists),
+            "url": self.url,
             "box_tolerance_px": self.box_tolerance_px,
         }
 
@@ -96,13 +105,21 @@ class CocoInstances:
                 yield record.to_bytes(), record.facts()
 
     def _record(self, image: dict[str, Any], annotations: list[dict[str, Any]], numbers: dict[int, int]) -> Record:
+        if self.url and isinstance(address := image.get(self.url), str):
+            image = {**image, "file_name": "/".join(address.split("/")[-2:])}
         defects = list(_image_defects(image))
         height, width = (image[side] if _is_side(image.get(side)) else 0 for side in ("height", "width"))
-        objects = []
+        objects, phrases = [], []
         for annotation in annotations[-1:] if self.one_object else annotations:
             found = to_object(annotation, height, width, numbers, self.box_tolerance_px)
             objects += [item for item in found if isinstance(item, Object)]
             defects += [item for item in found if isinstance(item, Defect)]
+            if self.phrases and isinstance(found[0], Object):
+                phrase = next((annotation[name] for name in self.phrases if name in annotation), None)
+                phrases.append(str(phrase))
+                if not isinstance(phrase, str) or not phrase.strip():
+                    problem = f"{phrase!r} is no phrase; one of {', '.join(self.phrases)} should be"
+                    defects.append(Defect(f"annotation {annotation['id']}", self.phrases[0], problem, True))
         expressions: tuple[str, ...] = ()
         if self.expressions:
             given = image.get("expressions")
@@ -110,9 +127,31 @@ class CocoInstances:
                 expressions = tuple(given)
             else:
                 defects.append(Defect("image", "expressions", "not a list of at least one text", True))
+        lists = {name: image[name] for name in self.category_lists if name in image}
         return Record(
-            str(image.get("file_name")), image["id"], height, width, tuple(objects), expressions, tuple(defects)
+            str(image.get("file_name")),
+            image["id"],
+            height,
+            width,
+            tuple(objects),
+            expressions,
+            tuple(defects),
+            tuple(phrases),
+            lists or None,
         )
+
+
+def Lvis(path: Path) -> CocoInstances:  # noqa: N802 - reads like the parser that it makes
+    """Parser of an LVIS v1 file (Gupta et al. 2019): images lie in the folder of their COCO split.
+
+    Categories that are known to be absent from an image, and those of which not every object is annotated, are kept.
+    """
+    return CocoInstances(path, url="coco_url", category_lists=("neg_category_ids", "not_exhaustive_category_ids"))
+
+
+def Phrases(path: Path) -> CocoInstances:  # noqa: N802
+    """Parser of a file whose objects are named in free words, as Visual Genome and GRIT are converted for GLEE."""
+    return CocoInstances(path, phrases=("caption_with_token", "object_name", "caption"))
 
 
 class _Scan:

@@ -64,6 +64,10 @@ class Record(NamedTuple):
     expressions: tuple[str, ...] = ()
     """Referring expressions, each for the whole record."""
     defects: tuple[Defect, ...] = ()
+    phrases: tuple[str, ...] = ()
+    """One for each object, where objects are named in free words; else empty."""
+    category_lists: dict[str, list[int]] | None = None
+    """Category ids of the file that hold for the image as a whole, by field: LVIS's `neg_category_ids`."""
 
     def to_bytes(self) -> bytes:
         """The form in the index: length of the JSON text, JSON text, coordinates as little-endian float64."""
@@ -77,7 +81,7 @@ class Record(NamedTuple):
         ]
         crowds = [place for place, item in enumerate(self.objects) if item.crowd]
         ids, categories = [item.id for item in self.objects], [item.category for item in self.objects]
-        header = [*self[:4], ids, categories, crowds, boxes, shapes, self.expressions, self.defects]
+        header = [*self[:4], ids, categories, crowds, boxes, shapes, *self[5:]]
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         if sys.byteorder == "big":
             numbers.byteswap()
@@ -87,9 +91,8 @@ class Record(NamedTuple):
     def from_bytes(cls, content: bytes) -> "Record":
         """The inverse of `to_bytes`."""
         end = _LENGTH.size + _LENGTH.unpack_from(content)[0]
-        image, id_, height, width, ids, categories, crowds, boxes, shapes, expressions, defects = json.loads(
-            content[_LENGTH.size : end].decode("utf-8", "surrogatepass")
-        )
+        header = json.loads(content[_LENGTH.size : end].decode("utf-8", "surrogatepass"))
+        image, id_, height, width, ids, categories, crowds, boxes, shapes, expressions, defects, phrases, lists = header
         numbers = iter(struct.unpack_from(f"<{(len(content) - end) // 8}d", content, end))
         placed = [tuple(_take(numbers, count)) for count in boxes]
         outlines = [[_take(numbers, count) for count in shape] if type(shape) is list else shape for shape in shapes]
@@ -99,7 +102,8 @@ class Record(NamedTuple):
                 for place, (number, box, category, outline) in enumerate(zip(ids, placed, categories, outlines))
             ]
         )
-        return cls(image, id_, height, width, objects, tuple(expressions), tuple([Defect(*item) for item in defects]))
+        found = tuple([Defect(*item) for item in defects])
+        return cls(image, id_, height, width, objects, tuple(expressions), found, tuple(phrases), lists)
 
     def facts(self) -> dict[str, int]:
         """The columns of the index: what order and filters need to know about every record."""

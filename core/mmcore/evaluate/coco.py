@@ -127,13 +127,16 @@ class CocoEvaluator:
     def _run(self, iou_type: IouType, detections: list[dict[str, Any]], image_ids: list[Any]) -> COCOeval:
         truth = _indexed({**self._truth(), "annotations": self._true_objects(iou_type, set(image_ids))})
         results = _indexed({**self._truth(), "annotations": _as_annotations(detections, iou_type)})
-        evaluation = COCOeval(truth, results, iou_type)
+        evaluation = self._evaluation(truth, results, iou_type)
         evaluation.params.imgIds = image_ids
         evaluation.params.catIds = [id_ for id_ in self.category_ids if id_ >= 0]
         evaluation.params.maxDets = list(self.max_detections)
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
+
+    def _evaluation(self, truth: COCO, results: COCO, iou_type: IouType) -> COCOeval:
+        return COCOeval(truth, results, iou_type)
 
     def _true_objects(self, iou_type: str, image_ids: set[Any]) -> list[dict[str, Any]]:
         """The annotations of these images; for masks with their RLE, those without one left out."""
@@ -156,25 +159,25 @@ class CocoEvaluator:
         # (thresholds, recalls, categories, areas, limits) and the same without recalls
         precision, recall = np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
         thresholds = evaluation.params.iouThrs
-        values: dict[str, float | None] = {"AP": _mean(precision[..., 0, -1])}
+        values: dict[str, float | None] = {"AP": mean_defined(precision[..., 0, -1])}
         for name, threshold in (("AP50", 0.5), ("AP75", 0.75)):
-            values[name] = _mean(precision[np.isclose(thresholds, threshold)][..., 0, -1])
+            values[name] = mean_defined(precision[np.isclose(thresholds, threshold)][..., 0, -1])
         for suffix, label in list(AREAS.items())[1:]:
-            values[f"AP{suffix}"] = _mean(precision[..., evaluation.params.areaRngLbl.index(label), -1])
+            values[f"AP{suffix}"] = mean_defined(precision[..., evaluation.params.areaRngLbl.index(label), -1])
         for index, limit in enumerate(self.max_detections):
-            values[f"AR@{limit}"] = _mean(recall[:, :, 0, index])
+            values[f"AR@{limit}"] = mean_defined(recall[:, :, 0, index])
         for suffix, label in list(AREAS.items())[1:]:
-            values[f"AR{suffix}"] = _mean(recall[:, :, evaluation.params.areaRngLbl.index(label), -1])
+            values[f"AR{suffix}"] = mean_defined(recall[:, :, evaluation.params.areaRngLbl.index(label), -1])
         return {name: value for name, value in values.items() if value is not None}
 
     def _per_category(self, evaluation: Any) -> dict[str, float]:
         names = {category["id"]: category["name"] for category in self._truth()["categories"]}
         precision = np.asarray(evaluation.eval["precision"])
-        values = {names[id_]: _mean(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
+        values = {names[id_]: mean_defined(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _mean(values: np.ndarray) -> float | None:
+def mean_defined(values: np.ndarray) -> float | None:
     """Mean over what is defined; pycocotools marks the rest with -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None

@@ -11,10 +11,13 @@ import pytest
 import torch
 from mmcore.data.demo import write_demo
 from mmcore.data.sources import DataContext, DataSource
-from mmcore.data.transforms import Crop, Flip
+from mmcore.data.transforms import Crop, Flip, Transform
 from mmcore.errors import DataError, MissingDataError, RecipeError
+from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.types import Draw, Sample
+from mmcore_glee import vocabulary
 from mmcore_glee.data import build
+from mmcore_glee.data.tasks import PARSED_FORMATS
 from mmcore_glee.recipes import stages
 from PIL import Image
 
@@ -232,11 +235,82 @@ def test_an_image_of_another_size_names_both(tmp_path):
         source.sample(Draw("coco", 0, 0))
 
 
-def test_sources_that_cannot_be_read_yet_name_their_format_and_the_remedy(tmp_path):
-    with pytest.raises(DataError, match=r"'lvis' has the format 'LVIS v1'(.|\n)*--sources coco,refcoco"):
-        build(LITE, "train", context(tmp_path))
-    with pytest.raises(DataError, match="SA-1B"):
-        build(LITE, "train", context(tmp_path, "sa1b"))
+def test_an_unknown_format_names_those_that_are_known(tmp_path):
+    coco = TINY.data.sources["coco"].replace(format="LVIS v2")
+    with pytest.raises(DataError, match=r"'coco' has the format 'LVIS v2'(.|\n)*LVIS v1"):
+        build(TINY.replace(data=TINY.data.replace(sources={"coco": coco})), "train", context(tmp_path))
+
+
+def test_every_format_of_the_published_recipes_is_read():
+    for stage in stages("lite"):
+        entries = [*stage.data.sources.values(), *stage.validation]
+        assert {entry.format for entry in entries} <= set(PARSED_FORMATS)
+
+
+def lvis(root: Path, annotations) -> None:
+    """A data root with one image in LVIS's form, searched for dogs and for nothing else."""
+    one_image(root, [])
+    image = {"id": 5, "height": 60, "width": 80, "coco_url": "http://images.cocodataset.org/train2017/a.png"}
+    image |= {"neg_category_ids": [3], "not_exhaustive_category_ids": []}
+    categories = [{"id": 1, "name": "aerosol_can", "frequency": "c"}, {"id": 3, "name": "airplane", "frequency": "f"}]
+    boxes = [{"id": i + 1, "image_id": 5, "area": 600, **one} for i, one in enumerate(annotations)]
+    (root / "lvis").mkdir()
+    content = json.dumps({"images": [image], "annotations": boxes, "categories": categories})
+    for name in ("lvis_v1_train.json", "lvis_v1_minival_inserted_image_name.json"):
+        (root / "lvis" / name).write_text(content)
+
+
+def test_lvis_finds_images_by_their_split_and_labels_by_their_names(tmp_path):
+    lvis(tmp_path, [{**SQUARE, "category_id": 3}])
+    datasets = build(LITE, "train", context(tmp_path, "lvis"))
+    sample = datasets.sources["lvis"].sample(Draw("lvis", 0, 1))
+    assert sample.labels.tolist() == [vocabulary.names("lvis").index("airplane")]
+    batch = datasets.collate["lvis"]([sample], 0)
+    assert len(batch.names) == 100
+    assert batch.names[batch.labels[0]] == "airplane"
+
+
+def test_lvis_is_evaluated_by_its_own_protocol(tmp_path):
+    lvis(tmp_path, [{**SQUARE, "category_id": 3}])
+    evaluators = build(LITE, "val", context(tmp_path, "lvis")).evaluators
+    evaluator = evaluators["lvis_minival"]()
+    assert isinstance(evaluator, LvisEvaluator)
+    assert evaluator.category_ids[vocabulary.names("lvis").index("airplane")] == 3
+    assert len(evaluator.category_ids) == 1203
+
+
+def phrases(root: Path, annotations) -> None:
+    """A data root with one image whose objects are named in free words."""
+    image = {"id": 1, "file_name": "a.png", "height": 60, "width": 80}
+    found = [{"id": i + 1, "image_id": 1, "bbox": [10, 10, 30, 20], "category_id": 1} for i in range(len(annotations))]
+    content = {
+        "images": [image],
+        "annotations": [{**box, **names} for box, names in zip(found, annotations, strict=True)],
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    for folder in ("annotations", "images"):
+        (root / "visual_genome" / folder).mkdir(parents=True)
+    (root / "visual_genome/annotations/train_from_objects.json").write_text(json.dumps(content))
+    Image.new("RGB", (80, 60)).save(root / "visual_genome/images/a.png")
+
+
+def test_phrases_become_the_names_of_a_batch(tmp_path):
+    phrases(tmp_path, [{"object_name": "red bus"}, {"caption": "a dog runs"}])
+    datasets = build(LITE, "train", context(tmp_path, "vg"))
+    sample = datasets.sources["vg"].transformed(
+        datasets.sources["vg"].records[0], np.zeros((60, 80, 3), np.uint8), Transform((60, 80), ()), Draw("vg", 0, 0)
+    )
+    assert sample.masks is None
+    batch = datasets.collate["vg"]([sample], 0)
+    assert [batch.names[label] for label in batch.labels] == ["red bus", "a dog runs"]
+    assert len(batch.names) == 200
+
+
+def test_an_object_without_a_phrase_is_named(tmp_path):
+    phrases(tmp_path, [{"object_name": " "}])
+    source = build(LITE, "train", context(tmp_path, "vg")).sources["vg"]
+    with pytest.raises(DataError, match=r"is no phrase(.|\n)*annotation 1, field caption_with_token"):
+        source.sample(Draw("vg", 0, 0))
 
 
 def test_missing_files_are_named(tmp_path):

@@ -72,12 +72,11 @@ def test_a_missing_annotation_file_is_named(run: Run, root: Path) -> None:
     assert "instances_train2017.json" in said
 
 
-def test_a_source_without_a_parser_names_those_that_work(run: Run, root: Path) -> None:
-    arguments = ["train", "--plugin", "glee", "--stage", "2", "--sources", "lvis", "--data", root, "--init", "random"]
-    code, said = run(*arguments)
+def test_an_unknown_format_names_those_that_work(run: Run, root: Path) -> None:
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--set", "data.sources.coco.format=LVIS v2")
     assert code == 1
-    assert "'LVIS v1', which cannot be read yet" in said
-    assert "--sources coco,refcoco" in said
+    assert "'LVIS v2', which is not known" in said
+    assert "did you mean 'LVIS v1'" in said
 
 
 def test_a_corrupt_jpeg_stops_a_strict_run_with_its_name(run: Run, root: Path) -> None:

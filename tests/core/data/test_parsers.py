@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcore.data.coco import CocoInstances
+from mmcore.data.coco import CocoInstances, Lvis, Phrases
 from mmcore.data.index import open_index
 from mmcore.data.plain_pickle import load_plain
 from mmcore.data.records import Object, Record, Records
@@ -237,12 +237,57 @@ objects = st.builds(
     st.lists(objects, max_size=5),
     st.lists(st.text(st.characters(codec="utf-8")), max_size=3),
     st.text("äb/.", min_size=1),
+    st.none() | st.just({"neg_category_ids": [1, 7], "not_exhaustive_category_ids": []}),
 )
-def test_records_survive_the_index_byte_for_byte(found, expressions, name):
-    record = Record(name, 7, 60, 80, tuple(found), tuple(expressions))
+def test_records_survive_the_index_byte_for_byte(found, expressions, name, lists):
+    phrases = tuple(f"thing {number}" for number in range(len(found)))
+    record = Record(name, 7, 60, 80, tuple(found), tuple(expressions), (), phrases, lists)
     again = Record.from_bytes(record.to_bytes())
     assert again == record
     assert repr(again) == repr(record)  # whole numbers stay whole
+
+
+# ---- LVIS and free words ----
+
+
+def one_record(folder: Path, parser: Any, image: dict[str, Any], annotations: list[dict[str, Any]]) -> Record:
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 3, "name": "cat"}]}
+    (folder / "one.json").write_text(json.dumps(content))
+    return Records(open_index(parser(folder / "one.json"), folder / "cache"), keep_empty=True).peek(0)
+
+
+def test_lvis_images_lie_in_the_folder_of_their_split_and_keep_their_lists(tmp_path):
+    lists = {"neg_category_ids": [1], "not_exhaustive_category_ids": [3]}
+    image = {"id": 5, "height": 60, "width": 80, "coco_url": "http://images.cocodataset.org/val2017/9.jpg", **lists}
+    record = one_record(tmp_path, Lvis, image, [annotation(iscrowd=...)])
+    assert (record.image, record.category_lists) == ("val2017/9.jpg", lists)
+    assert [(item.category, item.crowd) for item in record.objects] == [(0, False)]
+
+
+def test_an_lvis_address_cannot_lead_out_of_the_image_folder(tmp_path):
+    image = {"id": 5, "height": 60, "width": 80, "coco_url": "http://somewhere/../passwd"}
+    record = one_record(tmp_path, Lvis, image, [annotation()])
+    assert [(defect.field, defect.fatal) for defect in record.defects] == [("file_name", True)]
+
+
+def test_phrases_are_taken_from_the_first_field_that_is_there(tmp_path):
+    named = [
+        {"caption": "last", "object_name": "second", "caption_with_token": "first"},
+        {"caption": "last", "object_name": "second"},
+        {"caption": "last"},
+        {},
+    ]
+    found = [annotation(number, segmentation=..., **names) for number, names in enumerate(named)]
+    record = one_record(tmp_path, Phrases, IMAGE, found)
+    assert record.phrases[:3] == ("first", "second", "last")
+    assert len(record.phrases) == len(record.objects) == 4
+    assert [(defect.where, defect.fatal) for defect in record.defects] == [("annotation 3", True)]
+
+
+def test_an_object_that_is_left_out_takes_its_phrase_along(tmp_path):
+    found = [annotation(1, segmentation=[[1, 2]], caption="gone"), annotation(2, caption="here")]
+    record = one_record(tmp_path, Phrases, IMAGE, found)
+    assert (record.phrases, [item.id for item in record.objects]) == (("here",), [2])
 
 
 # ---- references as published ----

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcore.data.coco import CocoInstances
+from mmcore.data.coco import CocoInstances, Lvis, Phrases
 from mmcore.data.images import locate
 from mmcore.data.index import Index, Parser, open_index
 from mmcore.data.records import Records
@@ -14,6 +14,7 @@ from mmcore.data.refer import RefCoco, Refer
 from mmcore.data.sources import DataContext, Datasets, Evaluator
 from mmcore.errors import DataError, RecipeError, suggest
 from mmcore.evaluate.coco import CocoEvaluator
+from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.recipe import Source, Stage, Validation
 
@@ -21,7 +22,7 @@ from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import pipeline
 from mmcore_glee.data.collate import Collate
 from mmcore_glee.data.sources import ImageSource
-from mmcore_glee.data.tasks import PARSED_FORMATS, Task, task_named
+from mmcore_glee.data.tasks import PARSED_FORMATS, SIDECARS, Task, task_named
 
 OPTIONS = ("task", "names", "split")
 """What `options` of a source may hold: its task; `names: file` to take the category names of the file for the
@@ -34,7 +35,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
     """Every source the run draws from.
 
     Raises:
-        DataError: a format cannot be read yet, or a category has no name in the vocabulary.
+        DataError: a format is not known, or a category has no name in the vocabulary.
         MissingDataError: an annotation file or image folder is not there.
     """
     entries = {
@@ -60,7 +61,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     """The validation sets: those named by --sources, else those of the chosen sources' tasks, else all.
 
     Raises:
-        DataError: a format cannot be read yet.
+        DataError: a format is not known.
         MissingDataError: an annotation file or image folder is not there.
     """
     entries = _chosen_validations(stage, context)
@@ -86,23 +87,14 @@ def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Entry]:
 
 
 def _refuse_unreadable(entries: Mapping[str, Entry], stage: Stage) -> None:
-    unreadable = [name for name, entry in entries.items() if entry.format not in PARSED_FORMATS]
-    if not unreadable:
-        return
-    first = unreadable[0]
-    readable = [name for name, source in stage.data.sources.items() if source.format in PARSED_FORMATS]
-    others = f" (nor are {', '.join(unreadable[1:])})" if unreadable[1:] else ""
-    raise DataError(
-        f"source {first!r} has the format {entries[first].format!r}, which cannot be read yet{others}",
-        where=f"stage {stage.number} {stage.name}, {_files(entries[first])}",
-        known=PARSED_FORMATS,
-        do=f"choose among the sources that can be read: --sources {','.join(_first_readable(readable))}",
-    )
-
-
-def _first_readable(readable: Sequence[str]) -> list[str]:
-    """COCO and RefCOCO where the recipe has them: the two that most people have."""
-    return [name for name in readable if name in ("coco", "refcoco")] or list(readable)
+    for name, entry in entries.items():
+        if entry.format not in PARSED_FORMATS:
+            raise DataError(
+                f"source {name!r} has the format {entry.format!r}, which is not known",
+                where=f"stage {stage.number} {stage.name}, {_files(entry)}",
+                known=PARSED_FORMATS,
+                do=suggest(entry.format, PARSED_FORMATS, f"choose one: --set data.sources.{name}.format=..."),
+            )
 
 
 def _source(
@@ -123,6 +115,7 @@ def _source(
         labels=labels,
         training=training,
         has_masks=task.has_masks and entry.format != "COCO boxes",
+        sidecars=entry.format == SIDECARS,
         max_pixels=stage.data.max_pixels,
     )
     return source, words
@@ -138,7 +131,8 @@ def _parser(name: str, entry: Entry, root: Path) -> Parser:
             entry.options.get("split", "train"),
         )
     path = locate(root, _files(entry), what)
-    return RefCoco(path) if entry.format == "RefCOCO-COCO" else CocoInstances(path)
+    kinds = {"RefCOCO-COCO": RefCoco, "LVIS v1": Lvis, "Visual Genome phrases": Phrases}
+    return kinds.get(entry.format, CocoInstances)(path)
 
 
 def _two_files(name: str, entry: Entry) -> tuple[str, str]:
@@ -202,7 +196,8 @@ def _evaluator(entry: Entry, source: ImageSource, words: Sequence[str], root: Pa
         return partial(RefCocoEvaluator, annotations, iou_types=iou_types)
     ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
     ids[source.labels] = source.records.index.meta["category_ids"]
-    return partial(CocoEvaluator, annotations, iou_types=iou_types, category_ids=ids.tolist())
+    kind = LvisEvaluator if entry.format == "LVIS v1" else CocoEvaluator
+    return partial(kind, annotations, iou_types=iou_types, category_ids=ids.tolist())
 
 
 def _task(name: str, entry: Entry) -> Task:

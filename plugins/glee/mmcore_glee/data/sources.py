@@ -17,6 +17,7 @@ from mmcore.errors import DataError
 from mmcore.types import Draw, Sample
 
 from mmcore_glee.data.augment import Pipeline
+from mmcore_glee.data.sa1b import sidecar_masks
 from mmcore_glee.data.samples import Objects, image_only, make_sample
 from mmcore_glee.data.tasks import Task
 from mmcore_glee.vocabulary import clean_expression, has_ordinal, swap_sides
@@ -35,6 +36,7 @@ class ImageSource:
         labels: (categories,) label of each category of the file in the task's vocabulary.
         training: False gives images without objects, transformed for inference.
         has_masks: False leaves segmentations unread.
+        sidecars: masks lie in a JSON file beside each image (SA-1B), read with the sample.
         max_pixels: larger images are refused before decoding.
     """
 
@@ -46,6 +48,7 @@ class ImageSource:
     labels: np.ndarray
     training: bool = True
     has_masks: bool = True
+    sidecars: bool = False
     max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
@@ -121,6 +124,13 @@ class ImageSource:
             DataError: an object has no mask although the source has masks.
         """
         kept = [item for item in record.objects if not item.crowd]
+        phrases = None
+        if record.phrases:
+            phrases = tuple(text for item, text in zip(record.objects, record.phrases, strict=True) if not item.crowd)
+        if self.sidecars:
+            path = safe_join(self.images, record.image)
+            given = sidecar_masks(path, [item.id for item in kept], self._where(record))
+            kept = [item._replace(segmentation=mask) for item, mask in zip(kept, given, strict=True)]
         if self.has_masks:
             for item in kept:
                 if not item.segmentation:
@@ -139,6 +149,7 @@ class ImageSource:
             whole=whole,
             labels=self.labels[np.array([item.category for item in kept], np.int64)],
             segmentations=[item.segmentation for item in kept if item.segmentation] if self.has_masks else None,
+            phrases=phrases,
         )
 
     def _where(self, record: Record) -> str:

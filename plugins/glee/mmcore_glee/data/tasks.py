@@ -64,7 +64,16 @@ _TASKS = (
 
 TASKS = {task.name: task for task in _TASKS}
 
-PARSED_FORMATS = ("COCO instances", "COCO boxes", "RefCOCO-COCO", "RefCOCO")
+SIDECARS = "SA-1B index and sidecars"
+PARSED_FORMATS = (
+    "COCO instances",
+    "COCO boxes",
+    "RefCOCO-COCO",
+    "RefCOCO",
+    "LVIS v1",
+    "Visual Genome phrases",
+    SIDECARS,
+)
 """Annotation formats that can be read. "RefCOCO" is the original `refs(*).p` beside `instances.json`."""
 
 

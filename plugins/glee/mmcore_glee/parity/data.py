@@ -6,7 +6,7 @@ beside it, and inference draws nothing, so there our own steps must be the store
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmcore import masks
-from mmcore.data.coco import CocoInstances
+from mmcore.data.coco import CocoInstances, Lvis, Phrases
 from mmcore.data.index import open_index
 from mmcore.data.order import Order, group_by_aspect, record_weights, repeat_factors
-from mmcore.data.records import Object, Record, Records
+from mmcore.data.records import Record, Records
 from mmcore.data.refer import RefCoco
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Step, Transform, shortest_edge
 from mmcore.evaluate.refcoco import RefCocoEvaluator, as_percentages
@@ -27,6 +27,7 @@ from mmcore.types import Batch, Draw, Prediction, Sample
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import NO_LIMIT, LargeScaleJitter, Multiscale, Pipeline
+from mmcore_glee.data.sa1b import kept
 from mmcore_glee.data.sources import ImageSource, spoken
 from mmcore_glee.data.tasks import TASKS
 from mmcore_glee.tokenizer import token_ids
@@ -100,32 +101,78 @@ def _check_order(given: Mapping[str, Any], report: Report) -> None:
 
 def check_data(case: Case, report: Report) -> None:
     """Records, and the samples of every pipeline: replayed steps on pixels, boxes, masks, classes and words."""
-    with TemporaryDirectory() as cache:
-        source = _source(case, Path(cache))
-        records = {record.id: record for record in source.records}
-        stored = case.data["records"]
-        report.equal("records", [_as_published(record, source, case.folder) for record in records.values()], stored)
-        for key, expected in case.data["samples"].items():
-            mapper, number, _ = key.split(".", 2)
-            chosen = replace(source, pipeline=_pipeline(mapper, case.data["overrides"]))
-            _check_sample(case, report, chosen, records[stored[int(number)]["image_id"]], key, expected)
+    given = case.data["records"]
+    groups = given if isinstance(given, dict) else {"": given}
+    for group, stored in groups.items():
+        with TemporaryDirectory() as cache:
+            source = _source(case, _annotations(case, group), stored[0], Path(cache))
+            # The published loader of phrases leaves images without any out, the others keep them.
+            free = source.task.words == "phrases"
+            records = {record.id: record for record in source.records if record.objects or not free}
+            found = [_as_published(record, source, case.folder, stored[0]) for record in records.values()]
+            report.equal(f"records.{group}".rstrip("."), found, stored)
+            for key, expected in case.data["samples"].items():
+                mapper, number, _ = key.split(".", 2)
+                if _is_of(group, groups, mapper, expected):
+                    chosen = replace(source, pipeline=_pipeline(mapper, case.data["overrides"]))
+                    _check_sample(case, report, chosen, records[stored[int(number)]["image_id"]], key, expected)
+    if "kept_ids" in case.data:
+        _check_kept(case, report)
 
 
-def _source(case: Case, cache: Path) -> ImageSource:
+def _is_of(group: str, groups: Collection[str], mapper: str, expected: Mapping[str, Any]) -> bool:
+    """Whether a sample is one of this group's: its key names a group or a pipeline."""
+    if mapper in groups:
+        return mapper == group
+    return group == "" or group == {"grit": "grit", "vg": "objects"}[expected["task"]]
+
+
+def _annotations(case: Case, group: str) -> Path:
+    """The annotation file of a case, or of one of its groups."""
+    patterns = {"objects": "train_from_objects.json", "captions": "train.json", "grit": "grit*.json"}
+    found = sorted(case.folder.rglob(patterns.get(group, "*.json")))
+    return next(path for path in found if path.name != "case.json" and path.parent.name != "raw" and _is_index(path))
+
+
+def _is_index(path: Path) -> bool:
+    return "images" in json.loads(path.read_bytes())
+
+
+def _source(case: Case, path: Path, stored: Mapping[str, Any], cache: Path) -> ImageSource:
     """The case's own files, with the file's categories for a vocabulary, as the published code numbers them."""
-    refers = "expressions" in case.data["records"][0]
-    path = next(path for path in sorted(case.folder.rglob("*.json")) if path.name != "case.json")
-    index = open_index(RefCoco(path) if refers else CocoInstances(path), cache, workers=1)
+    parser, task = CocoInstances, TASKS["coco"]
+    if "expressions" in stored:
+        parser, task = RefCoco, TASKS["grounding"]
+    elif "neg_category_ids" in stored:
+        parser, task = Lvis, TASKS["lvis"]
+    elif "object_description" in stored["annotations"][0]:
+        parser, task = Phrases, TASKS[stored["task"]]
+    elif stored.get("task") in ("sa1b", "UVO_image"):
+        task = TASKS["sa1b"]
+    index = open_index(parser(path), cache, workers=1)
     records = Records(index, keep_empty=True)
-    whole_name, name = case.data["records"][0]["file_name"], records[0].image
+    name = next(record.image for record in records if record.id == stored["image_id"])
+    # LVIS counts from the ids of its full list of categories, which are 1 to 1203.
+    numbers = np.array(index.meta["category_ids"]) - 1 if parser is Lvis else np.arange(len(index.meta["categories"]))
     return ImageSource(
         name=case.name,
         records=records,
-        images=case.folder / whole_name.removesuffix(name),
-        task=TASKS["grounding" if refers else "coco"],
+        images=case.folder / stored["file_name"].removesuffix(name),
+        task=task,
         pipeline=Multiscale(),
-        labels=np.arange(len(index.meta["categories"])),
+        labels=numbers,
+        has_masks=task.has_masks,
+        sidecars=stored.get("task") == "sa1b",
     )
+
+
+def _check_kept(case: Case, report: Report) -> None:
+    """Which masks the conversion of SA-1B keeps."""
+    for path in sorted((case.folder / "raw").glob("*.json")):
+        for content in json.loads(path.read_bytes()).values():
+            number, annotations = content["image"]["image_id"], content["annotations"]
+            found = [annotations[i]["id"] for i in kept(annotations)]
+            report.equal(f"kept_ids.{number}", found, case.data["kept_ids"][str(number)])
 
 
 def _pipeline(mapper: str, overrides: Mapping[str, Any]) -> Pipeline:
@@ -149,28 +196,51 @@ def _pipeline(mapper: str, overrides: Mapping[str, Any]) -> Pipeline:
     return LargeScaleJitter(**values) if lsj else Multiscale(**values)
 
 
-def _as_published(record: Record, source: ImageSource, folder: Path) -> dict[str, Any]:
-    """A record as the published loader gives it."""
-    refers = bool(record.expressions)
+def _as_published(record: Record, source: ImageSource, folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as the published loader gives it, with the entries that its kind has."""
     image = {
         "file_name": str((source.images / record.image).relative_to(folder)),
         "height": record.height,
         "width": record.width,
         "image_id": record.id,
-        "annotations": [_annotation(item) for item in record.objects],
-        "task": "grounding" if refers else "detection",
+        "annotations": [_annotation(record, place, source, like) for place in range(len(record.objects))],
+        **(record.category_lists or {}),
     }
-    return {**image, "expressions": record.expressions} if refers else {**image, "dataset_name": source.task.name}
+    if record.expressions:
+        image["expressions"] = record.expressions
+    names = {"task": _task_name(source, like), "dataset_name": like.get("dataset_name") and _set_name(source, like)}
+    return image | {name: value for name, value in names.items() if name in like}
 
 
-def _annotation(item: Object) -> dict[str, Any]:
-    entry = {"iscrowd": int(item.crowd), "bbox": item.box_xywh, "category_id": item.category, "bbox_mode": "XYWH_ABS"}
+def _task_name(source: ImageSource, like: Mapping[str, Any]) -> str:
+    """What the published loader calls a source's task."""
+    if source.task.name == "sa1b":
+        return "sa1b" if source.sidecars else "UVO_image"
+    return source.task.name if source.task.words in ("phrases", "expression") else "detection"
+
+
+def _set_name(source: ImageSource, like: Mapping[str, Any]) -> str:
+    return _task_name(source, like) if source.task.name == "sa1b" else source.task.name
+
+
+def _annotation(record: Record, place: int, source: ImageSource, like: Mapping[str, Any]) -> dict[str, Any]:
+    item = record.objects[place]
+    label = int(source.labels[item.category])
+    entry: dict[str, Any] = {"bbox": item.box_xywh, "category_id": label, "bbox_mode": "XYWH_ABS"}
+    if "iscrowd" in like["annotations"][0]:
+        entry["iscrowd"] = int(item.crowd)
+    if record.phrases:
+        entry["object_description"] = record.phrases[place]
     return {**entry, "segmentation": item.segmentation} if item.segmentation else entry
 
 
 def _check_sample(
     case: Case, report: Report, source: ImageSource, record: Record, key: str, expected: Mapping[str, Any]
 ) -> None:
+    if key.startswith("pseudo_video"):
+        for frame in range(len(expected["transforms"])):
+            _check_frame(case, report, source, record, f"{key}.{frame}", _steps(expected["transforms"][frame]))
+        return
     training = not key.startswith("test")
     image = source.read(record)
     transform = Transform(image.shape[:2], _steps(expected["transforms"][0]))
@@ -192,6 +262,28 @@ def _check_sample(
     report.equal(f"{key}.dropped", sample is None, bool(expected.get("dropped")))
     if sample is not None:
         _compare(case, report, sample, transform, key, expected, refers=bool(record.expressions))
+        if "object_descriptions" in expected:
+            report.equal(f"{key}.object_descriptions", list(sample.phrases or ()), expected["object_descriptions"])
+        if "task" in expected:
+            report.equal(f"{key}.task", _task_name(source, expected), expected["task"])
+
+
+def _check_frame(
+    case: Case, report: Report, source: ImageSource, record: Record, key: str, steps: tuple[Step, ...]
+) -> None:
+    """One frame of a video made from an image: an augmentation of its own, lost objects marked by the id -1."""
+    image = source.read(record)
+    sample = source.transformed(record, image, Transform(image.shape[:2], steps), Draw(source.name, 0, 0))
+    assert sample is not None
+    stays = case.tensors[f"{key}.ids"] != -1
+    report.close(f"{key}.image", sample.image, case.tensors[f"{key}.image"])
+    report.close(f"{key}.boxes", sample.boxes_xyxy, case.tensors[f"{key}.boxes"][stays], absolute=1e-4)
+    report.equal(f"{key}.classes", sample.labels, case.tensors[f"{key}.classes"][stays])
+    assert sample.masks is not None
+    drawn = masks.encode_all(sample.masks.numpy())
+    expected = [rle for rle, stay in zip(case.data["masks_rle"][f"{key}.masks"], stays.tolist(), strict=True) if stay]
+    report.equal(f"{key}.masks", drawn, expected)
+    report.covers(f"{key}.ids")
 
 
 def _compare(
@@ -207,7 +299,6 @@ def _compare(
     tensors, bitmaps = case.tensors, case.data["masks_rle"]
     report.close(f"{key}.image", sample.image, tensors[f"{key}.image"])
     report.equal(f"{key}.size", sample.original_size, [expected["height"], expected["width"]])
-    report.equal(f"{key}.task", "grounding" if refers else "detection", expected["task"])
     if f"{key}.boxes" in tensors:
         report.close(f"{key}.boxes", sample.boxes_xyxy, tensors[f"{key}.boxes"], absolute=1e-4)
         report.equal(f"{key}.classes", sample.labels, tensors[f"{key}.classes"])
@@ -308,5 +399,9 @@ KINDS: dict[str, Check] = {
     "sampler": check_sampler,
     "data_coco": check_data,
     "data_refcoco": check_data,
+    "data_lvis": check_data,
+    "data_vg": check_data,
+    "data_sa1b": check_data,
+    "data_uvo": check_data,
     "eval_refcoco": check_refcoco_evaluation,
 }

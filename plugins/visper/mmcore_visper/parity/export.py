@@ -44,7 +44,11 @@ def export_llava(case: Case, report: Report) -> None:
     report.covers("upstream_ids")
     report.equal("hf_ids", ids, expected["hf_ids"])
     output, trouble = run_plain(
-        fold(state, config, task_ids), config, image_id, ids, pixels([case.data["inputs"]["image_seed"]], 336)
+        fold(state, config, task_ids),
+        config,
+        image_id,
+        ids,
+        pixels([case.data["inputs"]["image_seed"]], config.image_size),
     )
     report.equal("keys missing or not expected by transformers", trouble, [])
     tail = expected["logits_tail"]

@@ -1,0 +1,135 @@
+"""SA-1B (Kirillov et al. 2023) as GLEE trains on it: an index without masks, and the masks beside each image.
+
+    python -m mmcore_glee.data.sa1b SA1B_scaleup/images sa_000000 sa_000001 --out SA1B_scaleup/sa1b.json
+
+SA-1B has a JSON file beside every image, with a hundred overlapping masks. GLEE keeps the masks that no larger mask
+covers by half (its documents, "Data preparation"), and rewrites those files. Here they stay as they were downloaded:
+the index names the masks that are kept by their ids, and files that GLEE's own scripts rewrote are read just the same.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcore import masks
+from mmcore.errors import DataError, MissingDataError
+from mmcore.train.files import replace_text
+
+SHRINK = 8
+"""Masks are compared at an eighth of their size, nearest."""
+OVERLAP = 0.5
+"""Share of a mask, or of a union, from which a larger mask replaces it."""
+TINY = 1e-6
+
+
+def sidecar_masks(image: Path, ids: Sequence[int], where: str) -> list[dict[str, Any]]:
+    """The masks of some annotations, from the JSON file beside an image.
+
+    Args:
+        image: path of the image.
+        ids: of the annotations that the index keeps.
+        where: of the index, for errors.
+
+    Raises:
+        DataError: the file is missing, is something else, or lacks one of the annotations.
+    """
+    annotations = {annotation["id"]: annotation["segmentation"] for annotation in read_sidecar(image, where)}
+    for id_ in ids:
+        if id_ not in annotations:
+            raise DataError(
+                f"annotation {id_} of the index is not among the {len(annotations)} of the file beside the image",
+                where=f"{image.with_suffix('.json')}, {where}",
+                do="make the index again from these files: python -m mmcore_glee.data.sa1b --help",
+            )
+    return [annotations[id_] for id_ in ids]
+
+
+def read_sidecar(image: Path, where: str) -> list[dict[str, Any]]:
+    """The annotations in the JSON file beside an image.
+
+    Raises:
+        DataError: the file is missing or is something else.
+    """
+    path = image.with_suffix(".json")
+    try:
+        annotations = json.loads(path.read_bytes())["annotations"]
+        if all("segmentation" in annotation and type(annotation["id"]) is int for annotation in annotations):
+            return annotations
+        raise ValueError("an annotation has no id or no segmentation")
+    except FileNotFoundError:
+        raise DataError(
+            "there is no file with masks beside the image",
+            where=f"{path}, {where}",
+            do="SA-1B comes with one JSON file for each image; unpack both into one folder",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not the annotations of an SA-1B image: {error}", where=f"{path}, {where}") from None
+
+
+def kept(annotations: Sequence[Mapping[str, Any]], where: str | None = None) -> list[int]:
+    """Positions of the masks that no larger one covers, largest first.
+
+    A mask goes when a larger one, kept or not, has half of their union or half of its area in common with it.
+    """
+    if not annotations:
+        return []
+    order = np.argsort([-float(annotation["area"]) for annotation in annotations], kind="stable")
+    bitmaps = masks.decode_all([annotations[i]["segmentation"] for i in order], where=where)
+    small = (bitmaps.shape[1] // SHRINK, bitmaps.shape[2] // SHRINK)
+    rows = F.interpolate(torch.from_numpy(bitmaps)[:, None].float(), small, mode="nearest").flatten(1)
+    common, areas = rows @ rows.T, rows.sum(1)
+    union = areas[:, None] + areas - common
+    covered = torch.maximum((common + TINY) / (union + TINY), (common + TINY) / (areas + TINY))
+    covered = torch.where(union == 0, 0.0, covered)
+    lost = (covered >= OVERLAP).triu(1).any(0)
+    return order[~lost.numpy()].tolist()
+
+
+def index_of(root: Path, folders: Sequence[str]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Image and kept annotations of every sidecar in some folders, in COCO's form without masks."""
+    for folder in folders:
+        files = sorted((root / folder).glob("*.json"))
+        if not files:
+            raise MissingDataError("no JSON files here", where=root / folder, do="unpack a folder of SA-1B there")
+        for path in files:
+            annotations = read_sidecar(path, str(path))
+            image = json.loads(path.read_bytes())["image"]
+            name = f"{folder}/{image['file_name']}"
+            entry = {"file_name": name, "height": image["height"], "width": image["width"], "id": image["image_id"]}
+            chosen = [annotations[i] for i in kept(annotations, str(path))]
+            yield (
+                entry,
+                [
+                    {"bbox": one["bbox"], "image_id": entry["id"], "iscrowd": 0, "category_id": 1, "id": one["id"]}
+                    | {"area": one["area"]}
+                    for one in chosen
+                ],
+            )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("root", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("folders", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The index.")
+def main(root: Path, folders: tuple[str, ...], out: Path) -> None:
+    """Write the index of some FOLDERS of SA-1B below ROOT; nothing there is changed."""
+    images, annotations = [], []
+    for number, (image, found) in enumerate(index_of(root, folders), start=1):
+        images.append(image)
+        annotations += found
+        if number % 500 == 0:
+            print(f"{number:,} images, {len(annotations):,} masks kept", file=sys.stderr)
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, json.dumps(content))
+    print(f"{out}: {len(images):,} images, {len(annotations):,} masks")
+
+
+if __name__ == "__main__":
+    main()
