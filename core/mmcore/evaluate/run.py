@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mmcore.data.sources import Collate, Datasets, DataSource
 from mmcore.errors import CheckpointError, DataError, MmcoreError, UsageError, suggest
 from mmcore.recipe import Stage
-from mmcore.train.distributed import Place, gather_json
+from mmcore.train.distributed import Place, all_gather_json, gather_json
 from mmcore.train.files import replace_text
 from mmcore.types import Batch, Draw
 
@@ -58,7 +58,7 @@ def evaluate(
         Fractions by name, such as `bbox/AP50`; empty on all processes but the first.
     Raises:
         UsageError: there is no such validation source.
-        DataError: an image cannot be read; a benchmark with images left out would not be one.
+        DataError: an image cannot be read, by whichever process; a benchmark with images left out would not be one.
     """
     place = distributed or Place()
     data, evaluator = _pick(datasets, source)
@@ -69,7 +69,8 @@ def evaluate(
     line = _Progress(source, total, enabled=progress and place.is_first)
     began = time.monotonic()
     with _evaluating(model), torch.inference_mode(), _precision(device, autocast):
-        for batch in _load(data, datasets.collate[source], batches, workers):
+        for read in _load(data, datasets.collate[source], batches, workers):
+            batch = _agreed(read, place)
             evaluator.update(batch, model.predict(batch.to(device)))  # type: ignore[operator]
             line.advance(len(batch) * place.world_size)
     items = _gather(evaluator.state(), place)
@@ -137,7 +138,9 @@ class _Batches(torch.utils.data.Dataset[Any]):
             return error
 
 
-def _load(source: DataSource, collate: Collate, batches: list[list[int]], workers: int) -> Iterator[Batch]:
+def _load(
+    source: DataSource, collate: Collate, batches: list[list[int]], workers: int
+) -> Iterator[Batch | MmcoreError]:
     loader = DataLoader(
         _Batches(source, collate, batches),
         batch_size=None,
@@ -146,10 +149,24 @@ def _load(source: DataSource, collate: Collate, batches: list[list[int]], worker
         generator=torch.Generator().manual_seed(0),
         multiprocessing_context="spawn" if workers and torch.cuda.is_initialized() else None,
     )
-    for batch in loader:
-        if isinstance(batch, MmcoreError):
-            raise batch
-        yield batch
+    yield from loader
+
+
+def _agreed(read: Batch | MmcoreError, place: Place) -> Batch:
+    """The batch, if every process has one; else all of them stop with the same error.
+
+    A process that stopped alone would leave the others waiting for it, in the forward pass of sharded weights at the
+    latest.
+    """
+    if place.world_size > 1:
+        failed = (read.what, read.where, read.known, read.do) if isinstance(read, MmcoreError) else None
+        told = [error for error in all_gather_json(failed) if error is not None]
+        if told and not isinstance(read, MmcoreError):
+            what, where, known, do = told[0]
+            raise DataError(what, where=where, known=known, do=do)
+    if isinstance(read, MmcoreError):
+        raise read
+    return read
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmcore.data.sources import Datasets
 from mmcore.errors import DataError, UsageError
 from mmcore.evaluate.run import evaluate, shares
@@ -144,3 +145,20 @@ def test_an_unreadable_image_stops_the_evaluation_with_its_own_message(workers: 
 def test_an_unknown_validation_set_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'seven'"):
         evaluate(Echo(), datasets(), STAGE, "sevne", progress=False)
+
+
+def test_what_one_process_cannot_read_stops_all_of_them(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(evaluate_together, (tmp_path,), nprocs=2)
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert told[0] == told[1] == ["the picture is cut off", "3.jpg"]
+
+
+def evaluate_together(rank: int, folder: Path) -> None:
+    """One of two processes; record 3 is read by the second."""
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        with pytest.raises(DataError) as caught:
+            run(data=datasets(Seven(broken=3)), distributed=Place(rank, 2))
+        (folder / f"{rank}.json").write_text(json.dumps([caught.value.what, caught.value.where]))
+    finally:
+        dist.destroy_process_group()
