@@ -50,6 +50,13 @@ def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
         )
     names = (published,) if isinstance(published, str) else published
     local = {name: data_root / "weights" / name.rsplit("/", 1)[-1] for name in names}
+    for name in names:
+        if not hub.is_hub(name) and not local[name].exists():
+            raise MissingDataError(
+                f"stage {stage.number} {stage.name} starts from {name}, which is not there",
+                where=local[name].parent,
+                do="fetch it (the notes of `mmcore plugins show` say from where), give --init FILE, or --init random",
+            )
     return [str(local[name]) if local[name].exists() else name for name in names]
 
 

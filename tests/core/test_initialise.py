@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mmcore import AdamW, Constant, Data, Init, Source, Stage
+from mmcore.errors import MissingDataError
 from mmcore.initialise import initialise
 from mmcore.weights import LoadReport
 from torch import nn
@@ -60,3 +61,14 @@ def test_a_name_on_the_hub_is_fetched_and_its_commit_kept(
     (entry,) = initialise(model, stage, ["hf://owner/name@v2"], tmp_path)
     assert model.filled == [folder]
     assert entry["commit"] == "abc123"
+
+
+def test_a_published_file_that_no_hub_has_is_asked_for_by_its_folder(stage: Stage, tmp_path: Path) -> None:
+    with_file = stage.replace(init=Init(published=("backbone.pth",)))
+    with pytest.raises(MissingDataError, match=r"starts from backbone\.pth(.|\n)*weights"):
+        initialise(Recording(), with_file, [], tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "backbone.pth").touch()
+    model = Recording()
+    initialise(model, with_file, [], tmp_path)
+    assert model.filled == [tmp_path / "weights" / "backbone.pth"]

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 TITLE = "GLEE: open-vocabulary detection, segmentation and grounding in images"
-VARIANTS = ("lite", "tiny")
+VARIANTS = ("lite", "plus", "tiny")
 REQUIRES_API = ">=0.1,<0.2"
 
 
 @hookimpl
 def stage_params(variant: str) -> tuple[Stage, ...]:
-    """The published stages of GLEE Lite, or the tiny one."""
+    """The published stages of GLEE Lite and Plus, or the tiny one."""
     from mmcore_glee.recipes import stages
 
     return stages(variant)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from mmcore.errors import RecipeError, suggest
 
 TextArchitecture = Literal["frozen", "teacher"]
+Backbone = Literal["resnet", "swin"]
 
 LOSS_WEIGHTS: Mapping[str, float] = {
     "loss_ce": 4.0,
@@ -28,6 +29,8 @@ LOSS_WEIGHTS: Mapping[str, float] = {
 class GleeConfig:
     """Sizes of one GLEE model; the defaults are GLEE Lite (ResNet-50) in stages 2 and 3."""
 
+    backbone: Backbone = "resnet"
+    """Image encoder: ResNet-50 (Lite) or Swin-L (Plus)."""
     resnet_depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     """Bottleneck blocks per stage."""
     resnet_stem: int = 64
@@ -36,6 +39,16 @@ class GleeConfig:
     """Channels inside the bottlenecks of the first stage; doubles with each stage."""
     resnet_out: int = 256
     """Channels after the first stage; doubles with each stage."""
+
+    swin_width: int = 192
+    """Channels of the first stage; doubles with each stage."""
+    swin_depths: tuple[int, int, int, int] = (2, 2, 18, 2)
+    """Blocks per stage."""
+    swin_heads: tuple[int, int, int, int] = (6, 12, 24, 48)
+    swin_window: int = 12
+    """Side of an attention window, tokens."""
+    swin_drop_path: float = 0.3
+    """Probability that a sample skips a branch of the last block while training; grows from 0 at the first."""
 
     text: TextArchitecture = "teacher"
     """Frozen: CLIP as published, no gradient. Teacher: CLIP is tuned and drawn towards a frozen copy of itself."""
@@ -59,7 +72,7 @@ class GleeConfig:
     """Channels of the attention between pixels and text."""
     fusion_heads: int = 8
     fusion_dropout: float = 0.1
-    """Dropout on the attention probabilities of the fusion; the only dropout of GLEE Lite."""
+    """Dropout on the attention probabilities of the fusion; the only dropout beside Swin's paths."""
     encoder_layers: int = 6
     encoder_ffn: int = 2048
     mask_dim: int = 256
@@ -117,6 +130,8 @@ class GleeConfig:
         return replace(self, **changes)
 
     def __post_init__(self) -> None:
+        if self.backbone not in ("resnet", "swin"):
+            raise RecipeError(f"unknown backbone {self.backbone!r}", where="model.backbone", known="resnet, swin")
         if self.text not in ("frozen", "teacher"):
             raise RecipeError(f"unknown text architecture {self.text!r}", where="model.text", known="frozen, teacher")
         for part, whole in (("num_heads", "hidden_dim"), ("fusion_heads", "fusion_dim"), ("text_heads", "text_dim")):
@@ -128,11 +143,12 @@ class GleeConfig:
     @property
     def feature_channels(self) -> tuple[int, int, int, int]:
         """Channels of the backbone's outputs at strides 4, 8, 16 and 32."""
-        first = self.resnet_out
+        first = self.resnet_out if self.backbone == "resnet" else self.swin_width
         return first, 2 * first, 4 * first, 8 * first
 
 
 LITE = GleeConfig()
+PLUS = GleeConfig(backbone="swin")
 
 TINY = GleeConfig(
     resnet_depths=(1, 1, 1, 1),
@@ -161,4 +177,4 @@ TINY = GleeConfig(
 )
 """Random weights, for --demo, tests and examples: a laptop trains it in minutes."""
 
-VARIANTS: Mapping[str, GleeConfig] = {"lite": LITE, "tiny": TINY}
+VARIANTS: Mapping[str, GleeConfig] = {"lite": LITE, "plus": PLUS, "tiny": TINY}

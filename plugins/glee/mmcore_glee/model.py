@@ -26,6 +26,7 @@ from mmcore_glee.pixel_decoder import PixelDecoder
 from mmcore_glee.predict import predictions
 from mmcore_glee.prompt import DECODER_LEVELS, VisualPrompt, fill_boxes
 from mmcore_glee.query_decoder import PromptTokens, QueryDecoder
+from mmcore_glee.swin import Swin
 from mmcore_glee.text_encoder import (
     BEGIN,
     END,
@@ -69,7 +70,7 @@ class Glee(nn.Module):
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = ResNet(config)
+        self.backbone = ResNet(config) if config.backbone == "resnet" else Swin(config)
         self.text_encoder = build_clip(config)
         self.text_encoder_teacher = copy.deepcopy(self.text_encoder) if config.text == "teacher" else None
         self.text_projection = nn.Parameter(torch.rand(config.text_dim, config.hidden_dim))
@@ -208,10 +209,10 @@ class Glee(nn.Module):
         return weights.upstream(self.config, self.state_dict())
 
     def initialise(self, path: str | Path) -> LoadReport:
-        """Fill from a published GLEE, MaskDINO or CLIP file, told apart by its names.
+        """Fill from a published GLEE, MaskDINO, CLIP or Swin file, told apart by its names.
 
         A GLEE file must fit; what stage 2 adds to stage 1 stays new, and a teacher that is new becomes a copy of the
-        text encoder. MaskDINO fills what fits. CLIP fills the text encoder and its teacher.
+        text encoder. MaskDINO fills what fits. CLIP fills the text encoder and its teacher, Swin the backbone.
 
         Raises:
             MissingDataError: there is no such file.
@@ -224,6 +225,8 @@ class Glee(nn.Module):
             state, report = self._from_clip(tensors, own)
         elif kind == "upstream":
             state, report = self.published().to_ours(tensors, own)
+        elif kind == "swin":
+            state, report = weights.swin().to_ours(weights.of_model(tensors), own)
         else:
             state, report = weights.maskdino(self.config).to_ours(weights.without_head(tensors), own)
         if not state:

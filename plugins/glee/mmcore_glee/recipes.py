@@ -240,6 +240,30 @@ LITE_SCALEUP = LITE_JOINT.replace(
     init=Init(stage="joint", published=f"{HUB}/GLEE_Lite_joint.pth"),
 )
 
+PLUS_PRETRAIN = LITE_PRETRAIN.replace(
+    origin="configs/images/Plus/Stage1_pretrain_openimage_obj365_CLIPfrozen_SwinL.yaml",
+    notes=(
+        *LITE_PRETRAIN.notes,
+        "backbone: swin_large_patch4_window12_384_22k.pth of microsoft/Swin-Transformer, into the folder weights",
+    ),
+    eval_every=3_000,
+    init=Init(published=(f"{HUB}/converted_maskdino_r50_withoutclip.pth", "swin_large_patch4_window12_384_22k.pth")),
+)
+
+PLUS_JOINT = LITE_JOINT.replace(
+    origin="configs/images/Plus/Stage2_joint_training_CLIPteacher_SwinL.yaml",
+    steps=450_000,
+    schedule=MultiStep(milestones=(360_000, 420_000), warmup_steps=100, warmup_factor=1e-2),
+    init=Init(stage="pretrain", published=f"{HUB}/GLEE_Plus_pretrain.pth"),
+)
+
+PLUS_SCALEUP = LITE_SCALEUP.replace(
+    origin="configs/images/Plus/Stage3_scaleup_CLIPteacher_SwinL.yaml",
+    steps=PLUS_JOINT.steps,
+    schedule=PLUS_JOINT.schedule,
+    init=Init(stage="joint", published=f"{HUB}/GLEE_Plus_joint.pth"),
+)
+
 # assumed: everything about the tiny variant is ours, chosen so that the sample scenes train in minutes on two cores.
 TINY_JOINT = LITE_JOINT.replace(
     title="joint training of a tiny model from random weights, for laptops, tests and examples",
@@ -275,4 +299,8 @@ TINY_JOINT = LITE_JOINT.replace(
 
 def stages(variant: str) -> tuple[Stage, ...]:
     """Every stage of one variant, in training order."""
-    return {"lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP), "tiny": (TINY_JOINT,)}[variant]
+    return {
+        "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP),
+        "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP),
+        "tiny": (TINY_JOINT,),
+    }[variant]

@@ -1,4 +1,4 @@
-"""Names in published checkpoints <-> ours: GLEE in both directions, MaskDINO and CLIP for initialisation.
+"""Names in published checkpoints <-> ours: GLEE in both directions, MaskDINO, CLIP and Swin for initialisation.
 
 GLEE's published files are flat dictionaries with or without the prefix `glee.`; the trainer's own have them under
 "model". Several published names hold one tensor: the box head nineteen times, the decoder's norm twice.
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmcore_glee.config import GleeConfig
 from mmcore_glee.denoising import TABLES
+from mmcore_glee.swin import relative_position_index
 
 PREFIX = "glee."
 TEACHER_NEW = ("text_encoder_teacher.*", "prompt.fuser.*")
@@ -22,6 +23,7 @@ UNUSED = (
     "sot_fuser.*",
     "pixel_mean",
     "pixel_std",
+    "backbone.*.relative_position_index",
 )
 """Published tensors that a model may have no use for: recomputed ones, and what later stages added."""
 _LABELS = {table: f"{table}_label_enc" if not table.startswith("bdd") else table for table in TABLES}
@@ -39,8 +41,10 @@ _FUSION = {
 }
 
 
-def backbone_rules() -> list[Rule]:
-    """ResNet-50: detectron2's names and torchvision's."""
+def backbone_rules(config: GleeConfig) -> list[Rule]:
+    """ResNet-50: detectron2's names and torchvision's. Swin: the same names on both sides."""
+    if config.backbone == "swin":
+        return [Rule("backbone.*", "backbone.*")]
     rules = [
         Rule("backbone.stem.conv1.weight", "backbone.conv1.weight"),
         Rule("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
@@ -130,21 +134,32 @@ def upstream(config: GleeConfig, names: Iterable[str]) -> WeightMap:
     """
     level = "text_model." if any(name.startswith("text_encoder.text_model.") for name in names) else ""
     return WeightMap(
-        rules=(*backbone_rules(), *text_rules(level), *pixel_decoder_rules(), *query_decoder_rules()),
+        rules=(*backbone_rules(config), *text_rules(level), *pixel_decoder_rules(), *query_decoder_rules()),
         prefix=PREFIX,
         aliases=aliases(config.decoder_layers),
         ignored=UNUSED,
         new=TEACHER_NEW,
         # Buffer of the published criterion: weights of "object" and "no object", never used.
-        constants={"criterion.empty_weight": torch.tensor([1.0, 0.1])},
+        constants={"criterion.empty_weight": torch.tensor([1.0, 0.1]), **_position_indexes(config)},
         label="published GLEE checkpoint",
     )
 
 
+def _position_indexes(config: GleeConfig) -> dict[str, Tensor]:
+    """Buffers of the published Swin that follow from the window's size."""
+    if config.backbone != "swin":
+        return {}
+    index = relative_position_index(config.swin_window)
+    blocks = [(i, j) for i, depth in enumerate(config.swin_depths) for j in range(depth)]
+    return {f"{PREFIX}backbone.layers.{i}.blocks.{j}.attn.relative_position_index": index for i, j in blocks}
+
+
 def maskdino(config: GleeConfig) -> WeightMap:
     """MaskDINO checkpoints fill what fits of backbone, pixel decoder and query decoder; the rest stays as it is."""
+    # MaskDINO is given with a ResNet-50 only.
+    backbone = backbone_rules(config) if config.backbone == "resnet" else []
     return WeightMap(
-        rules=(*backbone_rules(), *pixel_decoder_rules(), *query_decoder_rules()),
+        rules=(*backbone, *pixel_decoder_rules(), *query_decoder_rules()),
         prefix=PREFIX,
         aliases=aliases(config.decoder_layers),
         ignored=("*",),
@@ -170,13 +185,30 @@ def clip(part: str, names: Iterable[str]) -> WeightMap:
     )
 
 
+def swin() -> WeightMap:
+    """Swin's own checkpoints (microsoft/Swin-Transformer), into the backbone; the output norms start fresh."""
+    return WeightMap(
+        rules=(Rule("patch_embed.*", "backbone.patch_embed.*"), Rule("layers.*", "backbone.layers.*")),
+        ignored=("norm.*", "head.*", "*attn_mask", "*.relative_position_index"),
+        new=("*",),
+        label="Swin checkpoint",
+    )
+
+
+def of_model(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the level "model" that some files put around everything."""
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
 def kind(tensors: Mapping[str, Tensor]) -> str:
-    """Which published file this is, told from its names: "upstream", "clip" or "maskdino"."""
+    """Which published file this is, told from its names: "upstream", "clip", "swin" or "maskdino"."""
     names = {name.removeprefix(PREFIX) for name in tensors}
     if "lang_projection" in names:
         return "upstream"
     if any(name.startswith(("text_model.", "vision_model.")) for name in names):
         return "clip"
+    if "patch_embed.proj.weight" in of_model(tensors):
+        return "swin"
     return "maskdino"
 
 

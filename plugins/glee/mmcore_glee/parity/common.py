@@ -12,7 +12,7 @@ from mmcore.weights import WeightMap
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.config import LITE, GleeConfig
+from mmcore_glee.config import LITE, PLUS, GleeConfig
 from mmcore_glee.data.collate import pad_images, pad_masks, relative_boxes
 from mmcore_glee.denoising import TABLE_OF_TASK
 from mmcore_glee.model import Glee
@@ -36,9 +36,15 @@ OVERRIDES = {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": "resnet_stem",
     "MODEL.RESNETS.RES2_OUT_CHANNELS": "resnet_out",
     "MODEL.RESNETS.WIDTH_PER_GROUP": "resnet_width",
+    "MODEL.SWIN.EMBED_DIM": "swin_width",
+    "MODEL.SWIN.DEPTHS": "swin_depths",
+    "MODEL.SWIN.NUM_HEADS": "swin_heads",
+    "MODEL.SWIN.WINDOW_SIZE": "swin_window",
+    "MODEL.SWIN.DROP_PATH_RATE": "swin_drop_path",
     "MODEL.VISUAL_PROMPT": "visual_prompt",
 }
 """Configuration keys of the published code and ours."""
+SIZES = {"Lite": LITE, "Plus": PLUS}
 TEXT = {"clip_frozen": "frozen", "clip_teacher": "teacher"}
 OUTSIDE = ("SOLVER.", "INPUT.", "DATALOADER.", "DATASETS.", "TEST.")
 """Sections that have no part in the model."""
@@ -58,10 +64,11 @@ def published_config(base: str) -> GleeConfig:
     Raises:
         NotRun: its backbone is not in this package.
     """
-    if "/Lite/" not in f"/{base}":
-        raise NotRun(f"{base} has another backbone than ResNet-50, which is not built yet")
+    size = next((size for size in SIZES if f"/{size}/" in f"/{base}"), None)
+    if size is None:
+        raise NotRun(f"{base} has a backbone that is not built yet")
     joint = "Stage2" in base or "Stage3" in base
-    return LITE.replace(text="teacher" if joint else "frozen", visual_prompt=joint)
+    return SIZES[size].replace(text="teacher" if joint else "frozen", visual_prompt=joint)
 
 
 def config_of(case: Case) -> GleeConfig:
@@ -78,7 +85,7 @@ def config_of(case: Case) -> GleeConfig:
     changes = {ours: clip[theirs] for theirs, ours in CLIP.items() if theirs in clip}
     for key, value in given.get("overrides", {}).items():
         if key in OVERRIDES:
-            changes[OVERRIDES[key]] = value
+            changes[OVERRIDES[key]] = tuple(value) if isinstance(value, list) else value
         elif key == "MODEL.TEXT.ARCH" and value in TEXT:
             changes["text"] = TEXT[value]
         elif not key.startswith(OUTSIDE):

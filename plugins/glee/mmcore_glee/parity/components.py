@@ -197,6 +197,7 @@ def _limits(case: Case) -> dict[str, float]:
 
 KINDS: dict[str, Check] = {
     "backbone_r50": check_backbone,
+    "backbone_swin": check_backbone,
     "vlfuse": check_fusion,
     "msdeform": check_deformable,
     "pixel_decoder": check_pixel_decoder,

@@ -238,7 +238,9 @@ def _check_gradients(case: Case, report: Report, model: Glee) -> None:
     own = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trained.items()}
     zero = sum(not bool(gradient.any()) for gradient in own.values())
     report.equal("grad_zero_or_none", zero, case.data["grad_zero_or_none"])
-    gradients = {f"grad.{name}": value for name, value in model.published().to_published(own).items()}
+    names = model.published()
+    published = names.to_published(own)
+    gradients = {f"grad.{name}": value for name, value in published.items() if name not in names.constants}
     norms = {name.removeprefix("grad."): value.norm() for name, value in gradients.items()}
     floor = ROUNDING * float(torch.stack(list(norms.values())).max())
     close_all(report, norms, case.data["grad_norms"], relative=relative, absolute=floor)
