@@ -4,8 +4,8 @@
                      │ norm                  │ norm              │ norm              │ norm
                    stride 4                 8                   16                  32
 
-Parameters are named as in the published checkpoints. All heads of all windows of an image go through one fused
-attention, with the position bias and the border mask as its additive mask.
+Parameters are named as in the published checkpoints. All windows go through one fused attention, with the position bias
+and, where windows were moved, the border mask as its additive mask.
 """
 
 from typing import cast
@@ -62,12 +62,14 @@ class WindowAttention(nn.Module):
         """
         batch, windows, tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, windows, tokens, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
-        q, k, v = qkv.reshape(3, batch, windows * self.heads, tokens, -1)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        mask = bias.expand(windows, -1, -1, -1) if apart is None else bias + apart[:, None]
-        mask = mask.reshape(1, windows * self.heads, tokens, tokens).to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        y = y.view(batch, windows, self.heads, tokens, -1).transpose(2, 3).reshape(batch, windows, tokens, channels)
+        mask = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        if apart is None:  # one mask for all windows, which count as samples
+            q, k, v = qkv.flatten(1, 2)
+        else:  # one for every window, whose heads count as heads of the sample
+            q, k, v = qkv.flatten(2, 3)
+            mask = (mask + apart[:, None]).flatten(0, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None].to(q.dtype))
+        y = y.reshape(batch, windows, self.heads, tokens, -1).transpose(2, 3).reshape(batch, windows, tokens, channels)
         return self.proj(y)
 
 

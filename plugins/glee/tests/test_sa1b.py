@@ -106,3 +106,13 @@ def test_a_missing_file_a_foreign_one_and_a_missing_mask_are_named(root: Path) -
     sidecar.unlink()
     with pytest.raises(DataError, match="no file with masks beside the image"):
         source(root).sample(Draw("sa1b", 0, 0))
+
+
+def test_the_command_names_a_damaged_file_and_writes_nothing(root: Path) -> None:
+    images, out = root / "SA1B_scaleup" / "images", root / "index.json"
+    (images / "sa_000000" / "sa_2.json").write_text('{"image": {}, "annotations": []}')
+    done = CliRunner().invoke(main, [str(images), "sa_000000", "--out", str(out)])
+    assert done.exit_code == 1
+    assert "sa_2.json" in done.output
+    assert "DataError: not the annotations of an SA-1B image" in done.output
+    assert not out.exists()

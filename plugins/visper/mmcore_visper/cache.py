@@ -119,16 +119,14 @@ def targets_for(stage: Stage, context: DataContext, split: str = "train") -> Liv
     if decision.cache is not None and split == "train":
         names = tuple(task.name for task in decision.tasks)
         return CachedTargets(decision.cache, context.root, names, decision.fingerprint)
-    if fetch_absent(decision):
-        decision = decide(stage, context)
-        assert decision is not None
+    decision = with_teachers(decision, stage, context)
     return LiveTargets(decision.teachers, decision.fingerprint)
 
 
 def decide(stage: Stage, context: DataContext) -> Decision | None:
     """Cache or live teachers for the training data of a stage; None for stages without embedding losses.
 
-    Asks only this machine's disk: teachers on the Hub are there once `fetch_absent` or somebody else fetched them.
+    Asks only this machine's disk: teachers on the Hub are there once `with_teachers` or somebody else fetched them.
 
     Raises:
         MissingDataError, DataError, RecipeError: as `targets_for`.
@@ -189,9 +187,7 @@ def data_cache(stage: Stage, context: DataContext, dtype: str | None = None) -> 
             where=f"--stage {stage.name}, --variant {context.variant}",
             do="cache for stage pt or probe",
         )
-    if fetch_absent(decision):
-        decision = decide(stage, context)
-        assert decision is not None
+    decision = with_teachers(decision, stage, context)
     live = LiveTargets(decision.teachers, decision.fingerprint)
     return CacheJob(
         folder=home(context) / f"{context.variant}-{decision.fingerprint}",
@@ -397,16 +393,20 @@ def key_of(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def fetch_absent(decision: Decision) -> bool:
-    """Fetch the teachers that are not on this machine; whether there were any, so that they have to be looked at again.
+def with_teachers(decision: Decision, stage: Stage, context: DataContext) -> Decision:
+    """The decision once every teacher is on this machine; those that are not yet are fetched from the Hub.
 
     Raises:
         MissingDataError: one is not on the Hub, or the Hub cannot be reached.
     """
+    if not decision.absent:
+        return decision
     do = "put it into the folder `weights` of the data root, name it with --set model.teachers.TASK=PATH, "
     do += "or train from a cache made elsewhere"
     for task, name in decision.absent.items():
         if not hub.is_hub(name):
             raise MissingDataError(f"the weights of the teacher of {task} are not there", where=name, do=do)
         hub.fetch(name, do=do)
-    return bool(decision.absent)
+    again = decide(stage, context)  # their files say what they are
+    assert again is not None
+    return again

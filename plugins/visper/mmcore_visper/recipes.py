@@ -4,6 +4,8 @@ Numbers come from `scripts/train/*.sh` of SHI-Labs/VisPer-LM (commit f7baf3b) an
 steps, are published: 558 128 captions / 256 are about 2 181 steps, 665 298 conversations / 128 about 5 198.
 """
 
+from typing import Any
+
 from mmcore import AdamW, Cosine, Data, Init, Source, Stage, Validation
 
 LLAMA3, PHI3 = "hf://meta-llama/Meta-Llama-3-8B-Instruct", "hf://microsoft/Phi-3-mini-4k-instruct"
@@ -167,30 +169,33 @@ DEMO_VAL = Validation(
     format="questions",
     options={"max_new_tokens": 8, "of": "questions", "chance_from": "visper/questions_train.json"},
 )
+ON_A_LAPTOP: dict[str, Any] = {
+    "epochs": None,  # steps are counted instead
+    "normalise": "global",
+    "precision": "fp32",
+    "gradient_checkpointing": False,
+    "max_length": 512,
+    "zero": 0,
+}
 TINY_PT = PT.replace(
+    **ON_A_LAPTOP,
     title="captions of sample scenes from random weights, for laptops, tests and examples",
     origin="assumed; structure and losses of the published recipe",
     notes=("language model and image tower are trained as well: they start from random weights",),
-    epochs=None,
     steps=1000,
     global_batch=16,
     micro_batch=16,
     data=PT.data.replace(sources={"captions": DEMO_CAPTIONS, "coco_captions": COCO_CAPTIONS.replace(weight=0.2)}),
     optim=AdamW(lr=1e-3, betas=(0.9, 0.95), clip_grad_norm=1.0),
-    normalise="global",
-    precision="fp32",
-    gradient_checkpointing=False,
     trainable=(*PT.trainable, "language", "tower"),
-    max_length=512,
     init=Init(optional=True),
-    zero=0,
     checkpoint_every=500,
 )
 TINY_IFT = IFT.replace(
+    **ON_A_LAPTOP,
     title="questions about sample scenes, for laptops, tests and examples",
     origin=TINY_PT.origin,
     notes=(),
-    epochs=None,
     steps=800,
     global_batch=16,
     micro_batch=16,
@@ -201,20 +206,15 @@ TINY_IFT = IFT.replace(
     eval_every=200,
     best_metric="demo_val/accuracy",
     optim=AdamW(lr=5e-4, betas=(0.9, 0.95), clip_grad_norm=1.0),
-    normalise="global",
-    precision="fp32",
-    gradient_checkpointing=False,
-    max_length=512,
     init=Init(stage="pt", optional=True),
-    zero=0,
     checkpoint_every=400,
 )
 
 TINY_PROBE = PROBE.replace(
+    **ON_A_LAPTOP,
     title="how much of each layer's hidden states predicts depth features, for laptops, tests and examples",
     origin=TINY_PT.origin,
     notes=PROBE.notes[:1],
-    epochs=None,
     steps=150,
     global_batch=8,
     micro_batch=8,
@@ -233,12 +233,7 @@ TINY_PROBE = PROBE.replace(
         ),
     ),
     optim=AdamW(lr=2e-3, clip_grad_norm=1.0),
-    normalise="global",
-    precision="fp32",
-    gradient_checkpointing=False,
-    max_length=512,
     init=Init(stage="ift", optional=True),
-    zero=0,
     checkpoint_every=150,
 )
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcore import masks
-from mmcore.errors import DataError, MissingDataError
+from mmcore.errors import DataError, MissingDataError, MmcoreError
 from mmcore.train.files import replace_text
 
 SHRINK = 8
@@ -39,37 +39,42 @@ def sidecar_masks(image: Path, ids: Sequence[int], where: str) -> list[dict[str,
     Raises:
         DataError: the file is missing, is something else, or lacks one of the annotations.
     """
-    annotations = {annotation["id"]: annotation["segmentation"] for annotation in read_sidecar(image, where)}
+    path = image.with_suffix(".json")
+    annotations = {annotation["id"]: annotation["segmentation"] for annotation in read_sidecar(path, where)[1]}
     for id_ in ids:
         if id_ not in annotations:
             raise DataError(
                 f"annotation {id_} of the index is not among the {len(annotations)} of the file beside the image",
-                where=f"{image.with_suffix('.json')}, {where}",
+                where=f"{path}, {where}",
                 do="make the index again from these files: python -m mmcore_glee.data.sa1b --help",
             )
     return [annotations[id_] for id_ in ids]
 
 
-def read_sidecar(image: Path, where: str) -> list[dict[str, Any]]:
-    """The annotations in the JSON file beside an image.
+def read_sidecar(path: Path, where: str | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the JSON file beside an image says of the image, and its annotations.
 
     Raises:
         DataError: the file is missing or is something else.
     """
-    path = image.with_suffix(".json")
+    place = f"{path}, {where}" if where else path
     try:
-        annotations = json.loads(path.read_bytes())["annotations"]
-        if all("segmentation" in annotation and type(annotation["id"]) is int for annotation in annotations):
-            return annotations
-        raise ValueError("an annotation has no id or no segmentation")
+        content = json.loads(path.read_bytes())
+        image, annotations = content["image"], content["annotations"]
+        if {"image_id", "file_name", "height", "width"} - image.keys():
+            raise ValueError("the image has no image_id, file_name, height or width")
+        for annotation in annotations:
+            if {"id", "area", "bbox", "segmentation"} - annotation.keys():
+                raise ValueError("an annotation has no id, area, bbox or segmentation")
+        return image, annotations
     except FileNotFoundError:
         raise DataError(
             "there is no file with masks beside the image",
-            where=f"{path}, {where}",
+            where=place,
             do="SA-1B comes with one JSON file for each image; unpack both into one folder",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not the annotations of an SA-1B image: {error}", where=f"{path}, {where}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not the annotations of an SA-1B image: {error}", where=place) from None
 
 
 def kept(annotations: Sequence[Mapping[str, Any]], where: str | None = None) -> list[int]:
@@ -98,19 +103,13 @@ def index_of(root: Path, folders: Sequence[str]) -> Iterator[tuple[dict[str, Any
         if not files:
             raise MissingDataError("no JSON files here", where=root / folder, do="unpack a folder of SA-1B there")
         for path in files:
-            annotations = read_sidecar(path, str(path))
-            image = json.loads(path.read_bytes())["image"]
+            image, annotations = read_sidecar(path)
+            number = image["image_id"]
             name = f"{folder}/{image['file_name']}"
-            entry = {"file_name": name, "height": image["height"], "width": image["width"], "id": image["image_id"]}
+            entry = {"file_name": name, "height": image["height"], "width": image["width"], "id": number}
             chosen = [annotations[i] for i in kept(annotations, str(path))]
-            yield (
-                entry,
-                [
-                    {"bbox": one["bbox"], "image_id": entry["id"], "iscrowd": 0, "category_id": 1, "id": one["id"]}
-                    | {"area": one["area"]}
-                    for one in chosen
-                ],
-            )
+            fixed = {"image_id": number, "iscrowd": 0, "category_id": 1}
+            yield entry, [fixed | {field: one[field] for field in ("bbox", "id", "area")} for one in chosen]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,11 +119,15 @@ def index_of(root: Path, folders: Sequence[str]) -> Iterator[tuple[dict[str, Any
 def main(root: Path, folders: tuple[str, ...], out: Path) -> None:
     """Write the index of some FOLDERS of SA-1B below ROOT; nothing there is changed."""
     images, annotations = [], []
-    for number, (image, found) in enumerate(index_of(root, folders), start=1):
-        images.append(image)
-        annotations += found
-        if number % 500 == 0:
-            print(f"{number:,} images, {len(annotations):,} masks kept", file=sys.stderr)
+    try:
+        for number, (image, found) in enumerate(index_of(root, folders), start=1):
+            images.append(image)
+            annotations += found
+            if number % 500 == 0:
+                print(f"{number:,} images, {len(annotations):,} masks kept", file=sys.stderr)
+    except MmcoreError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(content))

@@ -208,19 +208,16 @@ def _as_published(record: Record, source: ImageSource, folder: Path, like: Mappi
     }
     if record.expressions:
         image["expressions"] = record.expressions
-    names = {"task": _task_name(source, like), "dataset_name": like.get("dataset_name") and _set_name(source, like)}
+    task = _task_name(source)
+    names = {"task": task, "dataset_name": task if source.task.name == "sa1b" else source.task.name}
     return image | {name: value for name, value in names.items() if name in like}
 
 
-def _task_name(source: ImageSource, like: Mapping[str, Any]) -> str:
+def _task_name(source: ImageSource) -> str:
     """What the published loader calls a source's task."""
     if source.task.name == "sa1b":
         return "sa1b" if source.sidecars else "UVO_image"
     return source.task.name if source.task.words in ("phrases", "expression") else "detection"
-
-
-def _set_name(source: ImageSource, like: Mapping[str, Any]) -> str:
-    return _task_name(source, like) if source.task.name == "sa1b" else source.task.name
 
 
 def _annotation(record: Record, place: int, source: ImageSource, like: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +262,7 @@ def _check_sample(
         if "object_descriptions" in expected:
             report.equal(f"{key}.object_descriptions", list(sample.phrases or ()), expected["object_descriptions"])
         if "task" in expected:
-            report.equal(f"{key}.task", _task_name(source, expected), expected["task"])
+            report.equal(f"{key}.task", _task_name(source), expected["task"])
 
 
 def _check_frame(
