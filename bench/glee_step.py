@@ -29,7 +29,7 @@ from typing import Any
 import common
 import reference_paths as plain
 import torch
-from mmcore.types import Draw
+from mmcore.contract.values import Draw
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import VARIANTS
 from mmcore_glee.model import Glee

@@ -81,7 +81,7 @@ class Way:
 
 
 def _index(path: Path, cache: Path) -> Any:
-    from mmcore.data.coco import CocoInstances
+    from mmcore.data.formats.coco import CocoInstances
     from mmcore.data.index import open_index
 
     return open_index(CocoInstances(path), cache)
@@ -169,7 +169,7 @@ def measure_build(way: Way, path: Path, cache: Path) -> dict[str, float]:
 
 
 def measure_access(way: Way, path: Path, cache: Path) -> dict[str, float]:
-    import mmcore.data.coco  # noqa: F401 - what a run has imported anyway is not part of starting
+    import mmcore.data.formats.coco  # noqa: F401 - what a run has imported anyway is not part of starting
 
     before = common.resident("VmRSS")
     begin, cpu = time.perf_counter(), time.process_time()
@@ -194,9 +194,9 @@ def measure_access(way: Way, path: Path, cache: Path) -> dict[str, float]:
 
 def measure_workers(way: Way, path: Path, cache: Path) -> dict[str, Any]:
     """Private memory of two workers of the real loader, before and after each has read its share of records."""
+    from mmcore.contract.protocols import Datasets
     from mmcore.data.loader import Loader
     from mmcore.data.order import Order
-    from mmcore.data.sources import Datasets
 
     count, read = way.open(path, cache)
     order = Order({"records": count}, {"records": 1.0}, {"records": 50})
@@ -233,7 +233,7 @@ class _Source:
 
 
 def _memory_batch(samples: Any, seed: int) -> Any:
-    from mmcore.types import Batch
+    from mmcore.contract.values import Batch
 
     return Batch("records", tuple(samples), {"pid": float(os.getpid()), **private_memory()})
 

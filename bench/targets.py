@@ -18,8 +18,8 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from mmcore.data.cache import CacheJob, FeatureCache, Field, Item
-from mmcore.data.cache_fill import fill, size_text
+from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item
+from mmcore.data.cache.fill import fill, size_text
 from mmcore.data.images import read_image
 from mmcore_visper.teachers import DepthTeacher, GenTeacher, SegTeacher, Teacher, Teachers
 from mmcore_visper.teachers.depth import DepthNetwork

@@ -7,8 +7,8 @@ with it `mmcore --help` and `mmcore plugins`, stays instant.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mmcore.hookspecs import hookimpl
-from mmcore.recipe import (
+from mmcore.contract.hookspecs import hookimpl
+from mmcore.contract.recipe import (
     AdamW,
     Constant,
     Cosine,
@@ -24,20 +24,20 @@ from mmcore.recipe import (
 from mmcore.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
-    from mmcore.data.sources import DataContext, Datasets
-    from mmcore.types import Batch, DetectionBatch, Draw, Loss, Losses, Prediction, Sample, Span
+    from mmcore.contract.protocols import DataContext, Datasets
+    from mmcore.contract.values import Batch, DetectionBatch, Draw, Loss, Losses, Prediction, Sample, Span
 
 _LAZY = {
-    "Batch": "mmcore.types",
-    "DataContext": "mmcore.data.sources",
-    "Datasets": "mmcore.data.sources",
-    "DetectionBatch": "mmcore.types",
-    "Draw": "mmcore.types",
-    "Loss": "mmcore.types",
-    "Losses": "mmcore.types",
-    "Prediction": "mmcore.types",
-    "Sample": "mmcore.types",
-    "Span": "mmcore.types",
+    "Batch": "mmcore.contract.values",
+    "DataContext": "mmcore.contract.protocols",
+    "Datasets": "mmcore.contract.protocols",
+    "DetectionBatch": "mmcore.contract.values",
+    "Draw": "mmcore.contract.values",
+    "Loss": "mmcore.contract.values",
+    "Losses": "mmcore.contract.values",
+    "Prediction": "mmcore.contract.values",
+    "Sample": "mmcore.contract.values",
+    "Span": "mmcore.contract.values",
 }
 
 __all__ = [

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mmcore import plugins
-from mmcore.conformance import Outcome, battery
-from mmcore.scaffold import write_plugin
+from mmcore.conformance.battery import Outcome, battery
+from mmcore.plugins import find as plugins
+from mmcore.plugins.scaffold import write_plugin
 
 FAMILIES = [plugin.name for plugin in plugins.inspect_all() if plugin.is_family]
 

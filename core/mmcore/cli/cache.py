@@ -10,9 +10,9 @@ import click
 from mmcore.cli.options import recipe_options, request_from
 
 if TYPE_CHECKING:
-    from mmcore.data.cache import CacheJob
-    from mmcore.data.cache_fill import Survey
-    from mmcore.settings import Family, Settings
+    from mmcore.data.cache.features import CacheJob
+    from mmcore.data.cache.fill import Survey
+    from mmcore.runs.settings import Family, Settings
 
 _SHOWN = 20
 """Problems that are printed; --json has all."""
@@ -34,9 +34,9 @@ def cache(
     """Write what frozen networks say of every image of a stage to disk, once; run it again to resume or extend."""
     import json
 
-    from mmcore.data.cache_fill import fill, refuse_full, survey
-    from mmcore.run import choose_device, data_context, prepare_demo
-    from mmcore.settings import settle
+    from mmcore.data.cache.fill import fill, refuse_full, survey
+    from mmcore.runs.run import choose_device, data_context, prepare_demo
+    from mmcore.runs.settings import settle
 
     family, settings, _ = settle(request_from(values))
     prepare_demo(family, settings)
@@ -110,7 +110,7 @@ def _told(job: "CacheJob", folder: Path, found: "Survey") -> dict[str, Any]:
 
 def _sentence(found: "Survey", folder: Path) -> str:
     """What will happen, before it does."""
-    from mmcore.data.cache_fill import size_text
+    from mmcore.data.cache.fill import size_text
 
     whole = size_text(found.total * found.row_bytes)
     parts = [f"{found.total:,} images, {size_text(found.row_bytes)} each, {whole} in all; {folder}"]
@@ -123,7 +123,7 @@ def _sentence(found: "Survey", folder: Path) -> str:
 
 
 def _say_done(filled: Any, folder: Path, bad: int) -> None:
-    from mmcore.data.cache_shards import BAD_NAME
+    from mmcore.data.cache.shards import BAD_NAME
 
     click.echo(f"{filled.made:,} made, {filled.rows:,} rows in all; checksums of {filled.verified:,} new shards agree")
     if bad:
@@ -133,7 +133,7 @@ def _say_done(filled: Any, folder: Path, bad: int) -> None:
 def _check(job: "CacheJob", folder: Path, as_json: bool) -> None:
     import json
 
-    from mmcore.data.cache_check import verify
+    from mmcore.data.cache.check import verify
     from mmcore.errors import DataError
 
     line = _Line("checked")

@@ -11,9 +11,9 @@ from mmcore.cli.cache import cache
 from mmcore.cli.options import recipe_options, request_from
 
 if TYPE_CHECKING:
+    from mmcore.contract.protocols import Datasets
     from mmcore.data.check import Problem
-    from mmcore.data.sources import Datasets
-    from mmcore.settings import Family, Settings
+    from mmcore.runs.settings import Family, Settings
 
 _SHOWN = 20
 """Problems per source that are printed; --json has all."""
@@ -34,7 +34,7 @@ data.add_command(cache)
 @click.option("--seed", default=0, show_default=True, help="Decides every scene.")
 def sample(root: Path, train: int, val: int, seed: int) -> None:
     """Write sample data in the real on-disk formats to ROOT."""
-    from mmcore.data.demo import write_demo
+    from mmcore.data.demo.write import write_demo
 
     write_demo(root, seed=seed, train=train, val=val)
     click.echo(f"{train} training and {val} validation scenes in {root}")
@@ -86,8 +86,8 @@ def check(split: str, quick: bool, limit: int | None, workers: int | None, as_js
 def show(count: int, step: int, out: Path, **values: Any) -> None:
     """Draw samples exactly as the network sees them, in the order of training, after augmentation and padding."""
     from mmcore.data.loader import Loader
-    from mmcore.draw import contact_sheet
-    from mmcore.run import build_datasets, build_order
+    from mmcore.runs.run import build_datasets, build_order
+    from mmcore.show.draw import contact_sheet
 
     family, settings = _settle(values)
     datasets = build_datasets(family, settings, "train")
@@ -136,8 +136,8 @@ def index(split: str, as_json: bool, **values: Any) -> None:
 
 
 def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
-    from mmcore.run import data_context, prepare_demo
-    from mmcore.settings import settle
+    from mmcore.runs.run import data_context, prepare_demo
+    from mmcore.runs.settings import settle
 
     family, settings, _ = settle(request_from(values))
     prepare_demo(family, settings)
@@ -148,8 +148,8 @@ def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
 def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[str, str]]:
     """Split and name of every source to look at; with --sources, the validation sets that a run of these would use."""
     from mmcore.errors import DataError
-    from mmcore.run import build_datasets
-    from mmcore.settings import active_sources, validations
+    from mmcore.runs.run import build_datasets
+    from mmcore.runs.settings import active_sources, validations
 
     train = [("train", name) for name in active_sources(settings)] if split != "val" else []
     if split == "train" or not settings.stage.validation:
@@ -163,7 +163,7 @@ def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[s
 
 def _build(family: "Family", settings: "Settings", split: str, name: str) -> "Datasets":
     """The datasets of one source alone, so that a missing one does not hide the others."""
-    from mmcore.run import build_datasets
+    from mmcore.runs.run import build_datasets
 
     return build_datasets(family, settings.replace(only=(name,)), split)
 
@@ -198,9 +198,9 @@ def _print_problems(title: str, records: int, problems: "list[Problem]") -> None
 
 def _drawn(batch: Any, collate: Any) -> list[Any]:
     """Pictures of a batch: the collator's own where it draws, else boxes and masks."""
-    from mmcore.draw import draw_row
+    from mmcore.contract.values import DetectionBatch
     from mmcore.errors import DataError
-    from mmcore.types import DetectionBatch
+    from mmcore.show.draw import draw_row
 
     if hasattr(collate, "draw"):
         return collate.draw(batch)

@@ -155,7 +155,7 @@ def _memory_gib() -> float | None:
 
 
 def _plugins(report: Report) -> None:
-    from mmcore.plugins import inspect_all
+    from mmcore.plugins.find import inspect_all
 
     facts: dict[str, Any] = {}
     for plugin in inspect_all():
@@ -166,7 +166,7 @@ def _plugins(report: Report) -> None:
 
 
 def _space(report: Report) -> None:
-    from mmcore.settings import cache_folder
+    from mmcore.runs.settings import cache_folder
 
     facts: dict[str, Any] = {}
     for name, folder in (("runs", Path.cwd()), ("cache", cache_folder())):

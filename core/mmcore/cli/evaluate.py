@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 if TYPE_CHECKING:
-    from mmcore.recipe import Source, Stage, Validation
-    from mmcore.settings import Settings
+    from mmcore.contract.recipe import Source, Stage, Validation
+    from mmcore.runs.settings import Settings
 
 
 @click.command("eval")
@@ -52,9 +52,9 @@ def evaluate(
     """
     import json
 
-    from mmcore import run as runs
+    from mmcore.base import distributed
     from mmcore.evaluate.run import evaluate as measure
-    from mmcore.train import distributed
+    from mmcore.runs import run as runs
 
     opened = runs.open_model(target, checkpoint=checkpoint)
     settings = _adjusted(opened.settings, split, sources, data, sets, device)
@@ -106,7 +106,7 @@ def _adjusted(
     device: str,
 ) -> "Settings":
     """The run's settings with the wanted validation sets only, and data root, device and recipe entries replaced."""
-    from mmcore.config import resolve
+    from mmcore.runs.config import resolve
 
     stage, _ = resolve(settings.stage, None, sets)
     names = [name.strip() for name in (sources or "").split(",") if name.strip()]
@@ -147,7 +147,7 @@ def wanted_sets(stage: "Stage", split: str, names: Sequence[str]) -> "tuple[Vali
 
 def as_validation(name: str, source: "Source") -> "Validation":
     """A training source as a validation set: the same files, whole and without augmentation."""
-    from mmcore.recipe import Validation
+    from mmcore.contract.recipe import Validation
 
     files = (source.annotations,) if isinstance(source.annotations, str) else source.annotations
     annotations = files[0] if files else ""

@@ -44,8 +44,8 @@ def export(
     import json
 
     from mmcore.errors import UsageError
-    from mmcore.export import export as write
-    from mmcore.run import open_model
+    from mmcore.runs.export import export as write
+    from mmcore.runs.run import open_model
 
     opened = open_model(target, checkpoint=checkpoint)
     if out is None:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mmcore.settings import Request
+from mmcore.runs.settings import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ from mmcore.cli.options import recipe_options, request_from
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def plan(nproc: int, no_build: bool, as_json: bool, **values: Any) -> None:
     """Show the resolved recipe with its sources, data counts, parameter table, steps and samples. Trains nothing."""
-    from mmcore.plan import make_plan, render
+    from mmcore.runs.plan import make_plan, render
 
     result = make_plan(request_from(values), processes=nproc, build=not no_build)
     if as_json:

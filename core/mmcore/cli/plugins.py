@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from mmcore.plugins import Plugin
-    from mmcore.recipe import Stage
+    from mmcore.contract.recipe import Stage
+    from mmcore.plugins.find import Plugin
 
 
 @click.group(invoke_without_command=True)
@@ -24,7 +24,7 @@ def plugins(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def list_(as_json: bool) -> None:
     """Every installed plugin, broken ones with what is wrong and what to do."""
-    from mmcore.plugins import inspect_all
+    from mmcore.plugins.find import inspect_all
 
     found = [plugin.describe() for plugin in inspect_all()]
     if as_json:
@@ -58,8 +58,8 @@ def _summary(entry: dict[str, Any]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def show(name: str, variant: str | None, extensions: tuple[str, ...], as_json: bool) -> None:
     """The stages of a family: steps, batch, learning rate, data, and where the numbers come from."""
-    from mmcore import plugins as kit
-    from mmcore.config import to_tree
+    from mmcore.plugins import find as kit
+    from mmcore.runs.config import to_tree
 
     plugin = kit.load(name)
     if not plugin.is_family:
@@ -138,8 +138,8 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: s
 def new(name: str, out: Path | None) -> None:
     """Write a complete plugin with a tiny model, a recipe, sample data, a test and a README."""
     from mmcore.errors import UsageError
-    from mmcore.plugins import installed
-    from mmcore.scaffold import write_plugin
+    from mmcore.plugins.find import installed
+    from mmcore.plugins.scaffold import write_plugin
 
     if name in installed():
         raise UsageError(
@@ -159,11 +159,11 @@ def new(name: str, out: Path | None) -> None:
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
     """Run the battery that every family passes; exit code 1 when a check fails."""
-    from mmcore import plugins as kit
+    from mmcore.plugins import find as kit
 
     if name not in kit.installed():
         kit.load(name)  # says so, with the nearest name
-    from mmcore.conformance import battery
+    from mmcore.conformance.battery import battery
 
     outcomes = []
     for outcome in battery(name):

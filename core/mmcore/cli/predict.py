@@ -40,8 +40,8 @@ def predict(
     import json
 
     from mmcore.errors import DataError
-    from mmcore.predict import find_images, predict_file
-    from mmcore.run import choose_device, open_model
+    from mmcore.runs.predict import find_images, predict_file
+    from mmcore.runs.run import choose_device, open_model
 
     question = _question(names, prompt, threshold, top)
     paths = find_images(images)
@@ -69,7 +69,7 @@ def predict(
 
 
 def _question(names: str | None, prompt: str | None, threshold: float | None, top: int | None) -> Any:
-    from mmcore.predict import Question
+    from mmcore.runs.predict import Question
 
     if names is not None and prompt is not None:
         raise click.UsageError("Give --names or --prompt, not both.")

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from mmcore.base.lock import holder
 from mmcore.errors import CheckpointError, MmcoreError
-from mmcore.settings import CONFIG_NAME, read_settings
-from mmcore.train.lock import holder
+from mmcore.runs.settings import CONFIG_NAME, read_settings
 from mmcore.train.metrics import METRICS_NAME, read
 from mmcore.train.stored import named, path_of, state_of, steps_of
 
@@ -137,7 +137,7 @@ def _metrics(metrics: Mapping[str, float], most: int) -> str:
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
 def report(run: Path, out: Path | None, as_json: bool) -> None:
     """Draw the curves of RUN as a PNG and say how it went."""
-    from mmcore.plots import plot_curves
+    from mmcore.show.plots import plot_curves
 
     summary = summarise(run)
     records = [record for record in read(run / METRICS_NAME) if "total" in record]

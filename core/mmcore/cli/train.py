@@ -37,8 +37,8 @@ def train(
 
     Runs on several processes with --nproc, on several machines with --hostfile, or under torchrun, deepspeed and srun.
     """
-    from mmcore.run import resume_run, start_run
-    from mmcore.settings import settle
+    from mmcore.runs.run import resume_run, start_run
+    from mmcore.runs.settings import settle
 
     if resume is not None:
         _refuse_with_resume(values)

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mmcore.data.hashing import mix
-from mmcore.data.sources import DataSource
+from mmcore.base.hashing import mix
+from mmcore.contract.protocols import DataSource
+from mmcore.contract.values import ConversationSample, Draw, Sample
 from mmcore.errors import DataError
-from mmcore.types import ConversationSample, Draw, Sample
 
 Policy = Literal["error", "skip", "quarantine"]
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
-from mmcore.data.hashing import mix, name_key
+from mmcore.base.hashing import mix, name_key
+from mmcore.contract.protocols import DataSource
+from mmcore.contract.values import Draw
 from mmcore.data.loader import init_worker
 from mmcore.data.records import Records, defect_error
-from mmcore.data.sources import DataSource
 from mmcore.errors import DataError
-from mmcore.types import Draw
 
 CHUNK = 32
 """Samples that a worker checks per answer."""

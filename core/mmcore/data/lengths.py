@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from mmcore.data.hashing import mix, name_key
+from mmcore.base.hashing import mix, name_key
+from mmcore.contract.recipe import Source, Stage
+from mmcore.contract.values import Draw
 from mmcore.errors import DataError, RecipeError
-from mmcore.recipe import Source, Stage
-from mmcore.types import Draw
 
 Permutation = Callable[[int], np.ndarray]
 """The next random order of so many things."""
@@ -203,7 +203,7 @@ class _Permutations:
 
 
 def mix_all(key: int, values: np.ndarray) -> np.ndarray:
-    """`mmcore.data.hashing.mix(key, value)` of every value, uint64."""
+    """`mmcore.base.hashing.mix(key, value)` of every value, uint64."""
     state = np.uint64(mix(key)) ^ values
     with np.errstate(over="ignore"):
         state = state + np.uint64(0x9E3779B97F4A7C15)

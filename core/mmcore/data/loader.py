@@ -19,11 +19,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
+from mmcore.base.hashing import mix, name_key
+from mmcore.contract.protocols import Datasets
+from mmcore.contract.values import Batch, Draw
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, Policy, Reader, quarantined
-from mmcore.data.hashing import mix, name_key
-from mmcore.data.sources import Datasets
 from mmcore.errors import DataError, MmcoreError
-from mmcore.types import Batch, Draw
 
 
 class Draws(Protocol):

@@ -22,10 +22,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from mmcore.data.hashing import fraction, mix, name_key, permuted
+from mmcore.base.hashing import fraction, mix, name_key, permuted
+from mmcore.contract.values import Draw
 from mmcore.data.select import Select
 from mmcore.errors import DataError, RecipeError
-from mmcore.types import Draw
 
 Item = TypeVar("Item")
 

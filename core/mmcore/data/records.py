@@ -37,7 +37,7 @@ class Object(NamedTuple):
     crowd: bool
     """A region with many objects of this category; never a training target."""
     segmentation: list[list[float]] | dict[str, Any] | None
-    """Polygons, compressed or uncompressed RLE, or None; see `mmcore.masks`."""
+    """Polygons, compressed or uncompressed RLE, or None; see `mmcore.geometry.masks`."""
 
 
 class Defect(NamedTuple):

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-from mmcore import masks
 from mmcore.errors import DataError
+from mmcore.geometry import masks
 
 Size = tuple[int, int]
 """Height and width, pixels."""

@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmcore import masks
+from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import ShapeError
 from mmcore.evaluate.ground_truth import (
     Item,
@@ -24,7 +24,7 @@ from mmcore.evaluate.ground_truth import (
     once_per_image,
     read_annotations,
 )
-from mmcore.types import Batch, Prediction
+from mmcore.geometry import masks
 
 IouType = Literal["bbox", "segm"]
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcore import masks
-from mmcore.boxes import xyxy_to_xywh
+from mmcore.contract.values import Prediction
 from mmcore.errors import DataError, MissingDataError, ShapeError
-from mmcore.types import Prediction
+from mmcore.geometry import masks
+from mmcore.geometry.boxes import xyxy_to_xywh
 
 Item = dict[str, Any]
 """What an evaluator keeps of one image: its id, labels, scores, xywh boxes and RLE masks, JSON-serialisable."""

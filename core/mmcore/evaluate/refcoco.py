@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mmcore import masks
+from mmcore.contract.values import Batch, Prediction
 from mmcore.evaluate.ground_truth import (
     Item,
     check_masks,
@@ -24,7 +24,7 @@ from mmcore.evaluate.ground_truth import (
     once_per_image,
     read_annotations,
 )
-from mmcore.types import Batch, Prediction
+from mmcore.geometry import masks
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 

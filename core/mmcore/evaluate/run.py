@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmcore.data.sources import Collate, Datasets, DataSource
+from mmcore.base.distributed import Place, all_gather_json, gather_json
+from mmcore.base.files import replace_text
+from mmcore.contract.protocols import Collate, Datasets, DataSource
+from mmcore.contract.recipe import Stage
+from mmcore.contract.values import Batch, Draw
 from mmcore.errors import CheckpointError, DataError, MmcoreError, UsageError, suggest
-from mmcore.recipe import Stage
-from mmcore.train.distributed import Place, all_gather_json, gather_json
-from mmcore.train.files import replace_text
-from mmcore.types import Batch, Draw
 
 
 def evaluate(

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmcore.data.hashing import name_key
+from mmcore.base.files import replace_text
+from mmcore.base.hashing import name_key
+from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import DataError, MissingDataError
-from mmcore.train.files import replace_text
-from mmcore.types import Batch, Prediction
 
 _TEXT = ("text", "question", "prompt")
 _ID = ("question_id", "id", "index", "idx")

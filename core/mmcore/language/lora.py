@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mmcore.contract.recipe import Lora, matches_any
 from mmcore.errors import RecipeError, WeightsError, suggest
-from mmcore.recipe import Lora, matches_any
 
 ADAPTER = "default"
 """peft's name of the only adapter."""

@@ -86,7 +86,7 @@ class Sequences:
 
     def map_tensors(self, function: Any) -> Self:
         """The same sequences with `function` applied to every tensor."""
-        from mmcore.types import map_tensors
+        from mmcore.contract.values import map_tensors
 
         return type(self)(**{f.name: map_tensors(getattr(self, f.name), function) for f in dataclasses.fields(self)})
 

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from mmcore.boxes import cxcywh_to_xyxy, paired_giou
+from mmcore.geometry.boxes import cxcywh_to_xyxy, paired_giou
 
 
 def box_losses(

@@ -16,8 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmcore.boxes import cxcywh_to_xyxy, paired_giou
 from mmcore.errors import ShapeError
+from mmcore.geometry.boxes import cxcywh_to_xyxy, paired_giou
 from mmcore.losses.focal import ALPHA, GAMMA
 from mmcore.losses.points import sample_channels, sample_masks
 from mmcore.losses.ragged import Ragged, to_device

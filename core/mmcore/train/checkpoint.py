@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.base import distributed
+from mmcore.base.files import Written, replace_text, sync_folder, write_json
+from mmcore.base.tensorfile import Slot, StoredTensors, write_safetensors
 from mmcore.errors import CheckpointError
-from mmcore.train import distributed
 from mmcore.train.engine import MOMENTS, Engine, Entry
-from mmcore.train.files import Written, replace_text, sync_folder, write_json
 from mmcore.train.stored import (
     FOLDER,
     MANIFEST,
@@ -41,7 +42,6 @@ from mmcore.train.stored import (
     state_of,
     steps_of,
 )
-from mmcore.train.tensorfile import Slot, StoredTensors, write_safetensors
 
 __all__ = ["Loaded", "check_fits", "load", "load_weights", "path_of", "save", "steps_of"]
 

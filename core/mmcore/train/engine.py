@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmcore.recipe import Stage
+from mmcore.contract.recipe import Stage
+from mmcore.contract.values import Batch
 from mmcore.train.objective import Objective
 from mmcore.train.optim import adamw, parameter_groups
-from mmcore.types import Batch
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state per parameter; the number of updates is common to all."""

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.base import distributed
+from mmcore.base.tensorfile import Slot, write_safetensors
+from mmcore.contract.values import Batch
 from mmcore.errors import NonFiniteError
-from mmcore.train import distributed
-from mmcore.train.tensorfile import Slot, write_safetensors
-from mmcore.types import Batch
 
 Picture = Callable[[Batch, Path], Any]
 """Draws a batch into a folder."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from mmcore.base.distributed import RANK
 from mmcore.errors import LaunchError
-from mmcore.train.distributed import RANK
 
 USAGE_S = 10.0
 """How much later than another the first process may find that the usage is wrong."""

@@ -17,19 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmcore.data.hashing import mix, name_key
+from mmcore.base import distributed
+from mmcore.base.hashing import mix, name_key
+from mmcore.base.lock import run_lock
+from mmcore.base.signals import StopSignals
+from mmcore.contract.recipe import Stage
+from mmcore.contract.values import Batch
 from mmcore.errors import CheckpointError, RecipeError, Stopped
-from mmcore.recipe import Stage
-from mmcore.train import checkpoint, distributed, schedule, stored
+from mmcore.train import checkpoint, schedule, stored
 from mmcore.train.engine import Engine, PlainEngine
 from mmcore.train.guard import Guard, Picture
-from mmcore.train.lock import run_lock
 from mmcore.train.metrics import Recorder
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
 from mmcore.train.progress import Progress, Window, brief
-from mmcore.train.signals import StopSignals
-from mmcore.types import Batch
 
 _FORWARD = name_key("forward")
 

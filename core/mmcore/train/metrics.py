@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcore.train.files import replace_text
+from mmcore.base.files import replace_text
 
 METRICS_NAME = "metrics.jsonl"
 LOG_NAME = "log.txt"

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmcore.contract.values import Batch, Losses
 from mmcore.errors import ShapeError
-from mmcore.types import Batch, Losses
 
 Counts = Mapping[str, float]
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmcore.contract.recipe import Stage, matches, matches_any
 from mmcore.errors import RecipeError, suggest
-from mmcore.recipe import Stage, matches, matches_any
 
 
 def freeze(model: nn.Module, stage: Stage) -> None:

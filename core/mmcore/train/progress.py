@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 
-from mmcore.types import Batch
+from mmcore.contract.values import Batch
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 
-from mmcore.recipe import Constant, Cosine, LinearDecay, MultiStep, Schedule
+from mmcore.contract.recipe import Constant, Cosine, LinearDecay, MultiStep, Schedule
 
 
 def factor(schedule: Schedule, step: int, total_steps: int) -> float:

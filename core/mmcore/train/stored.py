@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmcore.base.files import hash_file, replace_text
 from mmcore.errors import CheckpointError
-from mmcore.train.files import hash_file, replace_text
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"

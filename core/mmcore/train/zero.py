@@ -25,12 +25,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmcore.model import zero3_leaves
-from mmcore.recipe import Stage
+from mmcore.contract.model import zero3_leaves
+from mmcore.contract.recipe import Stage
+from mmcore.contract.values import Batch
 from mmcore.train.engine import MOMENTS, Entry, LossScale, load_moments, moment_entries, set_rates
 from mmcore.train.objective import Objective
 from mmcore.train.optim import adamw, parameter_groups
-from mmcore.types import Batch
 
 BUCKET = 2**26
 """Elements that are reduced or gathered in one message; a power of two, as DeepSpeed aligns them."""

@@ -43,6 +43,6 @@ def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Dataset
 
 def write_demo(root: Path) -> Path:
     """Sample scenes in the formats of COCO and RefCOCO, for --demo."""
-    from mmcore.data.demo import write_demo
+    from mmcore.data.demo.write import write_demo
 
     return write_demo(root)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Int, UInt8
-from mmcore.types import DetectionBatch
+from mmcore.contract.values import DetectionBatch
 from torch import Tensor
 
 PromptMode = Literal["mask", "box", "point", "scribble"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
+from mmcore.contract.values import Loss, Losses
 from mmcore.errors import ShapeError
 from mmcore.losses import (
     MaskInputs,
@@ -31,7 +32,6 @@ from mmcore.losses import (
     uncertain_points,
 )
 from mmcore.losses.ragged import to_device
-from mmcore.types import Loss, Losses
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from mmcore.contract.recipe import Stage
+from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import RecipeError, WeightsError, suggest
-from mmcore.recipe import Stage
-from mmcore.types import Loss, Losses, Prediction
-from mmcore.weights import LoadReport, WeightMap, read_tensors
+from mmcore.weights.maps import LoadReport, WeightMap, read_tensors
 from torch import Tensor, nn
 
 from mmcore_glee import weights

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from mmcore.boxes import cxcywh_to_xyxy
-from mmcore.masks import Rle, encode_all
-from mmcore.types import Prediction
+from mmcore.contract.values import Prediction
+from mmcore.geometry.boxes import cxcywh_to_xyxy
+from mmcore.geometry.masks import Rle, encode_all
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch

@@ -7,7 +7,7 @@ GLEE's published files are flat dictionaries with or without the prefix `glee.`;
 from collections.abc import Iterable, Mapping
 
 import torch
-from mmcore.weights import Rule, WeightMap
+from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor
 
 from mmcore_glee.config import GleeConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcore.types import Draw, Sample
+from mmcore.contract.values import Draw, Sample
 from mmcore_glee import vocabulary
 from mmcore_glee.data.collate import Collate
 from mmcore_glee.data.prompts import point_prompts

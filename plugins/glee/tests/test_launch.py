@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from mmcore import run
-from mmcore.settings import Request, settle, write_config
+from mmcore.runs import run
+from mmcore.runs.settings import Request, settle, write_config
 from mmcore.train import launch
 
 

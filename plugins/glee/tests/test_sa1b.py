@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from mmcore import masks
-from mmcore.data.sources import DataContext
+from mmcore.contract.protocols import DataContext
+from mmcore.contract.values import Draw
 from mmcore.errors import DataError
-from mmcore.types import Draw
+from mmcore.geometry import masks
 from mmcore_glee.data import build
 from mmcore_glee.data.sa1b import kept, main
 from mmcore_glee.recipes import stages

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcore.data.demo import write_demo
-from mmcore.data.sources import DataContext, DataSource
+from mmcore.contract.protocols import DataContext, DataSource
+from mmcore.contract.values import Draw, Sample
+from mmcore.data.demo.write import write_demo
 from mmcore.data.transforms import Crop, Flip, Transform
 from mmcore.errors import DataError, MissingDataError, RecipeError
 from mmcore.evaluate.lvis import LvisEvaluator
-from mmcore.types import Draw, Sample
 from mmcore_glee import vocabulary
 from mmcore_glee.data import build
 from mmcore_glee.data.tasks import PARSED_FORMATS

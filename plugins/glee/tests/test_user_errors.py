@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcore.data.demo import write_demo
+from mmcore.data.demo.write import write_demo
 
 Run = Callable[..., tuple[int, str]]
 TRAIN = ["train", "--plugin", "glee", "--stage", "2", "--variant", "tiny", "--sources", "coco", "--workers", "0"]
@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(run: Run, r
 def test_a_full_disk_during_a_save_says_so(run: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from mmcore.train import files
+    from mmcore.base import files
 
     def full(file: object, data: memoryview) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")

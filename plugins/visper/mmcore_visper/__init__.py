@@ -10,8 +10,8 @@ from mmcore import Stage, hookimpl
 
 if TYPE_CHECKING:
     from mmcore import DataContext, Datasets
-    from mmcore.data.cache import CacheJob
-    from mmcore.run import FinishedRun
+    from mmcore.data.cache.features import CacheJob
+    from mmcore.runs.run import FinishedRun
     from torch import nn
 
 TITLE = "VisPer-LM: visual instruction tuning with embedding objectives, and the LLaVA-1.5 baseline"

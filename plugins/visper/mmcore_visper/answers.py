@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from mmcore.data.clip_images import ClipImages
+from mmcore.contract.values import ConversationSample, Draw, Prediction
 from mmcore.errors import UsageError
 from mmcore.language.conversation import template
 from mmcore.language.generate import Stop, generate
-from mmcore.types import ConversationSample, Draw, Prediction
+from mmcore.vision.clip_images import ClipImages
 
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import ConvNextTower

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
+from mmcore.contract.values import Batch
 from mmcore.language.sequence import Sequences, Turn
-from mmcore.types import Batch
 from torch import Tensor
 
 

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from mmcore import hub
-from mmcore.data.cache import CacheJob, FeatureCache, Field, Item, fingerprint, unfit
+from mmcore.base import hub
+from mmcore.contract.protocols import DataContext
+from mmcore.contract.recipe import Stage
+from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, fingerprint, unfit
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.index import file_sha256
-from mmcore.data.sources import DataContext
 from mmcore.errors import DataError, MissingDataError, RecipeError, WeightsError
-from mmcore.recipe import Stage
 from torch import Tensor
 
 from mmcore_visper.config import VARIANTS, TaskConfig, VisperConfig

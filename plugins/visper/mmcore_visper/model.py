@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from mmcore import Stage
+from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import ShapeError, WeightsError, suggest
 from mmcore.language import models
 from mmcore.language.models import Hidden
 from mmcore.language.sequence import Sequences
-from mmcore.types import Loss, Losses, Prediction
-from mmcore.weights import LoadReport, WeightMap, read_tensors
+from mmcore.weights.maps import LoadReport, WeightMap, read_tensors
 from torch import Tensor, nn
 
 from mmcore_visper import weights
@@ -39,7 +39,7 @@ from mmcore_visper.towers import build_projector, build_tower
 from mmcore_visper.views import View, constant_view, image_view
 
 if TYPE_CHECKING:
-    from mmcore.data.sources import DataContext
+    from mmcore.contract.protocols import DataContext
 
 Teach = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Live teachers: preprocessed pixels by task -> targets by task."""
@@ -56,7 +56,7 @@ class Interpretation:
 
 
 class Visper(nn.Module):
-    """The model contract of `mmcore.model` for VisPer-LM and LLaVA-1.5.
+    """The model contract of `mmcore.contract.model` for VisPer-LM and LLaVA-1.5.
 
     Args:
         config: sizes and switches.
@@ -343,7 +343,7 @@ class Visper(nn.Module):
         return report
 
     def export_hf(self, folder: Path, state: Mapping[str, Tensor], max_shard_bytes: int) -> str | None:
-        """A folder that plain transformers opens, where its LLaVA has this tower (`mmcore.export`)."""
+        """A folder that plain transformers opens, where its LLaVA has this tower (`mmcore.runs.export`)."""
         from mmcore_visper.export import export_hf
 
         published = self.published().to_published(state)

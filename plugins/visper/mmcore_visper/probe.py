@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from mmcore import Stage
-from mmcore.types import Loss, Losses, Prediction
-from mmcore.weights import read_tensors
+from mmcore.contract.values import Loss, Losses, Prediction
+from mmcore.weights.maps import read_tensors
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch

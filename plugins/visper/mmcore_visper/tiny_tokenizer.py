@@ -7,7 +7,7 @@ the sample data in one token each. It is saved as transformers saves tokenizers 
 from pathlib import Path
 from typing import Any
 
-from mmcore.data.demo import Writer, write_once
+from mmcore.data.demo.write import Writer, write_once
 
 VERSION = 2
 """Grows when the words change: ids of older runs would mean something else."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmcore.language.conversation import template
 from mmcore.language.tokens import load_tokenizer
-from mmcore.settings import cache_folder
+from mmcore.runs.settings import cache_folder
 
 from mmcore_visper.config import VisperConfig
 from mmcore_visper.tiny_tokenizer import write_tokenizer

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from mmcore.errors import WeightsError
-from mmcore.weights import Rule, WeightMap
+from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor
 
 from mmcore_visper.config import TASKS, ClipTower, VisperConfig

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmcore.base import distributed
+from mmcore.contract.values import Draw
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.language.splice import lay_out
-from mmcore.train import distributed
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
-from mmcore.types import Draw
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import TINY, VisperConfig
 from mmcore_visper.model import Visper

@@ -8,11 +8,11 @@ import torch
 from click.testing import CliRunner
 from mmcore import DataContext, Stage
 from mmcore.cli.data import data as data_commands
-from mmcore.data.cache_check import verify
-from mmcore.data.cache_fill import fill
+from mmcore.contract.values import Draw
+from mmcore.data.cache.check import verify
+from mmcore.data.cache.fill import fill
 from mmcore.data.loader import Loader
 from mmcore.errors import DataError, MissingDataError, MmcoreError, RecipeError, WeightsError
-from mmcore.types import Draw
 from mmcore_visper.cache import CachedTargets, LiveTargets, data_cache, decide, plan_notes, targets_for
 from mmcore_visper.data import build
 from mmcore_visper.data.demo import write_demo

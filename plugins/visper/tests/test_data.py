@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcore.data.sources import DataContext, Datasets
+from mmcore.contract.protocols import DataContext, Datasets
+from mmcore.contract.recipe import Stage
+from mmcore.contract.values import Draw
 from mmcore.errors import DataError, MissingDataError
-from mmcore.recipe import Stage
-from mmcore.types import Draw
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import VARIANTS
 from mmcore_visper.data import build

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import RecipeError
 from mmcore.evaluate.vqa import Question
 from mmcore.parity import Case, Report
-from mmcore.types import Batch, Prediction
 from mmcore_visper.evaluate import BENCHMARKS, benchmark
 from mmcore_visper.evaluate.benchmarks import (
     CvBench,

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmcore import export as core_export
+from mmcore.contract.recipe import Lora
 from mmcore.errors import WeightsError
 from mmcore.language.generate import Generated, Stop, generate
 from mmcore.language.tokens import load_tokenizer, tokenize
-from mmcore.recipe import Lora
-from mmcore.run import OpenedModel
-from mmcore.settings import Family, Settings
-from mmcore.weights import read_tensors
+from mmcore.runs import export as core_export
+from mmcore.runs.run import OpenedModel
+from mmcore.runs.settings import Family, Settings
+from mmcore.weights.maps import read_tensors
 from mmcore_visper import export
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import PHI3_VIT, VARIANTS, ClipTower, VisperConfig
@@ -344,7 +344,7 @@ def test_a_convnext_is_written_in_our_own_format_and_opens_again(tmp_path):
         },
         gradient_checkpointing=False,
     )
-    from mmcore.run import build_model
+    from mmcore.runs.run import build_model
 
     subject = opened(nn.Identity(), stage, "phi3-convnext")
     model: Any = build_model(subject.family, subject.settings).eval()

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from mmcore.contract.recipe import Lora, matches_any
 from mmcore.errors import RecipeError, ShapeError, UsageError
-from mmcore.recipe import Lora, matches_any
 from mmcore.train.optim import freeze
 from mmcore_visper.config import TINY, VARIANTS
 from mmcore_visper.model import Visper, build

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from mmcore.recipe import Cosine, Stage, matches_any
+from mmcore.contract.recipe import Cosine, Stage, matches_any
 from mmcore.train.schedule import factor
 from mmcore_visper import VARIANTS
 from mmcore_visper.config import VARIANTS as CONFIGS

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmcore.data import cache as reading
-from mmcore.data import cache_fill
-from mmcore.data.cache import CacheJob, FeatureCache, Field, Item, describe
-from mmcore.data.cache_check import verify
-from mmcore.data.cache_fill import fill, survey
-from mmcore.data.cache_shards import only_writer
+from mmcore.data.cache import features as reading
+from mmcore.data.cache import fill as cache_fill
+from mmcore.data.cache.check import verify
+from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, describe
+from mmcore.data.cache.fill import fill, survey
+from mmcore.data.cache.shards import only_writer
 from mmcore.errors import DataError, MissingDataError
 
 COUNT = 23

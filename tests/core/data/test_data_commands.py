@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from mmcore import cli
-from mmcore.data.demo import write_demo
+from mmcore.data.demo.write import write_demo
 
 pytest.importorskip("mmcore_glee")
 

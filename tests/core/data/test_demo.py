@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmcore import masks
-from mmcore.data.demo import MANIFEST, coco_categories, write_demo
+from mmcore.data.demo.write import MANIFEST, coco_categories, write_demo
 from mmcore.errors import DataError
+from mmcore.geometry import masks
 from PIL import Image
 
 

@@ -198,7 +198,7 @@ def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path):
         """
         import sys
         from pathlib import Path
-        from mmcore.data.coco import CocoInstances
+        from mmcore.data.formats.coco import CocoInstances
         from mmcore.data.index import open_index
         def report(doing, share):
             print(doing, flush=True)
@@ -217,7 +217,7 @@ def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path):
         assert builder.returncode == -signal.SIGKILL
         assert list(cache.glob("*.building-*"))
         assert not list(cache.glob("*/index.json"))
-    from mmcore.data.coco import CocoInstances
+    from mmcore.data.formats.coco import CocoInstances
 
     assert len(open_index(CocoInstances(path), cache)) == 20_000
     assert not list(cache.glob("*.building-*"))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmcore.data.hashing import mix
+from mmcore.base.hashing import mix
+from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage
 from mmcore.data.lengths import LengthGroupedOrder, group, group_kinds, grouped_order, mix_all
 from mmcore.errors import DataError, RecipeError
-from mmcore.recipe import AdamW, Constant, Data, Source, Stage
 from safetensors.numpy import load_file
 
 RANDOM = np.random.default_rng(0)

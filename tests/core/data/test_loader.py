@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from mmcore.contract.protocols import Datasets
+from mmcore.contract.values import Batch, Draw, Sample
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, quarantined, replacement
 from mmcore.data.loader import Loader
 from mmcore.data.order import Order
-from mmcore.data.sources import Datasets
 from mmcore.errors import DataError
-from mmcore.types import Batch, Draw, Sample
 
 SIZE = 40
 

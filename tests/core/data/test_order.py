@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcore.data.hashing import fraction, mix, permuted
+from mmcore.base.hashing import fraction, mix, permuted
 from mmcore.data.order import Order, group_by_aspect, record_weights, repeat_factors
 from mmcore.data.select import BLOCK, Select
 from mmcore.errors import DataError, RecipeError

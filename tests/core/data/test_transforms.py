@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcore import masks
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Transform, shortest_edge, tight_boxes
 from mmcore.errors import DataError
+from mmcore.geometry import masks
 from PIL import Image
 
 

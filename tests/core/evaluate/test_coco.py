@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcore import masks
+from mmcore.contract.values import Prediction
 from mmcore.errors import DataError, MissingDataError, ShapeError
 from mmcore.evaluate.coco import CocoEvaluator
-from mmcore.types import Prediction
+from mmcore.geometry import masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmcore import masks
+from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import DataError
 from mmcore.evaluate.lvis import LvisEvaluator
-from mmcore.types import Batch, Prediction
+from mmcore.geometry import masks
 
 HEIGHT, WIDTH = 160, 200
 FREQUENCY = {1: "r", 3: "r", 4: "c", 7: "c", 8: "f", 9: "f"}

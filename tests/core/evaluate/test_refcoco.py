@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcore import masks
+from mmcore.contract.values import Prediction
 from mmcore.evaluate.refcoco import RefCocoEvaluator, as_percentages
-from mmcore.types import Prediction
+from mmcore.geometry import masks
 from safetensors.torch import load_file
 
 SHARED = Path(os.environ.get("MMCORE_SHARED", Path(__file__).parents[4] / "shared"))

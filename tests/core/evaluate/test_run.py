@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from mmcore.data.sources import Datasets
+from mmcore.base.distributed import Place
+from mmcore.contract.protocols import Datasets
+from mmcore.contract.recipe import AdamW, Constant, Data, Stage, Validation
+from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.errors import DataError, UsageError
 from mmcore.evaluate.run import evaluate, shares
-from mmcore.recipe import AdamW, Constant, Data, Stage, Validation
-from mmcore.train.distributed import Place
-from mmcore.types import Batch, Draw, Prediction, Sample
 from torch import nn
 
 STAGE = Stage(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import DataError, MissingDataError
 from mmcore.evaluate.vqa import (
     AnswerEvaluator,
@@ -13,7 +14,6 @@ from mmcore.evaluate.vqa import (
     read_questions,
     vqa_accuracy,
 )
-from mmcore.types import Batch, Prediction
 
 
 @pytest.mark.parametrize(

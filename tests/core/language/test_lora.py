@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcore.contract.recipe import Lora
 from mmcore.errors import RecipeError, WeightsError
 from mmcore.language.lora import add_lora, fold, merge
-from mmcore.recipe import Lora
 from safetensors.torch import load_file
 from torch import nn
 

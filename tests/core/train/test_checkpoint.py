@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcore.base import files
 from mmcore.errors import CheckpointError
-from mmcore.train import checkpoint, files, stored
+from mmcore.train import checkpoint, stored
 from safetensors.torch import load_file
 
 
@@ -129,7 +130,7 @@ def test_a_checkpoint_holds_no_pickle(run_dir: Path) -> None:
 
 
 def test_all_types_survive_the_writer(tmp_path: Path) -> None:
-    from mmcore.train.tensorfile import Slot, write_safetensors
+    from mmcore.base.tensorfile import Slot, write_safetensors
 
     tensors = {
         "bf16": torch.randn(3, 5).bfloat16(), "half": torch.randn(2).half(), "flag": torch.tensor([True, False]),

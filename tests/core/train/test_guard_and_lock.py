@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcore.base.lock import holder, refuse_if_held, run_lock
 from mmcore.errors import CheckpointError, NonFiniteError
 from mmcore.train import checkpoint, stored
-from mmcore.train.lock import holder, refuse_if_held, run_lock
 from mmcore.train.metrics import read
 from safetensors.torch import load_file
 

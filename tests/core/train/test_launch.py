@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from mmcore.base.distributed import Place, place
 from mmcore.errors import LaunchError
-from mmcore.train.distributed import Place, place
 from mmcore.train.launch import launch, spawn
 
 SAY_RANK = "import os, sys; open(sys.argv[1] + os.environ['RANK'], 'w').write(os.environ['WORLD_SIZE'])"

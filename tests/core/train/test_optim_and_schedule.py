@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcore.contract.recipe import AdamW, Constant, Cosine, LinearDecay, MultiStep
 from mmcore.errors import RecipeError
-from mmcore.recipe import AdamW, Constant, Cosine, LinearDecay, MultiStep
 from mmcore.train.optim import adamw, freeze, parameter_groups
 from mmcore.train.schedule import factor
 from torch import nn

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from mmcore.cli.runs import report, runs
 from mmcore.errors import CheckpointError
-from mmcore.settings import Settings, write_config
+from mmcore.runs.settings import Settings, write_config
 
 
 @pytest.fixture

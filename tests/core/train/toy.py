@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmcore.base import distributed
+from mmcore.base.distributed import place
+from mmcore.contract.recipe import AdamW, Constant, Data, MultiStep, Source, Stage
+from mmcore.contract.values import Batch, Draw, Loss, Losses
 from mmcore.data.order import Order
 from mmcore.errors import MmcoreError
-from mmcore.recipe import AdamW, Constant, Data, MultiStep, Source, Stage
-from mmcore.train import distributed
-from mmcore.train.distributed import place
 from mmcore.train.loop import Trained, TrainSetup, accumulation, train
-from mmcore.types import Batch, Draw, Loss, Losses
 from torch import Tensor, nn
 
 WIDTH = 16
@@ -166,7 +166,8 @@ def evaluate(model: Toy, step: int) -> dict[str, float]:
 
 def slow_down(fsync_pause: float, step_pause: float) -> None:
     """Stretch saves and steps, so that kills and signals find them in progress."""
-    from mmcore.train import engine, files
+    from mmcore.base import files
+    from mmcore.train import engine
 
     if fsync_pause:
         fsync = os.fsync

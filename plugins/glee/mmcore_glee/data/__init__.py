@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmcore.data.sources import DataContext, Datasets
-    from mmcore.recipe import Stage
+    from mmcore.contract.protocols import DataContext, Datasets
+    from mmcore.contract.recipe import Stage
 
 
 def build(stage: "Stage", split: str, context: "DataContext") -> "Datasets":

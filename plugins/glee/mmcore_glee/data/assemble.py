@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcore.data.coco import CocoInstances, Lvis, Phrases
+from mmcore.contract.protocols import DataContext, Datasets, Evaluator
+from mmcore.contract.recipe import Source, Stage, Validation
+from mmcore.data.formats.coco import CocoInstances, Lvis, Phrases
+from mmcore.data.formats.refer import RefCoco, Refer
 from mmcore.data.images import locate
 from mmcore.data.index import Index, Parser, open_index
 from mmcore.data.records import Records
-from mmcore.data.refer import RefCoco, Refer
-from mmcore.data.sources import DataContext, Datasets, Evaluator
 from mmcore.errors import DataError, RecipeError, suggest
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
-from mmcore.recipe import Source, Stage, Validation
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import pipeline

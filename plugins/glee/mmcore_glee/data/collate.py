@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from mmcore.boxes import xyxy_to_cxcywh
-from mmcore.types import Sample
+from mmcore.contract.values import Sample
+from mmcore.geometry.boxes import xyxy_to_cxcywh
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch, PromptMode

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from mmcore.types import Sample
+from mmcore.contract.values import Sample
 from torch import Tensor
 
 from mmcore_glee.batch import PromptMode

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmcore.types import Draw
+from mmcore.contract.values import Draw
 
 from mmcore_glee import vocabulary
 from mmcore_glee.batch import GleeBatch

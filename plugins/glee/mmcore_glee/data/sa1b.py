@@ -17,9 +17,9 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcore import masks
+from mmcore.base.files import replace_text
 from mmcore.errors import DataError, MissingDataError, MmcoreError
-from mmcore.train.files import replace_text
+from mmcore.geometry import masks
 
 SHRINK = 8
 """Masks are compared at an eighth of their size, nearest."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmcore.contract.values import Draw, Sample
 from mmcore.data.transforms import Transform, tight_boxes
-from mmcore.types import Draw, Sample
 from torch import Tensor
 
 MIN_SIDE = 1e-5

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mmcore.contract.values import Draw, Sample
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.records import Record, Records
 from mmcore.data.transforms import Transform
 from mmcore.errors import DataError
-from mmcore.types import Draw, Sample
 
 from mmcore_glee.data.augment import Pipeline
 from mmcore_glee.data.sa1b import sidecar_masks
@@ -25,7 +25,7 @@ from mmcore_glee.vocabulary import clean_expression, has_ordinal, swap_sides
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images with their objects, or with one referred object; implements `mmcore.data.sources.DataSource`.
+    """Images with their objects, or with one referred object; implements `mmcore.contract.protocols.DataSource`.
 
     Args:
         name: under which the recipe knows it.

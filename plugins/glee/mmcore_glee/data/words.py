@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from mmcore.types import Sample
+from mmcore.contract.values import Sample
 
 from mmcore_glee.data.samples import keep_objects
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmcore.errors import WeightsError
-from mmcore.masks import decode_all
+from mmcore.geometry.masks import decode_all
 from mmcore.parity import Case, NotRun, Report, deterministic_array, deterministic_image
-from mmcore.weights import WeightMap
+from mmcore.weights.maps import WeightMap
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmcore.parity import Case, Check, NotRun, Report
-from mmcore.weights import Rule, WeightMap
+from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor
 
 from mmcore_glee.deformable import DeformableAttention

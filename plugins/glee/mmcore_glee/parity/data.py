@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcore import masks
-from mmcore.data.coco import CocoInstances, Lvis, Phrases
+from mmcore.contract.values import Batch, Draw, Prediction, Sample
+from mmcore.data.formats.coco import CocoInstances, Lvis, Phrases
+from mmcore.data.formats.refer import RefCoco
 from mmcore.data.index import open_index
 from mmcore.data.order import Order, group_by_aspect, record_weights, repeat_factors
 from mmcore.data.records import Record, Records
-from mmcore.data.refer import RefCoco
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Step, Transform, shortest_edge
 from mmcore.evaluate.refcoco import RefCocoEvaluator, as_percentages
+from mmcore.geometry import masks
 from mmcore.parity import Case, Check, Report
-from mmcore.types import Batch, Draw, Prediction, Sample
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import NO_LIMIT, LargeScaleJitter, Multiscale, Pipeline

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcore.masks import decode_all
-from mmcore.masks import encode as encode_mask
+from mmcore.contract.values import Prediction
+from mmcore.geometry.masks import decode_all
+from mmcore.geometry.masks import encode as encode_mask
 from mmcore.parity import Case, Check, NotRun, Report
-from mmcore.types import Prediction
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 

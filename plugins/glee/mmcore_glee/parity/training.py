@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmcore.contract.values import Losses
 from mmcore.losses import Matches, Ragged
 from mmcore.parity import Case, Check, NotRun, Report
-from mmcore.types import Losses
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch

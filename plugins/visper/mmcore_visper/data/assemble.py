@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmcore.data.captions import CaptionParser
-from mmcore.data.clip_images import ClipImages
+from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
+from mmcore.contract.recipe import Source, Stage, Validation
+from mmcore.data.formats.captions import CaptionParser
+from mmcore.data.formats.llava import LlavaIndex, LlavaParser
 from mmcore.data.images import locate
 from mmcore.data.index import open_index
-from mmcore.data.llava import LlavaIndex, LlavaParser
-from mmcore.data.sources import DataContext, Datasets, DataSource, Evaluator
 from mmcore.errors import DataError, RecipeError, suggest
 from mmcore.evaluate.vqa import Question, blind_answers, read_questions
 from mmcore.language.conversation import template
-from mmcore.recipe import Source, Stage, Validation
+from mmcore.vision.clip_images import ClipImages
 
 from mmcore_visper.cache import targets_for
 from mmcore_visper.config import VARIANTS, ConvNextTower, VisperConfig

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from mmcore.data.clip_images import CLIP_MEAN, CLIP_STD
-from mmcore.draw_conversation import as_picture, draw_conversation, tokens_of
+from mmcore.contract.values import ConversationSample
 from mmcore.language.splice import lay_out
-from mmcore.types import ConversationSample
+from mmcore.show.conversation import as_picture, draw_conversation, tokens_of
+from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
 from PIL import Image
 from torch import Tensor
 

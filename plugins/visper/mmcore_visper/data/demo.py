@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcore.data.demo import Writer, write_once
+from mmcore.data.demo.write import Writer, write_once
 
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Scene, caption, draw_scene, questions
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from mmcore.data.clip_images import ClipImages
+from mmcore.contract.values import ConversationSample, Draw
+from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
-from mmcore.data.llava import LlavaIndex
 from mmcore.errors import DataError
 from mmcore.evaluate.vqa import Question
 from mmcore.language.conversation import MARKER, Template
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Turn
 from mmcore.language.tokens import tokenize
-from mmcore.types import ConversationSample, Draw
+from mmcore.vision.clip_images import ClipImages
 from PIL import Image
 from torch import Tensor
 
@@ -104,7 +104,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class ConversationSource:
-    """LLaVA records; implements `mmcore.data.sources.DataSource`.
+    """LLaVA records; implements `mmcore.contract.protocols.DataSource`.
 
     Args:
         name: under which the recipe knows it.

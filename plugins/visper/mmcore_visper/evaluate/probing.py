@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from mmcore.types import Batch, Prediction
+from mmcore.contract.values import Batch, Prediction
 
 from mmcore_visper.plots import plot_layers
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmcore.contract.values import Draw
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.language.splice import lay_out
 from mmcore.parity import Case, Report, deterministic_array, deterministic_image
-from mmcore.types import Draw
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcore.parity import Case, Check, Report
-from mmcore.weights import WeightMap
+from mmcore.weights.maps import WeightMap
 from torch import Tensor, nn
 
 from mmcore_visper import weights

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcore.data.captions import CaptionParser
-from mmcore.data.clip_images import ClipImages
+from mmcore.data.formats.captions import CaptionParser
+from mmcore.data.formats.llava import Conversation, LlavaIndex
 from mmcore.data.index import open_index
 from mmcore.data.lengths import group
-from mmcore.data.llava import Conversation, LlavaIndex
 from mmcore.language.conversation import Template, normalise, template
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Turn
 from mmcore.language.tokens import load_tokenizer, tokenize
 from mmcore.parity import Case, Check, Report
+from mmcore.vision.clip_images import ClipImages
 from torch import Tensor
 
 from mmcore_visper.data.assemble import PROBE_REQUEST

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from mmcore import Cosine, Stage
-from mmcore.data.clip_images import ClipImages
-from mmcore.data.llava import LlavaIndex
+from mmcore.contract.values import ConversationSample, Draw
+from mmcore.data.formats.llava import LlavaIndex
 from mmcore.language.conversation import template
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report
@@ -19,7 +19,7 @@ from mmcore.train.engine import PlainEngine
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
 from mmcore.train.schedule import factor
-from mmcore.types import ConversationSample, Draw
+from mmcore.vision.clip_images import ClipImages
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch

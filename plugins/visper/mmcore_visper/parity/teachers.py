@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcore.parity import Case, Check, Report, deterministic_array, deterministic_image
-from mmcore.weights import Rule, WeightMap
+from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor
 
 from mmcore_visper.dpt import DepthDecoder

@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmcore.contract.recipe import matches_any
+from mmcore.contract.values import Losses
 from mmcore.language.models import Hidden, build
 from mmcore.language.sequence import IMAGE
 from mmcore.language.splice import lay_out
 from mmcore.parity import Case, Check, Report
-from mmcore.recipe import matches_any
-from mmcore.types import Losses
 from torch import Tensor
 
 from mmcore_visper.batch import VisperBatch

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from mmcore.weights import Rule, WeightMap
+from mmcore.weights.maps import Rule, WeightMap
 from PIL import Image
 from torch import Tensor, nn
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from mmcore.data.hashing import name_key
+from mmcore.base.hashing import name_key
 from PIL import Image
 from torch import Tensor, nn
 

@@ -1,0 +1,1 @@
+"""What every layer above stands on: files, locks, processes, hashing, the Hub."""

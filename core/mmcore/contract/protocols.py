@@ -1,0 +1,95 @@
+"""What a plugin's `build_datasets` is given and what it returns: the contract between data and the rest."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mmcore.contract.values import Batch, ConversationSample, Draw, Prediction, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class DataContext:
+    """Where this run's data lies and how it is to be read; the same on every process."""
+
+    root: Path
+    """Data root; every annotation and image path of the recipe is below it."""
+    cache: Path
+    """Where annotation indexes are kept."""
+    variant: str
+    seed: int
+    only: tuple[str, ...] | None = None
+    """The sources named by --sources; None means all of the recipe's."""
+
+
+@runtime_checkable
+class DataSource(Protocol):
+    """Records of one annotation format, and the way from a record to a sample.
+
+    Instances travel to worker processes, so they hold paths and small numbers; files are opened lazily.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the annotations and of everything that decides which records there are."""
+        ...
+
+    def aspect_groups(self) -> np.ndarray | None:
+        """(records,) uint8 group of each record that may share a batch (0 portrait or square, 1 landscape), or None."""
+        ...
+
+    def sample(self, draw: Draw) -> Sample | ConversationSample | None:
+        """Read and transform record `draw.position`, with all randomness from `draw.seed`.
+
+        Returns None when nothing is left of the record after the transform; the loader then takes a replacement that
+        is a pure function of the draw.
+
+        Raises:
+            DataError: the record cannot be used; names file, record and field.
+        """
+        ...
+
+
+class Evaluator(Protocol):
+    """One published protocol. Each process updates its own evaluator; the states are merged on the first.
+
+    Optional methods: `results(items)` gives what `predictions.json` holds, `write(items, folder)` writes anything else
+    beside it, such as a picture or a file for another tool.
+    """
+
+    def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
+        """Take in the predictions of one batch, in the order of its images."""
+        ...
+
+    def state(self) -> list[Any]:
+        """What was taken in, as JSON-serialisable items, to be sent to the first process."""
+        ...
+
+    def summarise(self, items: Sequence[Any]) -> dict[str, float]:
+        """Metrics from the items of all processes; an image that several processes saw counts once."""
+        ...
+
+
+Collate = Callable[[Sequence[Any], int], Batch]
+"""Samples of one source, as it makes them, and a seed for what is drawn per batch -> batch.
+
+An object with a method `draw(batch)` gives the pictures of `mmcore data show`, one per sample.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """The answer to `build_datasets` for one split."""
+
+    sources: Mapping[str, DataSource]
+    collate: Mapping[str, Collate]
+    """By source name."""
+    evaluators: Mapping[str, Callable[[], Evaluator]] = field(default_factory=dict)
+    """By source name; only for validation splits."""

@@ -1,0 +1,265 @@
+"""A recipe is data: every number of one training stage, checked at construction, printable, free of code.
+
+A plugin returns its published stages as `Stage` values; `--config` YAML and `--set key=value` replace single
+entries (`mmcore.runs.config`). Nothing here imports torch, so listing recipes is instant.
+
+Patterns (`trainable`, `frozen`, `optim.multipliers`, ...) name parameters by dotted prefix or by shell wildcard:
+`backbone` means `backbone` and everything below it, `*.norm.*` is matched against the whole name. A pattern that
+matches nothing is an error when the model is built.
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmcore.errors import RecipeError, suggest
+
+
+class Recipe(BaseModel):
+    """Base of every recipe part: frozen, strict, and unknown keys are refused with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            known = list(cls.model_fields)
+            for key in values:
+                if key not in cls.model_fields:
+                    raise RecipeError(
+                        f"{cls.__name__} has no key {key!r}",
+                        known=known,
+                        do=suggest(str(key), known, "remove it or choose one of these"),
+                    )
+        return values
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some entries changed, checked again as a whole.
+
+        Raises:
+            RecipeError: a key does not exist.
+        """
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class AdamW(Recipe):
+    """Decoupled weight decay (Loshchilov & Hutter 2019), and which parameters get which rate."""
+
+    lr: float = Field(gt=0)
+    """Base learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    multipliers: dict[str, float] = {}
+    """Pattern -> factor on `lr`; every pattern that matches a parameter multiplies."""
+    no_decay: tuple[str, ...] = ()
+    """Patterns of parameters without weight decay."""
+    clip_grad_norm: float | None = Field(default=None, gt=0)
+    """L2 norm of the whole gradient above which it is scaled down; None leaves it."""
+
+
+class MultiStep(Recipe):
+    """Multiply the rate by `gamma` at each milestone, after a linear warm-up from `warmup_factor`."""
+
+    kind: Literal["multistep"] = "multistep"
+    milestones: tuple[int, ...]
+    """Optimiser steps."""
+    gamma: float = 0.1
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_factor: float = Field(default=1.0, ge=0)
+    """Factor on the rate at step 0."""
+
+
+class Cosine(Recipe):
+    """Half a cosine from the base rate to `final_factor` of it, after a linear warm-up from `warmup_factor`."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Warm-up as a share of all steps (rounded up); counts when `warmup_steps` is 0."""
+    warmup_factor: float = Field(default=0.0, ge=0)
+    final_factor: float = Field(default=0.0, ge=0)
+
+
+class LinearDecay(Recipe):
+    """A straight line from the base rate to `final_factor` of it, after a linear warm-up from `warmup_factor`."""
+
+    kind: Literal["linear"] = "linear"
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    warmup_factor: float = Field(default=0.0, ge=0)
+    final_factor: float = Field(default=0.0, ge=0)
+
+
+class Constant(Recipe):
+    """The base rate throughout, after a linear warm-up from `warmup_factor`."""
+
+    kind: Literal["constant"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_factor: float = Field(default=1.0, ge=0)
+
+
+Schedule = MultiStep | Cosine | LinearDecay | Constant
+
+
+class Source(Recipe):
+    """One data source of a stage: its share, and what its files are."""
+
+    weight: float = Field(ge=0)
+    """Share of the training samples, relative to the other sources; 0 leaves it out."""
+    format: str
+    """The annotation format, for people: "COCO instances", "LVIS v1", "RefCOCO-COCO", ..."""
+    annotations: str | tuple[str, ...] = ()
+    """Annotation files below the data root, as the published code reads them."""
+    images: str = ""
+    """Image folder below the data root."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Samples per micro-batch of this source; None means the stage's `micro_batch`."""
+    options: dict[str, Any] = {}
+    """What only this source's parser or transform understands; the plugin refuses unknown entries."""
+
+
+class Data(Recipe):
+    """Where the samples come from and how they are mixed."""
+
+    sources: dict[str, Source]
+    one_source_per_batch: bool = True
+    """Every micro-batch comes from a single source (GLEE); False mixes within it."""
+    replacement: bool = True
+    """Draw records independently (published GLEE and GLaMM rule); False goes through each source before any repeats."""
+    group_by_aspect: bool = False
+    """Landscape and portrait images never share a micro-batch, which saves padding."""
+    group_by_length: Literal["length", "modality"] | None = None
+    """Records of like length share a global batch; with "modality" those with and without an image keep apart. Every
+    record comes once per epoch, so `replacement` is False and all sources have one weight."""
+    bad_samples: Literal["error", "skip", "quarantine"] = "skip"
+    """What a sample that cannot be read does: stop the run; be replaced and counted; be replaced, counted, listed and
+    never drawn again."""
+    max_bad_in_a_row: int = Field(default=100, gt=0)
+    max_pixels: int = Field(default=178_956_970, gt=0)
+    """Images with more pixels than this are refused before decoding."""
+    templates: str | None = None
+    """A file that replaces a family's question and answer wording."""
+    transform: dict[str, Any] = {}
+    """The image pipeline's numbers; the plugin refuses unknown entries."""
+
+
+class Lora(Recipe):
+    """Low-rank adapters (Hu et al. 2021) on the linear layers that `targets` matches."""
+
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...]
+
+
+class Init(Recipe):
+    """Where the weights start. With several entries each fills what the earlier ones left."""
+
+    stage: str | None = None
+    """Name of the stage whose finished run is taken when --init names none."""
+    published: str | tuple[str, ...] | None = None
+    """What the published recipe starts from: a file or a repository on the Hub, or several that each fill a part."""
+    optional: bool = False
+    """Whether random weights are an acceptable start (tiny variants)."""
+
+
+class Validation(Recipe):
+    """One evaluation during and after training."""
+
+    source: str
+    """Name of the validation set, as `mmcore eval --on` takes it."""
+    metrics: tuple[str, ...] = ()
+    """What is reported first; the evaluator computes its full protocol in any case."""
+    annotations: str = ""
+    images: str = ""
+    format: str = ""
+    options: dict[str, Any] = {}
+
+
+class Stage(Recipe):
+    """One training stage: everything that `mmcore plan` prints and `config.yaml` keeps."""
+
+    number: int = Field(ge=0)
+    name: str
+    title: str
+    """One line for people."""
+    origin: str
+    """Where the numbers come from: the upstream file, the paper's section, or "assumed"."""
+    notes: tuple[str, ...] = ()
+    """Where upstream's documents and code differ, and which this recipe follows."""
+
+    steps: int | None = Field(default=None, gt=0)
+    """Optimiser steps; exactly one of `steps` and `epochs` is given."""
+    epochs: float | None = Field(default=None, gt=0)
+    global_batch: int = Field(gt=0)
+    """Samples per optimiser step over all processes and accumulation steps."""
+    micro_batch: int = Field(gt=0)
+    """Samples per forward pass of one process."""
+
+    data: Data
+    validation: tuple[Validation, ...] = ()
+    eval_every: int | None = Field(default=None, gt=0)
+    """Optimiser steps between evaluations; None evaluates at the end only."""
+    best_metric: str | None = None
+    """Metric (`<validation source>/<name>`) by which the `best` checkpoint is chosen; larger is better."""
+
+    optim: AdamW
+    schedule: Schedule = Field(discriminator="kind")
+    normalise: Literal["global", "micro_batch", "process"] = "global"
+    """Divide each loss by its count over the whole global batch; or, as published code does, per micro-batch by the
+    mean count of the processes (detectors) or by each process's own (language models)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    trainable: tuple[str, ...] = ("*",)
+    frozen: tuple[str, ...] = ()
+    """Taken away from `trainable`."""
+    lora: Lora | None = None
+    loss_weights: dict[str, float] = {}
+    max_length: int | None = Field(default=None, gt=0)
+    """Longest text sequence, tokens."""
+    model: dict[str, Any] = {}
+    """Family settings that differ between stages; the plugin refuses unknown entries."""
+    init: Init = Init(optional=True)
+
+    zero: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage when several processes run."""
+    checkpoint_every: int = Field(default=1000, gt=0)
+    keep_last: int = Field(default=2, gt=0)
+    keep_every: int | None = Field(default=None, gt=0)
+    """Checkpoints whose step is a multiple of this are never deleted."""
+    skip_nonfinite: int = Field(default=0, ge=0)
+    """How many steps with a non-finite loss or gradient may be skipped before the run stops."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise RecipeError("give exactly one of steps and epochs", where=f"stage {self.number} {self.name}")
+        if self.global_batch % self.micro_batch:
+            raise RecipeError(
+                f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}",
+                where=f"stage {self.number} {self.name}",
+                do="change one of them with --set global_batch=... or --set micro_batch=...",
+            )
+        return self
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a recipe pattern names this parameter: a dotted prefix, or a shell wildcard over the whole name.
+
+    >>> matches("backbone", "backbone.conv1.weight"), matches("back", "backbone.conv1.weight")
+    (True, False)
+    >>> matches("*.bias", "backbone.conv1.bias")
+    True
+    """
+    return name == pattern or name.startswith(pattern + ".") or fnmatchcase(name, pattern)
+
+
+def matches_any(patterns: Iterable[str], name: str) -> bool:
+    """Whether at least one of `patterns` names this parameter."""
+    return any(matches(pattern, name) for pattern in patterns)

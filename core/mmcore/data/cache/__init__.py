@@ -1,0 +1,1 @@
+"""What frozen networks say of images, kept on disk."""

@@ -1,0 +1,191 @@
+"""The files of a cache as its writer handles them: shards with their records, the index, the description, the lock.
+
+Everything is written under another name, forced to disk and renamed, so that a reader or a later writer finds it whole
+or not at all.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from mmcore.data.cache.features import CACHE_NAME, INDEX_NAME, VERSION, CacheJob, hash_of, shard_path
+from mmcore.errors import DataError
+
+LOCK_NAME = ".lock"
+BAD_NAME = "bad.jsonl"
+
+
+class Present(NamedTuple):
+    """A row that is there."""
+
+    shard: int
+    row: int
+    digest: str
+    """Of the image's content, hexadecimal."""
+    stat: list[int]
+    """Size and time of the image's file when it was read."""
+
+
+def rows_of(folder: Path) -> dict[str, Present]:
+    """Every row of finished shards by image; where an image has several, the newest. Shards that lost bytes do not
+    count."""
+    rows: dict[str, Present] = {}
+    for number in shard_numbers(folder):
+        told = read_shard_record(folder, number)
+        if told is None:
+            continue
+        for row, (key, digest, stat) in enumerate(zip(told["keys"], told["digests"], told["stats"], strict=True)):
+            rows[key] = Present(number, row, digest, stat)
+    return rows
+
+
+def shard_numbers(folder: Path) -> list[int]:
+    """Numbers of shards that have a record, in order."""
+    return sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.json"))
+
+
+def read_shard_record(folder: Path, number: int) -> dict[str, Any] | None:
+    """The record of a shard, or None when it or its shard is damaged."""
+    path = shard_path(folder, number)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads(path.with_suffix(".json").read_text())
+        if told["size"] == path.stat().st_size and len(told["keys"]) == len(told["digests"]) == len(told["stats"]):
+            return told
+    return None
+
+
+def bad_keys(folder: Path) -> set[str]:
+    """Images that could not be read when the cache was last filled."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return {json.loads(line)["key"] for line in (folder / BAD_NAME).read_text().splitlines()}
+    return set()
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Generator[None]:
+    """Hold the cache; the system lets go of it however this process ends.
+
+    Raises:
+        DataError: another process writes it.
+    """
+    with open(folder / LOCK_NAME, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            process = file.read().strip() or "unknown"
+            raise DataError(
+                f"process {process} is writing this cache", where=folder, do="wait for it, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    values: Mapping[str, np.ndarray],
+    keys: Sequence[str],
+    digests: Sequence[str],
+    stats: Sequence[Sequence[int]],
+) -> None:
+    """Write one shard and then its record, which makes it count."""
+    path = shard_path(folder, number)
+    writing = folder / f".writing-{number:05d}"
+    save_file({name: np.ascontiguousarray(array) for name, array in values.items()}, writing)
+    sync(writing)
+    size, sha256 = hash_file(writing)
+    os.replace(writing, path)
+    record = {"size": size, "sha256": sha256, "keys": keys, "digests": digests, "stats": stats}
+    write_whole(path.with_suffix(".json"), json.dumps(record).encode())
+
+
+def write_index(folder: Path, rows: Mapping[str, Present]) -> None:
+    """Write where every image lies.
+
+    Raises:
+        DataError: two images cannot be told apart.
+    """
+    hashes = np.array([hash_of(key) for key in rows], "<u8")
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    if (hashes[1:] == hashes[:-1]).any():
+        raise DataError("two image paths have the same 64 bit hash", where=folder, do="rename one of the images")
+    places = np.array([row.shard << 32 | row.row for row in rows.values()], "<u8")
+    digests = np.frombuffer(bytes.fromhex("".join(row.digest for row in rows.values())), "<u8").reshape(-1, 2)
+    index = np.stack([hashes, places[order], *digests[order].T])
+    writing = folder / ".writing-index.npy"
+    np.save(writing, index, allow_pickle=False)
+    sync(writing)
+    os.replace(writing, folder / INDEX_NAME)
+
+
+def write_description(
+    job: CacheJob, folder: Path, *, rows: int, covers: Mapping[str, str], shards: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write `cache.json`."""
+    told = {
+        "version": VERSION,
+        "identity": dict(job.identity),
+        "fields": {name: [list(field.shape), field.dtype] for name, field in job.fields.items()},
+        "covers": dict(covers),
+        "rows": rows,
+        "made_with": {"torch": torch.__version__, "numpy": np.__version__},
+        "shards": list(shards),
+    }
+    write_whole(folder / CACHE_NAME, json.dumps(told, indent=1).encode())
+
+
+def remove_leftovers(folder: Path, used: set[str]) -> None:
+    """Halves that a killed writer left; the lock is ours."""
+    for path in [*folder.glob(".writing-*"), *folder.glob("shard-*")]:
+        if path.with_suffix(".safetensors").name not in used:
+            path.unlink()
+
+
+def damage(folder: Path, shard: Mapping[str, Any]) -> str | None:
+    """What is wrong with a shard's bytes, as a sentence."""
+    path = folder / Path(shard["file"]).name
+    try:
+        size, sha256 = hash_file(path)
+    except OSError as error:
+        return f"shard {path.name} cannot be read: {error.strerror}"
+    if size != shard["size"]:
+        return f"shard {path.name} has {size:,} bytes instead of {shard['size']:,}"
+    return None if sha256 == shard["sha256"] else f"shard {path.name} is damaged: its checksum differs"
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a small file in place as a whole, on the disk."""
+    writing = path.with_name(f".writing-{path.name}")
+    writing.write_bytes(content)
+    sync(writing)
+    os.replace(writing, path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync(path: Path) -> None:
+    """Force a file's content to disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

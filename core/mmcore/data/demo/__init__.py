@@ -1,0 +1,1 @@
+"""Sample scenes for --demo, in the formats of real data sets."""

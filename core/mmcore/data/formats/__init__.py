@@ -1,0 +1,1 @@
+"""One annotation format a file."""

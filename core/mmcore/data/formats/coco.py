@@ -1,0 +1,271 @@
+"""COCO instances (Lin et al. 2014): images, annotations with boxes and polygons or RLE, categories.
+
+Many data sets come in this format: COCO, Objects365, OpenImages and BDD as converted, UVO, and the RefCOCO files that
+GLEE reads (`expressions` beside each image, one image entry per referred object). Records follow detectron2's reading:
+images in order of their id, annotations in file order, categories numbered from 0 in order of their id, invalid
+polygons dropped, and an annotation that had polygons but none valid left out.
+"""
+
+import itertools
+import json
+import math
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmcore.data.formats.jsonstream import FileBytes, walk
+from mmcore.data.index import Prepared, Report
+from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect
+from mmcore.errors import DataError
+from mmcore.geometry import masks
+
+
+@dataclass(frozen=True, slots=True)
+class CocoInstances:
+    """Parser of one instances file; records are images.
+
+    Attributes:
+        path: the JSON file.
+        one_object: keep only the last annotation of each image entry, as GLEE reads RefCOCO.
+        expressions: image entries carry `expressions`, referring to their object.
+        phrases: annotations are named in free words, by the first of these fields that they have.
+        category_lists: fields of image entries that list categories, kept as they are.
+        url: the field of image entries whose last two parts are folder and file name (LVIS); `file_name` otherwise.
+        box_tolerance_px: how far a box may reach outside its image; farther makes the record unusable.
+    """
+
+    path: Path
+    one_object: bool = False
+    expressions: bool = False
+    phrases: tuple[str, ...] = ()
+    category_lists: tuple[str, ...] = ()
+    url: str | None = None
+    box_tolerance_px: float = 2.0
+
+    @property
+    def format(self) -> str:
+        return "coco-instances/2"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {
+            "one_object": self.one_object,
+            "expressions": self.expressions,
+            "phrases": list(self.phrases),
+            "category_lists": list(self.category_lists),
+            "url": self.url,
+            "box_tolerance_px": self.box_tolerance_px,
+        }
+
+    def prepare(self, folder: Path, report: Report) -> Prepared:
+        """Find where each image and its annotations lie in the file; their values are decoded later, image by image."""
+        scan = _Scan(self.path, report)
+        image_ids, annotation_images = _whole(scan.image_ids), _whole(scan.annotation_images)
+        by_id = np.argsort(image_ids, kind="stable")
+        ordered = image_ids[by_id]
+        _refuse_repeated(ordered, "image", self.path)
+        _refuse_repeated(np.sort(_whole(scan.annotation_ids)), "annotation", self.path)
+        rows = np.searchsorted(ordered, annotation_images)
+        orphan = np.ones(len(rows), bool)
+        inside = rows < len(ordered)
+        orphan[inside] = ordered[rows[inside]] != annotation_images[inside]
+        rows[orphan] = len(ordered)  # behind all images
+        by_image = np.argsort(rows, kind="stable")
+        np.save(folder / "image_spans.npy", scan.image_spans[by_id])
+        np.save(folder / "annotation_spans.npy", scan.annotation_spans[by_image])
+        np.save(folder / "first.npy", np.searchsorted(rows[by_image], np.arange(len(ordered) + 1)))
+        names = category_names(scan.categories, self.path)
+        (folder / "categories.json").write_text(json.dumps(list(names)))
+        meta = {
+            "categories": list(names.values()),
+            "category_ids": list(names),
+            "num_annotations": int(len(rows) - orphan.sum()),
+            "orphans": int(orphan.sum()),
+        }
+        return Prepared(len(ordered), meta)
+
+    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
+        images = np.load(folder / "image_spans.npy", mmap_mode="r")[start:stop].tolist()
+        first = np.load(folder / "first.npy", mmap_mode="r")[start : stop + 1].tolist()
+        spans = np.load(folder / "annotation_spans.npy", mmap_mode="r")
+        numbers = {id_: number for number, id_ in enumerate(json.loads((folder / "categories.json").read_text()))}
+        with FileBytes(self.path) as content:
+            for (image_start, image_end), begin, end in zip(images, first, first[1:]):
+                image = content.value(image_start, image_end)
+                annotations = [content.value(*span) for span in spans[begin:end].tolist()]
+                record = self._record(image, annotations, numbers)
+                yield record.to_bytes(), record.facts()
+
+    def _record(self, image: dict[str, Any], annotations: list[dict[str, Any]], numbers: dict[int, int]) -> Record:
+        if self.url and isinstance(address := image.get(self.url), str):
+            image = {**image, "file_name": "/".join(address.split("/")[-2:])}
+        defects = list(_image_defects(image))
+        height, width = (image[side] if _is_side(image.get(side)) else 0 for side in ("height", "width"))
+        objects, phrases = [], []
+        for annotation in annotations[-1:] if self.one_object else annotations:
+            found = to_object(annotation, height, width, numbers, self.box_tolerance_px)
+            objects += [item for item in found if isinstance(item, Object)]
+            defects += [item for item in found if isinstance(item, Defect)]
+            if self.phrases and isinstance(found[0], Object):
+                phrase = next((annotation[name] for name in self.phrases if name in annotation), None)
+                phrases.append(str(phrase))
+                if not isinstance(phrase, str) or not phrase.strip():
+                    problem = f"{phrase!r} is no phrase; one of {', '.join(self.phrases)} should be"
+                    defects.append(Defect(f"annotation {annotation['id']}", self.phrases[0], problem, True))
+        expressions: tuple[str, ...] = ()
+        if self.expressions:
+            given = image.get("expressions")
+            if isinstance(given, list) and given and all(isinstance(text, str) for text in given):
+                expressions = tuple(given)
+            else:
+                defects.append(Defect("image", "expressions", "not a list of at least one text", True))
+        lists = {name: image[name] for name in self.category_lists if name in image}
+        return Record(
+            str(image.get("file_name")),
+            image["id"],
+            height,
+            width,
+            tuple(objects),
+            expressions,
+            tuple(defects),
+            tuple(phrases),
+            lists or None,
+        )
+
+
+def Lvis(path: Path) -> CocoInstances:  # noqa: N802 - reads like the parser that it makes
+    """Parser of an LVIS v1 file (Gupta et al. 2019): images lie in the folder of their COCO split.
+
+    Categories that are known to be absent from an image, and those of which not every object is annotated, are kept.
+    """
+    return CocoInstances(path, url="coco_url", category_lists=("neg_category_ids", "not_exhaustive_category_ids"))
+
+
+def Phrases(path: Path) -> CocoInstances:  # noqa: N802
+    """Parser of a file whose objects are named in free words, as Visual Genome and GRIT are converted for GLEE."""
+    return CocoInstances(path, phrases=("caption_with_token", "object_name", "caption"))
+
+
+class _Scan:
+    """One pass over the file that keeps ids and places only."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self.image_ids, self.annotation_images, self.annotation_ids = array("q"), array("q"), array("q")
+        self.categories: list[Any] = []
+        places = {"images": array("q"), "annotations": array("q")}
+        size = path.stat().st_size
+        for number, (key, start, end, value) in enumerate(walk(path)):
+            if key == "annotations":
+                self._take(value, "image_id", self.annotation_images, key, start, path)
+                self._take(value, "id", self.annotation_ids, key, start, path)
+            elif key == "images":
+                self._take(value, "id", self.image_ids, key, start, path)
+            elif key == "categories":
+                self.categories.append(value)
+                continue
+            else:
+                continue
+            places[key].extend((start, end))
+            if number % 8192 == 0:
+                report(f"scanning {path.name}", end / size)
+        for key, found in places.items():
+            if not found and key == "images":
+                raise DataError(f"there are no {key}", where=path, do="this is not a COCO instances file")
+        self.image_spans = _whole(places["images"]).reshape(-1, 2)
+        self.annotation_spans = _whole(places["annotations"]).reshape(-1, 2)
+
+    @staticmethod
+    def _take(value: Any, field: str, into: "array[int]", key: str, start: int, path: Path) -> None:
+        try:
+            into.append(value[field])
+        except (KeyError, TypeError, OverflowError, IndexError):
+            raise DataError(
+                f"an element of {key} has no whole number {field!r}",
+                where=f"{path}, byte {start}",
+                do="repair the file",
+            ) from None
+
+
+def _whole(values: "array[int]") -> np.ndarray:
+    return np.frombuffer(values, np.int64) if len(values) else np.zeros(0, np.int64)
+
+
+def _refuse_repeated(ordered: np.ndarray, what: str, path: Path) -> None:
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        raise DataError(f"{what} id {repeated[0]} occurs more than once", where=path, do="repair the file")
+
+
+def category_names(categories: list[Any], path: Path) -> dict[int, str]:
+    """Category id -> name, in order of the ids."""
+    # Text of scanned elements is Latin-1 (see jsonstream).
+    try:
+        names = {entry["id"]: str(entry["name"]).encode("latin-1").decode() for entry in categories}
+        return dict(sorted(names.items()))
+    except (KeyError, TypeError, UnicodeError):
+        raise DataError("a category has no id or no name", where=f"{path}, categories") from None
+
+
+def _image_defects(image: dict[str, Any]) -> Iterator[Defect]:
+    problem = file_name_defect(image.get("file_name"))
+    if problem:
+        yield Defect("image", "file_name", problem, True)
+    for side in ("height", "width"):
+        if not _is_side(image.get(side)):
+            yield Defect("image", side, f"{image.get(side)!r} is not a positive whole number of pixels", True)
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 31
+
+
+def to_object(
+    annotation: dict[str, Any], height: int, width: int, numbers: dict[int, int], tolerance_px: float
+) -> list[Object | Defect]:
+    """The object of an annotation, or why there is none; both when it is there but cannot be used."""
+    where = f"annotation {annotation['id']}"
+    category = annotation.get("category_id")
+    box = annotation.get("bbox")
+    segmentation, problem = _segmentation(annotation.get("segmentation"), height, width)
+    if problem:
+        # The published code leaves such an annotation out and goes on.
+        return [Defect(where, "segmentation", problem, segmentation is not None)]
+    found = box_defect(box, height, width, tolerance_px)
+    if found:
+        return [Defect(where, "bbox", found, True)]
+    if not isinstance(category, int) or category not in numbers:
+        known = ", ".join(itertools.chain(map(str, itertools.islice(numbers, 8)), ("...",) if len(numbers) > 8 else ()))
+        return [Defect(where, "category_id", f"category {category!r} is not among the file's ({known})", True)]
+    assert box is not None
+    return [Object(annotation["id"], tuple(box), numbers[category], bool(annotation.get("iscrowd")), segmentation)]
+
+
+def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]:
+    """Valid polygons or compressed RLE, and what is wrong; wrong with something returned means it is unusable."""
+    if not given:
+        return None, None
+    if isinstance(given, dict):
+        try:
+            rle = masks.compress(given)
+            fits = rle["size"] == [height, width]
+            return rle, None if fits else f"mask of size {rle['size']} in an image of size {[height, width]}"
+        except DataError as error:
+            return given, error.what
+    if not isinstance(given, list) or not all(isinstance(polygon, list) for polygon in given):
+        return given, "neither polygons nor RLE"
+    valid = masks.valid_polygons(given)
+    if not valid:
+        return None, "no polygon has three points; the annotation was left out"
+    try:
+        finite = math.isfinite(sum(map(sum, valid)))
+    except TypeError:
+        finite = False
+    return valid, None if finite else "a polygon holds something that is not a finite number"

@@ -1,0 +1,186 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg as published (Yu et al. 2016, Mao et al. 2016): references beside COCO instances.
+
+    refs(unc).p, refs(google).p, refs(umd).p   a pickled list of references, each with its sentences and its split
+    refs(unc).json                             the same list as JSON, which needs no unpickling
+    instances.json                             the images, annotations and categories that they refer to
+
+One record is one reference: an image, one object, and the sentences that mean it. The merged files that GLEE trains on
+(`instances_train.json` with `expressions`) are plain COCO; read them with `RefCoco`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmcore.data.formats.coco import CocoInstances, category_names, to_object
+from mmcore.data.formats.jsonstream import FileBytes, walk
+from mmcore.data.formats.plain_pickle import load_plain
+from mmcore.data.index import Prepared, Report
+from mmcore.data.records import Defect, Object, Record, file_name_defect
+from mmcore.errors import DataError, MissingDataError, suggest
+
+
+def RefCoco(path: Path) -> CocoInstances:  # noqa: N802 - reads like the parser that it makes
+    """Parser of a RefCOCO file in COCO form: one image entry, one object and its `expressions` per record."""
+    return CocoInstances(path, one_object=True, expressions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Refer:
+    """Parser of the published references of one data set, split by its own file.
+
+    Attributes:
+        references: `refs(*).p` or `refs(*).json`; of a missing `.p` the `.json` beside it is taken.
+        instances: `instances.json` of the same folder.
+        split: train, val, testA, testB or test, as the references name it.
+        box_tolerance_px: how far a box may reach outside its image; farther makes the record unusable.
+    """
+
+    references: Path
+    instances: Path
+    split: str
+    box_tolerance_px: float = 2.0
+
+    @property
+    def format(self) -> str:
+        return "refer/1"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (find_references(self.references), self.instances)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"split": self.split, "box_tolerance_px": self.box_tolerance_px}
+
+    def prepare(self, folder: Path, report: Report) -> Prepared:
+        report("reading references", 0.0)
+        path = find_references(self.references)
+        references = load_references(path)
+        splits = Counter(reference["split"] for reference in references)
+        if self.split not in splits:
+            raise DataError(
+                f"there is no split {self.split!r}",
+                where=path,
+                known=[f"{name} ({number})" for name, number in splits.items()],
+                do=suggest(self.split, splits, "choose one of these"),
+            )
+        chosen = [reference for reference in references if reference["split"] == self.split]
+        (folder / "references.json").write_text(json.dumps(chosen))
+        report(f"scanning {self.instances.name}", 0.5)
+        return Prepared(len(chosen), {"categories": list(self._instances()[2].values()), "splits": dict(splits)})
+
+    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
+        references = json.loads((folder / "references.json").read_text())[start:stop]
+        images, annotations, names = self._instances()
+        numbers = {id_: number for number, id_ in enumerate(names)}
+        with FileBytes(self.instances) as content:
+            for reference in references:
+                image = content.value(*images[reference["image_id"]]) if reference["image_id"] in images else {}
+                span = annotations.get(reference["ann_id"])
+                annotation = content.value(*span) if span else None
+                record = self._record(reference, image, annotation, numbers)
+                yield record.to_bytes(), record.facts()
+
+    def _instances(self) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]], dict[int, str]]:
+        """Places of images and annotations by id, and category names in order of their id."""
+        places: dict[str, dict[int, tuple[int, int]]] = {"images": {}, "annotations": {}}
+        categories: list[Any] = []
+        for key, start, end, value in walk(self.instances):
+            try:
+                if key in places:
+                    places[key][value["id"]] = (start, end)
+                elif key == "categories":
+                    categories.append(value)
+            except (KeyError, TypeError):
+                raise DataError(f"an element of {key} has no id", where=f"{self.instances}, byte {start}") from None
+        return places["images"], places["annotations"], category_names(categories, self.instances)
+
+    def _record(
+        self,
+        reference: dict[str, Any],
+        image: dict[str, Any],
+        annotation: dict[str, Any] | None,
+        numbers: dict[int, int],
+    ) -> Record:
+        name = image.get("file_name", reference.get("file_name"))
+        height, width = image.get("height", 0), image.get("width", 0)
+        defects, objects = [], []
+        if not image:
+            missing = f"image {reference['image_id']} is not in {self.instances.name}"
+            defects.append(Defect("reference", "image_id", missing, True))
+        problem = file_name_defect(name)
+        if problem:
+            defects.append(Defect("image", "file_name", problem, True))
+        if annotation is None:
+            missing = f"annotation {reference['ann_id']} is not in {self.instances.name}"
+            defects.append(Defect("reference", "ann_id", missing, True))
+        elif image:
+            found = to_object(annotation, height, width, numbers, self.box_tolerance_px)
+            objects = [item for item in found if isinstance(item, Object)]
+            defects += [item for item in found if isinstance(item, Defect)]
+        expressions = tuple(sentence["sent"] for sentence in reference["sentences"])
+        return Record(str(name), reference["ref_id"], height, width, tuple(objects), expressions, tuple(defects))
+
+
+def find_references(path: Path) -> Path:
+    """The references file, or the one beside it with the other ending.
+
+    Raises:
+        MissingDataError: there is neither.
+    """
+    for candidate in (path, path.with_suffix(".json"), path.with_suffix(".p")):
+        if candidate.exists():
+            return candidate
+    raise MissingDataError(
+        f"no references {path.name} or {path.with_suffix('.json').name}",
+        where=path.parent,
+        do="fetch refcoco, refcoco+ or refcocog from lichengunc/refer and unpack it there",
+    )
+
+
+def load_references(path: Path) -> list[dict[str, Any]]:
+    """The list of references in a pickle or JSON file, with the fields that records need checked.
+
+    Raises:
+        UnsafeDataError: a pickle holds more than plain values.
+        DataError: the file is something else, or a reference lacks a field; names its number.
+    """
+    if path.suffix == ".p":
+        content = load_plain(path)
+    else:
+        with FileBytes(path) as file:
+            content = [file.value(start, end) for _, start, end, _ in walk(path)]
+    if not isinstance(content, list):
+        raise DataError(f"holds a {type(content).__name__}, not a list of references", where=path)
+    for number, reference in enumerate(content):
+        problem = _reference_problem(reference)
+        if problem:
+            raise DataError(f"reference {number}: {problem}", where=path, do="fetch the file again")
+    return [
+        {
+            **{field: reference[field] for field in ("ref_id", "image_id", "ann_id", "split")},
+            "file_name": reference.get("file_name"),
+            "sentences": [{"sent": sentence["sent"]} for sentence in reference["sentences"]],
+        }
+        for reference in content
+    ]
+
+
+def _reference_problem(reference: Any) -> str | None:
+    if not isinstance(reference, dict):
+        return f"is a {type(reference).__name__}, not a dictionary"
+    for field in ("ref_id", "image_id", "ann_id"):
+        if type(reference.get(field)) is not int:
+            return f"field {field} is not a whole number"
+    if not isinstance(reference.get("split"), str):
+        return "field split is not text"
+    sentences = reference.get("sentences")
+    if not isinstance(sentences, list | tuple) or not sentences:
+        return "field sentences is not a list of at least one sentence"
+    if not all(isinstance(item, dict) and isinstance(item.get("sent"), str) for item in sentences):
+        return "a sentence has no text 'sent'"
+    return None

@@ -1,0 +1,1 @@
+"""Boxes and masks: formats, conversions, areas."""

@@ -1,0 +1,1 @@
+"""Plugins found, verified and explained; the scaffold of new ones."""

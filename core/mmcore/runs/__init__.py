@@ -1,0 +1,1 @@
+"""The table of contents of a run: settings, build, train, plan, evaluate, export."""

@@ -1,0 +1,230 @@
+"""From a trained run to weights that others use: safetensors with published names or ours, a config and a card.
+
+`upstream` writes the published names, so the original code and its tools read the tensors. `hf` writes a folder that
+`mmcore.runs.export.from_pretrained` opens without the run; a family that transformers knows writes one
+that plain transformers opens, by giving its model a method `export_hf`. Both get the weights as they would be without
+adapters, which are folded in. The optional methods of a model:
+
+export_hf(folder, state, max_shard_bytes) -> str | None   write the whole folder from our names and values; returns what
+                                                           the card says on its use, or None, with nothing written,
+                                                           when transformers has no such architecture
+export_files(folder, format)                               write what stands beside published weights: the original
+                                                           configuration and tokenizer
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcore.errors import CheckpointError, UsageError, WeightsError
+from mmcore.runs.config import from_tree, to_tree
+from mmcore.runs.run import OpenedModel, attach, build_model
+from mmcore.runs.settings import Family, Settings
+from mmcore.version import __version__
+from mmcore.weights.maps import read_tensors, write_safetensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG = "config.json"
+CARD = "README.md"
+
+
+def export(
+    opened: OpenedModel,
+    format: str,
+    out: Path,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    pth: bool = False,
+    precision: str | None = None,
+) -> list[Path]:
+    """Write a trained model into a new folder; nothing is left behind when it fails.
+
+    Args:
+        opened: the model, with adapters still apart; it is left as it is.
+        format: "upstream", "hf" or another that the family's `published` knows.
+        out: a folder that does not exist yet, or is empty.
+        max_shard_bytes: largest size of one file.
+        pth: also write one `.pth` of plain tensors, which the published code's own loader takes.
+        precision: "fp32", "bf16" or "fp16"; None keeps that of the weights.
+
+    Returns:
+        Every file, in the order of writing.
+
+    Raises:
+        UsageError: `out` holds something.
+        WeightsError: the family has no such format.
+        CheckpointError: the disk is full.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty", where=f"--out {out}", do="choose a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        _write(opened, format, scratch, max_shard_bytes, pth, precision)
+        if out.exists():
+            out.rmdir()
+        scratch.chmod(0o755)
+        scratch.replace(out)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the export: {error.strerror or error}", where=out) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def _write(
+    opened: OpenedModel, format: str, folder: Path, max_shard_bytes: int, pth: bool, precision: str | None
+) -> None:
+    model: Any = opened.model
+    metadata = {"mmcore": __version__, "plugin": opened.settings.plugin, "variant": opened.settings.variant}
+    state = _state(opened, precision)
+    use = model.export_hf(folder, state, max_shard_bytes) if format == "hf" and hasattr(model, "export_hf") else None
+    if use is None:
+        state = state if format == "hf" else model.published(format).to_published(state)
+        write_safetensors(state, folder, max_shard_bytes, metadata)
+        if pth:
+            _write_pth(state, folder / "model.pth")
+        if format == "hf":
+            _write_own_files(opened, folder)
+        elif hasattr(model, "export_files"):
+            model.export_files(folder, format)
+    whose = "transformers'" if use is not None else "mmcore's" if format == "hf" else "published"
+    (folder / CARD).write_text(_card(opened, f"{whose} names, format `{format}`") + (use or ""))
+
+
+def _write_own_files(opened: OpenedModel, folder: Path) -> None:
+    (folder / CONFIG).write_text(json.dumps(_config(opened), indent=2) + "\n")
+    tokenizer = getattr(opened.model, "tokenizer", None)
+    if tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
+
+
+def _state(opened: OpenedModel, precision: str | None) -> dict[str, Any]:
+    """Our names and values, as they would be without adapters."""
+    state: dict[str, Any] = {name: tensor.detach() for name, tensor in opened.model.state_dict().items()}
+    if opened.settings.stage.lora is not None:
+        from mmcore.language.lora import fold
+
+        state = fold(state, opened.settings.stage.lora)
+    if precision is None:
+        return state
+    import torch
+
+    from mmcore.train.objective import DTYPES
+
+    wanted = DTYPES[precision] or torch.float32
+    return {name: tensor.to(wanted) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _write_pth(state: Mapping[str, Any], path: Path) -> None:
+    import torch
+
+    torch.save({name: tensor.contiguous().clone() for name, tensor in state.items()}, path)
+
+
+def _config(opened: OpenedModel) -> dict[str, Any]:
+    return {
+        "model_type": f"mmcore-{opened.settings.plugin}",
+        "mmcore": {
+            "version": __version__,
+            "plugin": opened.settings.plugin,
+            "plugin_version": opened.family.plugin.version,
+            "variant": opened.settings.variant,
+            "step": opened.step,
+            "stage": to_tree(opened.settings.stage.replace(lora=None)),  # adapters are folded in
+        },
+    }
+
+
+def from_pretrained(folder: str | Path) -> OpenedModel:
+    """Open a folder that `export --format hf` wrote; the plugin that wrote it must be installed.
+
+    Raises:
+        WeightsError: it is not such a folder, or its tensors do not fit.
+        PluginError: the plugin is missing or broken.
+    """
+    folder = Path(folder)
+    try:
+        written = json.loads((folder / CONFIG).read_text())
+        if "mmcore" not in written and written.get("architectures"):
+            raise WeightsError(
+                f"the folder holds a {written['architectures'][0]}, not a model in mmcore's own format",
+                where=folder,
+                do="open it with transformers, or give mmcore the run that it was exported from",
+            )
+        config = written["mmcore"]
+        stage = from_tree(config["stage"], str(folder / CONFIG))
+        settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"not a folder that mmcore exported: {error}", where=folder) from None
+    family = Family.open(settings.plugin)
+    model = build_model(family, settings)
+    load_exactly(model, read_tensors(folder), str(folder))
+    attach(model, settings, folder)
+    return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
+
+
+def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> None:
+    """Fill a model with a state of exactly its own names and shapes.
+
+    Raises:
+        WeightsError: names or shapes differ; lists them.
+    """
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if missing or unknown or shapes:
+        raise WeightsError(
+            "the weights do not fit the model: "
+            f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, "
+            f"{len(shapes)} of another shape {shapes[:3]}",
+            where=where,
+            do="check that plugin, stage and variant are those the weights were trained with",
+        )
+    model.load_state_dict(dict(state), assign=False)
+
+
+def _card(opened: OpenedModel, tensors: str) -> str:
+    """A model card: what it is, what it was trained on, and what numbers it reached."""
+    settings, stage = opened.settings, opened.settings.stage
+    metrics = _last_metrics(opened.run_dir)
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    table = f"\n## Evaluation\n\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
+    sources = "\n".join(
+        f"- {name}: {source.format}, weight {source.weight:g}"
+        for name, source in stage.data.sources.items()
+        if settings.only is None or name in settings.only
+    )
+    return f"""---
+library_name: mmcore
+tags: [mmcore, {settings.plugin}]
+---
+
+# {settings.plugin} {settings.variant}, stage {stage.number} {stage.name}
+
+{stage.title}.
+
+Trained with mmcore {__version__} ({opened.family.plugin.label}), {opened.step} optimiser steps, seed {settings.seed}.
+Recipe: {stage.origin}. Tensors: {tensors}.
+
+## Training data
+
+{sources}
+{table}"""
+
+
+def _last_metrics(run_dir: Path | None) -> dict[str, float]:
+    """The newest evaluation in a run's `metrics.jsonl`."""
+    path = run_dir / "metrics.jsonl" if run_dir else None
+    if path is None or not path.exists():
+        return {}
+    for line in reversed(path.read_text().splitlines()):
+        entry = json.loads(line)
+        if entry.get("eval"):
+            return {name: value for name, value in entry["eval"].items() if isinstance(value, (int, float))}
+    return {}

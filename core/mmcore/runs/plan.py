@@ -1,0 +1,301 @@
+"""What a run will be, before it starts: recipe with sources, data counts, parameters, steps, memory that is certain.
+
+Nothing is trained and nothing is written but annotation indexes. Problems are listed instead of raised, so that one
+missing data set does not hide the next.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmcore.errors import MmcoreError
+from mmcore.runs.config import Origins, to_tree
+from mmcore.runs.run import build_model, prepare_demo
+from mmcore.runs.settings import Family, Request, Settings, active_sources, settle, validations
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters that share a learning rate and a weight decay, or that are frozen (`lr` None)."""
+
+    modules: tuple[str, ...]
+    """Top-level modules they belong to."""
+    tensors: int
+    parameters: int
+    lr: float | None
+    weight_decay: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """One data source: its share of the samples and what is there."""
+
+    name: str
+    format: str
+    annotations: str
+    share: float
+    """Of all samples drawn, between 0 and 1."""
+    records: int | None
+    epochs: float | None
+    """How often each of its records is seen in the whole run, on average."""
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """The whole answer of `mmcore plan`."""
+
+    settings: Settings
+    origins: Origins
+    plugin: str
+    steps: int | None
+    samples: int | None
+    accumulation: int
+    processes: int
+    sources: list[SourcePlan] = field(default_factory=list)
+    validation: list[SourcePlan] = field(default_factory=list)
+    groups: list[ParameterGroup] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+    """GiB per process that are certain: weights, gradients, optimiser state; activations come on top."""
+    notes: list[str] = field(default_factory=list)
+    """What the family decides by looking at the disk, such as whether cached features are used."""
+    problems: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        from dataclasses import asdict
+
+        return {
+            "plugin": self.plugin,
+            "variant": self.settings.variant,
+            "recipe": to_tree(self.settings.stage),
+            "origins": self.origins,
+            "data_root": self.settings.data,
+            "steps": self.steps,
+            "samples": self.samples,
+            "accumulation": self.accumulation,
+            "processes": self.processes,
+            "sources": [asdict(source) for source in self.sources],
+            "validation": [asdict(source) for source in self.validation],
+            "parameters": [asdict(group) for group in self.groups],
+            "memory_gib": self.memory,
+            "notes": self.notes,
+            "problems": self.problems,
+        }
+
+
+def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Plan:
+    """Resolve a request and look at everything it needs.
+
+    Args:
+        request: as for training.
+        processes: how many will train, for accumulation and memory.
+        build: whether to build the model and open the data; False needs neither torch nor data.
+
+    Raises:
+        UsageError: the request itself is wrong; problems with data or weights are listed in the plan instead.
+    """
+    family, settings, origins = settle(request)
+    stage = settings.stage
+    per_pass = stage.micro_batch * processes
+    plan = Plan(
+        settings=settings,
+        origins=origins,
+        plugin=family.plugin.label,
+        steps=stage.steps,
+        samples=stage.steps * stage.global_batch if stage.steps else None,
+        accumulation=max(1, stage.global_batch // per_pass),
+        processes=processes,
+    )
+    if stage.global_batch % per_pass:
+        plan.problems.append(
+            f"global_batch {stage.global_batch} is not a multiple of micro_batch {stage.micro_batch}"
+            f" x {processes} processes"
+        )
+    if build:
+        prepare_demo(family, settings)
+        counts = dict(_count_records(family, settings, plan))
+        plan.steps = total_steps(settings, sum(counts.values()))
+        plan.samples = plan.steps * stage.global_batch
+        plan.sources = list(_describe_sources(settings, counts, plan))
+        plan.validation = list(_describe_validation(family, settings, plan))
+        _describe_parameters(family, settings, plan)
+        _take_notes(family, settings, plan)
+    else:
+        plan.sources = list(_describe_sources(settings, {}, plan))
+    return plan
+
+
+def total_steps(settings: Settings, num_records: int) -> int:
+    """Optimiser steps of the stage; `epochs` counts passes over the records of all active sources."""
+    stage = settings.stage
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.epochs is not None
+    return max(1, -(-int(stage.epochs * num_records) // stage.global_batch))
+
+
+def _count_records(family: Family, settings: Settings, plan: Plan) -> Iterator[tuple[str, int]]:
+    from mmcore.runs.run import build_datasets
+
+    for name in active_sources(settings):
+        narrowed = settings.replace(only=(name,))
+        try:
+            yield name, len(build_datasets(family, narrowed, "train").sources[name])
+        except MmcoreError as error:
+            plan.problems.append(f"{name}: {error}")
+
+
+def _describe_sources(settings: Settings, counts: dict[str, int], plan: Plan) -> Iterator[SourcePlan]:
+    sources = active_sources(settings)
+    whole = sum(source.weight for source in sources.values())
+    for name, source in sources.items():
+        share = source.weight / whole
+        records = counts.get(name)
+        epochs = plan.samples * share / records if plan.samples and records else None
+        files = source.annotations if isinstance(source.annotations, str) else ", ".join(source.annotations)
+        yield SourcePlan(name, source.format, files, share, records, epochs)
+
+
+def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iterator[SourcePlan]:
+    from mmcore.runs.run import build_datasets
+
+    for name, validation in validations(settings).items():
+        records, problem = None, None
+        narrowed = settings.replace(stage=settings.stage.replace(validation=(validation,)))
+        try:
+            records = len(build_datasets(family, narrowed, "val").sources[name])
+        except MmcoreError as error:
+            problem = error.what
+        except KeyError:
+            problem = "no plugin gives this set"
+        yield SourcePlan(name, validation.format, validation.annotations, 0.0, records, None, problem)
+
+
+def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:
+    from mmcore.runs.run import data_context
+
+    tell = getattr(family.plugin.module, "plan_notes", None)
+    if tell is None:
+        return
+    try:
+        plan.notes += tell(stage=settings.stage, context=data_context(settings))
+    except MmcoreError as error:
+        plan.problems.append(str(error))
+
+
+def _describe_parameters(family: Family, settings: Settings, plan: Plan) -> None:
+    from mmcore.train.optim import freeze, parameter_groups
+
+    model = build_model(family, settings)
+    freeze(model, settings.stage)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in parameter_groups(model, settings.stage):
+        members = list(group["params"])
+        plan.groups.append(
+            ParameterGroup(
+                modules=tuple(dict.fromkeys(names[id(p)].split(".")[0] for p in members)),
+                tensors=len(members),
+                parameters=sum(p.numel() for p in members),
+                lr=float(group["lr"]),
+                weight_decay=float(group["weight_decay"]),
+            )
+        )
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    if frozen:
+        modules = tuple(dict.fromkeys(name.split(".")[0] for name, _ in frozen))
+        plan.groups.append(ParameterGroup(modules, len(frozen), sum(p.numel() for _, p in frozen), None, None))
+    trainable = sum(group.parameters for group in plan.groups if group.lr is not None)
+    total = trainable + sum(p.numel() for _, p in frozen)
+    plan.memory = _certain_memory(total, trainable, settings.stage.zero, plan.processes)
+
+
+def _certain_memory(total: int, trainable: int, zero: int, processes: int) -> dict[str, float]:
+    """GiB per process for float32 weights, gradients and AdamW's two moments, as ZeRO divides them."""
+    gib = 4 / 2**30
+    return {
+        "weights": total * gib / (processes if zero >= 3 else 1),
+        "gradients": trainable * gib / (processes if zero >= 2 else 1),
+        "optimiser": 2 * trainable * gib / (processes if zero >= 1 else 1),
+    }
+
+
+def render(plan: Plan) -> None:
+    """Print a plan for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no width to wrap at
+        console.width = 160
+    stage = plan.settings.stage
+    console.print(f"[bold]{plan.plugin}[/], stage {stage.number} {stage.name}: {stage.title}")
+    console.print(f"variant {plan.settings.variant}, numbers from: {stage.origin}")
+    for note in stage.notes:
+        console.print(f"  note: {note}")
+
+    console.print("\n[bold]recipe[/]  (* changed for this run)")
+    for key, value in _flat(to_tree(stage.replace(notes=()))):
+        if key.startswith(("data.sources.", "validation", "title", "origin", "number", "name", "notes")):
+            continue
+        mark = plan.origins.get(key)
+        console.print(f"  {'*' if mark else ' '} {key} = {value}" + (f"   [dim]{mark}[/]" if mark else ""))
+
+    table = Table(
+        "source", "share", "records", "passes", "format", "annotations", title="training data", title_justify="left"
+    )
+    for source in plan.sources:
+        table.add_row(
+            source.name,
+            f"{source.share:.1%}",
+            "-" if source.records is None else f"{source.records:,}",
+            "-" if source.epochs is None else f"{source.epochs:.2f}",
+            source.format,
+            source.annotations,
+        )
+    for source in plan.validation:
+        table.add_row(
+            source.name,
+            "val",
+            "-" if source.records is None else f"{source.records:,}",
+            "",
+            source.format,
+            source.problem or source.annotations,
+        )
+    console.print()
+    console.print(f"data root {plan.settings.data}")
+    console.print(table)
+
+    if plan.groups:
+        table = Table(
+            "parameters", "tensors", "modules", "lr", "weight decay", title="parameters", title_justify="left"
+        )
+        for group in plan.groups:
+            table.add_row(
+                f"{group.parameters:,}",
+                f"{group.tensors:,}",
+                ", ".join(group.modules),
+                "frozen" if group.lr is None else f"{group.lr:g}",
+                "" if group.weight_decay is None else f"{group.weight_decay:g}",
+            )
+        console.print(table)
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in plan.memory.items())
+        console.print(f"memory per process that is certain, GiB: {parts}; activations come on top")
+    steps = "unknown until the data is opened" if plan.steps is None else f"{plan.steps:,}"
+    samples = "" if plan.samples is None else f", {plan.samples:,} samples"
+    console.print(
+        f"steps: {steps}{samples}; each {stage.global_batch} = {stage.micro_batch} x {plan.processes} processes"
+        f" x {plan.accumulation} accumulated"
+    )
+    for note in plan.notes:
+        console.print(note, markup=False)
+    for problem in plan.problems:
+        console.print(f"\n[bold]problem:[/] {problem}", markup=True)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,176 @@
+"""Predict on any images: read, ask the model, and put the answer into JSON and a picture.
+
+A family joins in by one method of its model::
+
+    prepare(images: list[uint8 (height, width, 3) RGB], *, names: Sequence[str] | None, prompt: str | None) -> Batch
+
+It makes the batch that `predict` takes, with the family's own test transform. `names` are what to look for, `prompt` is
+an expression or a question; with neither the family uses its default vocabulary. Names, labels and sizes of the
+predictions are those asked for.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from mmcore.base.files import replace_text
+from mmcore.contract.values import Prediction
+from mmcore.data.images import MAX_PIXELS, read_image
+from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
+from mmcore.show.conversation import draw_answer
+from mmcore.show.draw import draw_prediction, select
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of every image, and how much of the answer is kept."""
+
+    names: tuple[str, ...] | None = None
+    prompt: str | None = None
+    threshold: float = 0.0
+    """Objects scoring less are left out."""
+    top: int | None = None
+    """At most so many objects, the best."""
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The image files that are meant: files as given, folders by the images directly inside.
+
+    Raises:
+        MissingDataError: a path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise MissingDataError("the folder holds no image", where=path, known=SUFFIXES)
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise MissingDataError(
+                f"there is no image {path}", where="IMAGE", do=suggest(path.name, near, "check the path")
+            )
+    return found
+
+
+def predict_image(model: nn.Module, image: np.ndarray, question: Question, device: torch.device | str) -> Prediction:
+    """What the model says about one image.
+
+    Args:
+        model: in eval mode on `device`.
+        image: (height, width, 3) uint8 RGB.
+        question: what to look for.
+        device: where the model is.
+
+    Raises:
+        UsageError: the family cannot predict on loose images.
+    """
+    prepare = getattr(model, "prepare", None)
+    if prepare is None:
+        raise UsageError(
+            f"{type(model).__name__} cannot predict on loose images: it has no method `prepare`",
+            where="mmcore predict",
+            do="use `mmcore eval`, or ask the family's author to add `prepare(images, names=, prompt=)`",
+        )
+    with torch.inference_mode():
+        batch = prepare([image], names=question.names, prompt=question.prompt)
+        (prediction,) = model.predict(batch.to(device))  # type: ignore[operator]
+    return prediction
+
+
+def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
+    """A prediction as JSON: kept objects best first, boxes in pixels xyxy, masks as COCO RLE, spans by object."""
+    kept = select(prediction, question.threshold, question.top)
+    place = {row: number for number, row in enumerate(kept)}
+    result: dict[str, Any] = {"height": prediction.size[0], "width": prediction.size[1]}
+    if question.prompt is not None:
+        result["prompt"] = question.prompt
+    if question.names is not None:
+        result["names"] = list(question.names)
+    result["threshold"] = question.threshold
+    result["objects"] = [_object(prediction, row) for row in kept]
+    if prediction.text is not None:
+        result["text"] = prediction.text
+        result["spans"] = [
+            {"start": s.start, "end": s.end, "objects": [place[row] for row in s.objects if row in place]}
+            for s in prediction.spans
+        ]
+    return result
+
+
+def _object(prediction: Prediction, row: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if prediction.names is not None:
+        result["name"] = prediction.names[row]
+    if prediction.labels is not None:
+        result["label"] = int(prediction.labels[row])
+    if prediction.scores is not None:
+        result["score"] = round(float(prediction.scores[row]), 5)
+    if prediction.boxes_xyxy is not None:
+        result["box_xyxy"] = [
+            round(value, 2) if math.isfinite(value) else None for value in prediction.boxes_xyxy[row].tolist()
+        ]
+    if prediction.masks is not None:
+        result["mask"] = dict(prediction.masks[row])
+    return result
+
+
+def predict_file(
+    model: nn.Module,
+    path: Path,
+    question: Question,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    max_pixels: int = MAX_PIXELS,
+) -> dict[str, Any]:
+    """Predict one image file and write `NAME.json` and `NAME.png` into `folder`, under a name that is still free.
+
+    Returns:
+        What the JSON file holds, with the paths of both files.
+    Raises:
+        DataError: the image cannot be read.
+        UsageError: the family cannot predict on loose images.
+        CheckpointError: the folder cannot be written.
+    """
+    pixels = read_image(path, max_pixels=max_pixels)
+    prediction = predict_image(model, pixels, question, device)
+    picture = _drawn(Image.fromarray(pixels), prediction, question)
+    result = {"image": str(path), **to_json(prediction, question)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = free_stem(folder, path.stem)
+        picture.save(folder / f"{stem}.png")
+        replace_text(folder / f"{stem}.json", json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write into {folder}: {error.strerror}", do="choose another --out") from None
+    return {**result, "json": str(folder / f"{stem}.json"), "picture": str(folder / f"{stem}.png")}
+
+
+def _drawn(image: Image.Image, prediction: Prediction, question: Question) -> Image.Image:
+    """Objects on the picture; an answer in nothing but words beside it."""
+    if prediction.boxes_xyxy is None and prediction.masks is None and prediction.text is not None:
+        return draw_answer(image, question.prompt or "", prediction.text)
+    return draw_prediction(image, prediction, question.threshold, top=question.top)
+
+
+def free_stem(folder: Path, stem: str) -> str:
+    """`stem`, or `stem-2`, `stem-3`, ... : the first of which `folder` has neither JSON nor picture."""
+    number, name = 1, stem
+    while any((folder / f"{name}{suffix}").exists() for suffix in (".json", ".png")):
+        number += 1
+        name = f"{stem}-{number}"
+    return name

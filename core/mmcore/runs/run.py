@@ -1,0 +1,460 @@
+"""A run, top to bottom: settings -> plugin, data, order, model, weights -> training; or a trained model, opened."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcore.contract.recipe import Stage
+from mmcore.errors import CheckpointError, DataError, MissingDataError, PluginError, RecipeError, UsageError
+from mmcore.runs.settings import (
+    CONFIG_NAME,
+    Family,
+    Settings,
+    active_sources,
+    cache_folder,
+    read_settings,
+    write_config,
+    write_run_record,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mmcore.contract.protocols import DataContext, Datasets
+    from mmcore.data.lengths import LengthGroupedOrder
+    from mmcore.data.order import Order
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """What `post_train` is given: a finished run and its model with the final weights, on the CPU."""
+
+    settings: Settings
+    run_dir: Path
+    model: "nn.Module"
+    step: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A trained model ready for evaluation, prediction or export."""
+
+    model: "nn.Module"
+    settings: Settings
+    family: Family
+    run_dir: Path | None
+    step: int
+    origin: str
+    """The checkpoint its weights came from, for messages."""
+
+
+def build_model(family: Family, settings: Settings) -> "nn.Module":
+    """The family's module for these settings, seeded, with freshly initialised weights.
+
+    Raises:
+        PluginError: the hook fails or returns something that is not a model.
+    """
+    import torch
+
+    torch.manual_seed(settings.seed)
+    model = family.call("build_model", stage=settings.stage, variant=settings.variant)
+    if not isinstance(model, torch.nn.Module) or not callable(getattr(model, "predict", None)):
+        raise PluginError(
+            f"build_model returned {type(model).__name__}, not a module with forward and predict",
+            where=f"plugin {family.plugin.label}",
+            do="see the model contract in the documentation of mmcore.contract.model",
+        )
+    _apply_options(model, family, settings.stage)
+    return model
+
+
+def _apply_options(model: "nn.Module", family: Family, stage: Stage) -> None:
+    """Recipe entries that the model itself carries out; one that it cannot is refused, not passed over."""
+    for wanted, key, method in (
+        (stage.gradient_checkpointing, "gradient_checkpointing", "gradient_checkpointing_enable"),
+        (stage.lora is not None, "lora", "add_lora"),
+    ):
+        if not wanted:
+            continue
+        if not hasattr(model, method):
+            raise RecipeError(
+                f"{family.plugin.name} does not support {key}",
+                where=f"stage {stage.number} {stage.name}",
+                do=f"take {key} out of the recipe",
+            )
+        getattr(model, method)(*([stage.lora] if key == "lora" else []))
+
+
+def attach(model: "nn.Module", settings: Settings, folder: Path | None = None) -> None:
+    """Tell a model that wants to know where its run and data lie: it finds there what is no weight, as a tokenizer.
+
+    Args:
+        model: any family's.
+        settings: of the run.
+        folder: of the run, or of the export that was opened.
+    """
+    if hasattr(model, "attach"):
+        model.attach(settings.stage, _context(settings), folder)  # type: ignore[operator]
+
+
+def data_context(settings: Settings) -> "DataContext":
+    """Where the data of this run lies; the folder must be there."""
+    root = Path(settings.data)
+    if not root.is_dir():
+        raise MissingDataError(
+            f"there is no data folder {root}",
+            where="--data or $MMCORE_DATA",
+            do="give the folder with --data, or try the built-in sample data with --demo",
+        )
+    return _context(settings)
+
+
+def _context(settings: Settings) -> "DataContext":
+    from mmcore.contract.protocols import DataContext
+
+    return DataContext(
+        root=Path(settings.data),
+        cache=cache_folder(),
+        variant=settings.variant,
+        seed=settings.seed,
+        only=settings.only,
+    )
+
+
+def prepare_demo(family: Family, settings: Settings) -> None:
+    """Write the sample data of --demo where the settings expect it; returns at once when it is there."""
+    if not settings.demo:
+        return
+    write = getattr(family.plugin.module, "write_demo", None)
+    if write is None:
+        from mmcore.data.demo.write import write_demo as write
+    write(Path(settings.data))
+
+
+def build_datasets(family: Family, settings: Settings, split: str) -> "Datasets":
+    """The joined answers of the family and its extensions for one split.
+
+    Raises:
+        PluginError: two plugins give the same source, or one returns something else than Datasets.
+        DataError: a source the recipe draws from is given by nobody.
+    """
+    from mmcore.contract.protocols import Datasets
+
+    answers = family.call("build_datasets", stage=settings.stage, split=split, context=data_context(settings))
+    parts = [answer for answer in answers if answer is not None]
+    for part in parts:
+        if not isinstance(part, Datasets):
+            raise PluginError(
+                f"build_datasets returned {type(part).__name__}, not mmcore.Datasets",
+                where=f"plugin {family.plugin.label} or one of {', '.join(settings.extensions) or 'no extensions'}",
+            )
+    joined = Datasets(
+        sources=_join([part.sources for part in parts], family),
+        collate=_join([part.collate for part in parts], family),
+        evaluators=_join([part.evaluators for part in parts], family),
+    )
+    if split == "train":
+        for name in active_sources(settings):
+            if name not in joined.sources:
+                raise DataError(
+                    f"no plugin gives the data source {name!r}",
+                    where=f"stage {settings.stage.number} {settings.stage.name}",
+                    known=joined.sources,
+                    do="install the extension that brings it and add --with, or narrow the run with --sources",
+                )
+    return joined
+
+
+def _join(parts: Sequence[Mapping[str, Any]], family: Family) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            if name in result:
+                raise PluginError(
+                    f"two plugins give the data source {name!r}",
+                    where=f"--plugin {family.plugin.name} and its --with extensions",
+                    do="leave one extension out, or rename its source",
+                )
+            result[name] = value
+    return result
+
+
+def build_order(settings: Settings, datasets: "Datasets") -> "Order | LengthGroupedOrder":
+    """The training order over the active sources."""
+    from mmcore.data.order import Order
+
+    data = settings.stage.data
+    sources = active_sources(settings)
+    if not sources:
+        raise RecipeError("no data source has a weight above 0", where="data.sources")
+    if data.group_by_length is not None:
+        from mmcore.data.lengths import grouped_order
+
+        return grouped_order(settings.stage, sources, datasets.sources, settings.seed)
+    return Order(
+        sizes={name: len(datasets.sources[name]) for name in sources},
+        weights={name: source.weight for name, source in sources.items()},
+        micro_batch={name: source.micro_batch or settings.stage.micro_batch for name, source in sources.items()},
+        groups={name: datasets.sources[name].aspect_groups() for name in sources} if data.group_by_aspect else None,
+        replacement=data.replacement,
+        one_source_per_batch=data.one_source_per_batch,
+        seed=settings.seed,
+    )
+
+
+def choose_device(settings: Settings) -> "torch.device":
+    """The device this process trains on."""
+    import torch
+
+    from mmcore.base import distributed
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "no CUDA device is available", where="--device cuda", do="leave --device out, or see `mmcore doctor`"
+        )
+    kind = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return torch.device(kind, distributed.place().local_rank) if kind == "cuda" else torch.device("cpu")
+
+
+def start_run(
+    family: Family, settings: Settings, out: Path | None, *, nproc: int = 1, hostfile: Path | None = None
+) -> Path:
+    """Train in a new run folder, here or in processes of its own.
+
+    Returns:
+        The run folder.
+    Raises:
+        CheckpointError: the folder already holds a run, or is in use.
+    """
+    from mmcore.base import distributed
+
+    run_dir = default_folder(settings) if out is None else out
+    if distributed.place().is_first and (run_dir / CONFIG_NAME).exists() and not _launched():
+        raise CheckpointError(
+            f"{run_dir} already holds a run",
+            where=f"--out {run_dir}",
+            do=f"continue it with `mmcore train --resume {run_dir}`, or choose another --out",
+        )
+    prepare_demo(family, settings)
+    data_context(settings)
+    if nproc > 1 or hostfile is not None:
+        write_config(settings, run_dir)
+        _launch(run_dir, nproc, hostfile)
+        return run_dir
+    if distributed.place().is_first:
+        write_config(settings, run_dir)
+    _train(family, settings, run_dir, resume=False)
+    return run_dir
+
+
+def resume_run(run_dir: Path, *, nproc: int = 1, hostfile: Path | None = None, max_steps: int | None = None) -> Path:
+    """Continue the run in a folder from its newest whole checkpoint, or from the start when it has none.
+
+    Raises:
+        CheckpointError: it is not a run folder, is in use, or all its checkpoints are damaged.
+    """
+    settings = read_settings(run_dir)
+    if nproc > 1 or hostfile is not None:
+        _launch(run_dir, nproc, hostfile, max_steps)
+        return run_dir
+    family = Family.open(settings.plugin, settings.extensions)
+    if max_steps is not None:
+        settings = settings.replace(max_steps=max_steps)
+    _train(family, settings, run_dir, resume=True)
+    return run_dir
+
+
+def default_folder(settings: Settings) -> Path:
+    """`runs/PLUGIN-STAGE-VARIANT`, with a number when that exists."""
+    name = f"{settings.plugin}-{settings.stage.name}-{settings.variant}" + ("-demo" if settings.demo else "")
+    folder, number = Path("runs") / name, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    return folder
+
+
+def _launch(run_dir: Path, nproc: int, hostfile: Path | None, max_steps: int | None = None) -> None:
+    """Processes that continue the run whose settings are in the folder; each reads them there."""
+    from mmcore.train.launch import launch
+
+    limit = [] if max_steps is None else ["--max-steps", str(max_steps)]
+    launch(["train", "--resume", str(run_dir), *limit], nproc=nproc, hostfile=hostfile)
+
+
+def _launched() -> bool:
+    """Whether an outer launcher started this process beside others."""
+    from mmcore.base import distributed
+
+    return distributed.place().world_size > 1
+
+
+def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -> None:
+    """Build everything and train, on this process."""
+    from mmcore.base import distributed
+    from mmcore.base.lock import refuse_if_held
+    from mmcore.data.loader import Loader
+    from mmcore.runs.initialise import initialise
+    from mmcore.runs.plan import total_steps
+    from mmcore.train import checkpoint
+    from mmcore.train.loop import TrainSetup, accumulation, train
+
+    stage = settings.stage
+    here = distributed.start(choose_device(settings))
+    try:
+        if here.is_first:
+            refuse_if_held(run_dir)
+            prepare_demo(family, settings)
+        distributed.barrier()
+        datasets = build_datasets(family, settings, "train")
+        validation = build_datasets(family, settings, "val") if stage.validation else None
+        order = build_order(settings, datasets)
+        model = build_model(family, settings)
+        attach(model, settings, run_dir)
+        fresh = not checkpoint.steps_of(run_dir)
+        started_from = initialise(model, stage, settings.init, Path(settings.data)) if fresh else []
+        if here.is_first:
+            if hasattr(model, "keep_files"):
+                model.keep_files(run_dir)  # type: ignore[operator]
+            fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
+            write_run_record(settings, family, run_dir, fingerprints, started_from)
+        loader = Loader(
+            datasets,
+            order,
+            rank=here.rank,
+            world_size=here.world_size,
+            accumulation=accumulation(stage, here.world_size),
+            num_workers=settings.workers,
+            policy=stage.data.bad_samples,
+            max_in_a_row=stage.data.max_bad_in_a_row,
+            run_folder=run_dir,
+        )
+        setup = TrainSetup(
+            stage=_with_known_best(stage, validation),
+            model=model,
+            batches=loader,
+            run_dir=run_dir,
+            steps=total_steps(settings, sum(len(datasets.sources[name]) for name in order.names)),
+            stop_step=settings.max_steps,
+            seed=settings.seed,
+            device=choose_device(settings),
+            resume=resume or not fresh,
+            evaluate=_evaluation(settings, validation, run_dir) if validation and validation.evaluators else None,
+            picture=partial(_picture, datasets),
+            log_every=settings.log_every,
+        )
+        try:
+            trained = train(setup)
+        finally:
+            loader.close()
+            _tell_bad_samples(loader.bad.summary(), run_dir)
+            if loader.cut:
+                print(f"samples cut at max_length by this process: {loader.cut}", file=sys.stderr)
+        if here.is_first:
+            _finish(family, settings, run_dir, trained.step, trained.metrics)
+        distributed.barrier()
+    finally:
+        distributed.stop()
+
+
+def _tell_bad_samples(summary: Mapping[str, Any], run_dir: Path) -> None:
+    """One line when samples could not be used; the list lies in the run folder."""
+    from mmcore.data.bad import FILE_NAME
+
+    if summary["bad"]:
+        counts = ", ".join(f"{source} {count}" for source, count in summary["bad"].items())
+        print(f"samples that could not be used and were replaced: {counts}; see {run_dir / FILE_NAME}", file=sys.stderr)
+
+
+def _with_known_best(stage: Stage, validation: "Datasets | None") -> Stage:
+    """The stage without a best metric whose validation set this run does not evaluate."""
+    if stage.best_metric is None:
+        return stage
+    known = validation.evaluators if validation else {}
+    return stage if any(stage.best_metric.startswith(f"{name}/") for name in known) else stage.replace(best_metric=None)
+
+
+def _evaluation(settings: Settings, validation: "Datasets", run_dir: Path) -> Any:
+    """The loop's evaluation: every validation set, metrics under `SET/NAME`, predictions kept for the newest only."""
+    from mmcore.base import distributed
+    from mmcore.evaluate.run import evaluate
+    from mmcore.train.objective import DTYPES
+
+    def run(model: "nn.Module", step: int) -> dict[str, float]:
+        del step
+        metrics: dict[str, float] = {}
+        for source in validation.evaluators:
+            found = evaluate(
+                model,
+                validation,
+                settings.stage,
+                source,
+                device=choose_device(settings),
+                batch_size=1,  # the published protocols: a larger batch pads images, and numbers change with padding
+                distributed=distributed.place(),
+                folder=run_dir / "evals" / source,
+                autocast=DTYPES[settings.stage.precision],
+            )
+            metrics |= {f"{source}/{name}": value for name, value in found.items()}
+        return metrics
+
+    return run
+
+
+def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
+    """Draw the images of a batch that stopped the run, as the network saw them."""
+    from mmcore.contract.values import DetectionBatch
+    from mmcore.show.draw import draw_row
+
+    collate = datasets.collate.get(batch.source)
+    if isinstance(batch, DetectionBatch):
+        pictures = [draw_row(batch, row, names=getattr(batch, "names", None)) for row in range(len(batch))]
+    elif collate is not None and hasattr(collate, "draw"):
+        pictures = collate.draw(batch.to("cpu"))  # type: ignore[attr-defined]
+    else:
+        pictures = []
+    for row, picture in enumerate(pictures):
+        picture.save(folder / f"image-{row}.png")
+
+
+def _finish(family: Family, settings: Settings, run_dir: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """After the last step, on the first process: curves, then the plugins' own work with the final weights."""
+    from mmcore.show.plots import plot_curves
+
+    if (run_dir / "metrics.jsonl").exists():
+        plot_curves(run_dir)
+    opened = open_model(run_dir)
+    finished = FinishedRun(settings, run_dir, opened.model, step, dict(metrics))
+    if family.hooks.hook.post_train.get_hookimpls():
+        family.call("post_train", run=finished)
+
+
+def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
+    """A trained model from a run folder, one of its checkpoints, or a folder that `mmcore export --format hf` wrote.
+
+    Args:
+        target: the folder.
+        checkpoint: "last", "best" or a step, for a run folder.
+
+    Raises:
+        CheckpointError: there is nothing to open, or it is damaged.
+        PluginError: the plugin it was trained with is missing or broken.
+    """
+    from mmcore.runs.export import CONFIG, from_pretrained, load_exactly
+    from mmcore.train.checkpoint import load
+
+    path = Path(target)
+    if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
+        return from_pretrained(path)
+    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
+    settings = read_settings(run_dir)
+    family = Family.open(settings.plugin, settings.extensions)
+    loaded = load(path if run_dir != path else run_dir, checkpoint)
+    model = build_model(family, settings)
+    load_exactly(model, loaded.weights, str(loaded.path))
+    attach(model, settings, run_dir)
+    return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))

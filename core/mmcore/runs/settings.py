@@ -1,0 +1,268 @@
+"""What a run is, before anything is built: command line -> plugin -> recipe -> settings, and the files that keep them.
+
+`Settings` is what `config.yaml` in a run folder holds and all that --resume needs. Nothing here imports torch.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import pluggy
+from pydantic import ValidationError
+
+from mmcore.contract.recipe import Recipe, Source, Stage, Validation
+from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
+from mmcore.plugins import find as plugins
+from mmcore.runs.config import Origins, from_tree, parse_yaml, resolve, to_tree, to_yaml
+from mmcore.version import API_VERSION, __version__
+
+CONFIG_NAME = "config.yaml"
+RUN_NAME = "run.json"
+PRECIOUS_VERSIONS = ("torch", "torchvision", "transformers", "deepspeed", "peft", "safetensors", "numpy", "pycocotools")
+
+
+class Settings(Recipe):
+    """One run, complete: the resolved stage and everything outside the recipe."""
+
+    plugin: str
+    extensions: tuple[str, ...] = ()
+    variant: str
+    stage: Stage
+    data: str
+    """Data root."""
+    only: tuple[str, ...] | None = None
+    """Sources named by --sources; None is all of them."""
+    init: tuple[str, ...] = ()
+    """Where the weights start: run folders, checkpoint files, Hub names, or "random"."""
+    seed: int = 0
+    demo: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = 2
+    log_every: int = 10
+    max_steps: int | None = None
+    """Stop after this many optimiser steps although the schedule goes on (--max-steps)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The chosen plugin with its verified hooks."""
+
+    plugin: plugins.Plugin
+    hooks: pluggy.PluginManager
+
+    @classmethod
+    def open(cls, name: str, extensions: Sequence[str] = ()) -> "Family":
+        """Load one family and the named extensions.
+
+        Raises:
+            PluginError: one of them is missing, broken or incompatible.
+        """
+        plugin = plugins.load(name)
+        return cls(plugin, plugins.manager(plugin, extensions))
+
+    def stages(self, variant: str) -> tuple[Stage, ...]:
+        return plugins.stages(self.hooks, self.plugin, variant)
+
+    def call(self, hook: str, **arguments: Any) -> Any:
+        return plugins.call(self.hooks, self.plugin, hook, **arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command line asks for, before anything is looked up."""
+
+    plugin: str
+    stage: str
+    variant: str | None = None
+    extensions: tuple[str, ...] = ()
+    config: Path | None = None
+    sets: tuple[str, ...] = ()
+    data: Path | None = None
+    sources: tuple[str, ...] | None = None
+    init: tuple[str, ...] = ()
+    demo: bool = False
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = None
+    log_every: int | None = None
+    max_steps: int | None = None
+
+
+def settle(request: Request) -> tuple[Family, Settings, Origins]:
+    """Resolve a request to complete settings, with the origin of every changed recipe entry.
+
+    Raises:
+        UsageError: a plugin, stage, variant, key or source does not exist, with the nearest name.
+    """
+    family = Family.open(request.plugin, request.extensions)
+    variant = request.variant or _default_variant(family.plugin, request.demo)
+    stage = plugins.find_stage(family.stages(variant), request.stage, family.plugin)
+    stage, origins = resolve(stage, request.config, request.sets)
+    only = _check_sources(request.sources, stage)
+    settings = Settings(
+        plugin=family.plugin.name,
+        extensions=request.extensions,
+        variant=variant,
+        stage=stage,
+        data=str(_data_root(request)),
+        only=only,
+        init=request.init,
+        seed=request.seed,
+        demo=request.demo,
+        device=request.device,
+        workers=_default_workers() if request.workers is None else request.workers,
+        log_every=10 if request.log_every is None else request.log_every,
+        max_steps=request.max_steps,
+    )
+    return family, settings, origins
+
+
+def _default_variant(plugin: plugins.Plugin, demo: bool) -> str:
+    if demo and "tiny" in plugin.variants:
+        return "tiny"
+    return plugin.variants[0] if plugin.variants else "default"
+
+
+def _default_workers() -> int:
+    return max(0, min(4, (os.cpu_count() or 1) - 1))
+
+
+def _data_root(request: Request) -> Path:
+    if request.demo:
+        if request.data is not None:
+            raise UsageError("--demo makes its own data", where=f"--data {request.data}", do="leave one of the two out")
+        return cache_folder() / "demo"
+    return (request.data or Path(os.environ.get("MMCORE_DATA", "data"))).expanduser().absolute()
+
+
+def cache_folder() -> Path:
+    """Where indexes, demo data and features are cached: $MMCORE_CACHE, else the user's cache folder."""
+    if "MMCORE_CACHE" in os.environ:
+        return Path(os.environ["MMCORE_CACHE"]).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "mmcore"
+
+
+def _check_sources(wanted: Sequence[str] | None, stage: Stage) -> tuple[str, ...] | None:
+    known = list(stage.data.sources)
+    for name in wanted or ():
+        if name not in known:
+            raise RecipeError(
+                f"stage {stage.number} {stage.name} has no data source {name!r}",
+                where=f"--sources {','.join(wanted or ())}",
+                known=known,
+                do=suggest(name, known, "choose among these"),
+            )
+    return tuple(wanted) if wanted else None
+
+
+def active_sources(settings: Settings) -> dict[str, Source]:
+    """The training sources this run draws from: those of the recipe with a weight, narrowed by --sources."""
+    chosen = settings.only or tuple(settings.stage.data.sources)
+    sources = {name: settings.stage.data.sources[name] for name in chosen}
+    return {name: source for name, source in sources.items() if source.weight > 0}
+
+
+def validations(settings: Settings) -> dict[str, Validation]:
+    """The validation sets of the recipe by name."""
+    return {validation.source: validation for validation in settings.stage.validation}
+
+
+# Run folders
+
+
+def write_config(settings: Settings, run_dir: Path) -> None:
+    """Save the settings as `config.yaml`."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    header = f"# mmcore {__version__}: the resolved settings of this run; `mmcore train --resume` needs nothing else\n"
+    _write_atomically(run_dir / CONFIG_NAME, header + to_yaml(to_tree(settings)))
+
+
+def read_settings(run_dir: Path) -> Settings:
+    """The settings of a run folder.
+
+    Raises:
+        CheckpointError: it is not a run folder.
+        RecipeError: its config.yaml was edited into something invalid.
+    """
+    path = run_dir / CONFIG_NAME
+    if not path.is_file():
+        near = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{CONFIG_NAME}")) if run_dir.parent.is_dir() else []
+        raise CheckpointError(
+            f"{run_dir} is not a run folder: it has no {CONFIG_NAME}",
+            known=near or None,
+            do=suggest(run_dir.name, near, "give the folder that --out named, or see `mmcore runs`"),
+        )
+    tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(tree, dict) or not isinstance(tree.get("stage"), dict):
+        raise RecipeError("not the settings of a run", where=path)
+    stage = from_tree(tree.pop("stage"), f"{path}, stage")
+    try:
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
+        return Settings.model_validate({"stage": stage, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}", where=path) from None
+
+
+def write_run_record(
+    settings: Settings,
+    family: Family,
+    run_dir: Path,
+    fingerprints: Mapping[str, str],
+    started_from: Sequence[Mapping[str, Any]],
+) -> None:
+    """Append this start to `run.json`: versions, plugins, data fingerprints, source revision, command."""
+    path = run_dir / RUN_NAME
+    record = json.loads(path.read_text()) if path.exists() else {"starts": []}
+    record["starts"].append(
+        {
+            "mmcore": __version__,
+            "api": API_VERSION,
+            "plugin": {"name": family.plugin.name, "version": family.plugin.version},
+            "extensions": {name: plugins.load(name).version for name in settings.extensions},
+            "versions": {name: _version(name) for name in PRECIOUS_VERSIONS},
+            "python": platform.python_version(),
+            "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+            "git": _git_revision(),
+            "command": sys.argv,
+            "seed": settings.seed,
+            "data": dict(fingerprints),
+            "weights": list(started_from),
+        }
+    )
+    _write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror}", do="free space or choose another --out"
+        ) from None

@@ -1,0 +1,1 @@
+"""What image encoders of several families share."""

@@ -1,0 +1,1 @@
+"""Published parameter names, and files that hold them."""

@@ -1,0 +1,116 @@
+"""Masks round-trip between formats, and nothing malformed reaches the C decoder."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from mmcore.errors import DataError, UnsafeDataError
+from mmcore.geometry import masks
+from pycocotools import mask as coco_mask
+
+bitmaps = hnp.arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.integers(0, 1))
+
+
+@given(bitmaps)
+def test_bitmaps_round_trip_through_run_lengths(bitmap):
+    rle = masks.encode(bitmap)
+    assert isinstance(rle["counts"], str)
+    np.testing.assert_array_equal(masks.decode(rle), bitmap)
+    assert masks.area(rle) == bitmap.sum()
+
+
+@given(bitmaps)
+def test_the_python_reading_of_counts_is_that_of_the_c_code(bitmap):
+    column = bitmap.flatten(order="F")
+    edges = np.flatnonzero(np.diff(column)) + 1
+    expected = np.diff(np.concatenate(([0], edges, [len(column)])))
+    if column[0]:
+        expected = np.concatenate(([0], expected))
+    np.testing.assert_array_equal(masks._runs(masks.encode(bitmap)["counts"].encode(), None), expected)
+
+
+@given(bitmaps)
+def test_the_tight_box_ends_one_past_the_last_pixel(bitmap):
+    box = masks.tight_box(bitmap)
+    if box is None:
+        assert not bitmap.any()
+        return
+    left, top, right, bottom = box
+    assert bitmap[top:bottom, left:right].sum() == bitmap.sum()
+    assert bitmap[top].any()
+    assert bitmap[bottom - 1].any()
+    assert bitmap[:, left].any()
+    assert bitmap[:, right - 1].any()
+
+
+def test_several_masks_are_encoded_and_decoded_at_once():
+    stack = np.random.default_rng(0).integers(0, 2, (5, 7, 9), np.uint8)
+    np.testing.assert_array_equal(masks.decode_all(masks.encode_all(stack)), stack)
+    assert masks.encode_all(stack[:0]) == []
+
+
+def test_uncompressed_counts_become_compressed():
+    rle = masks.compress({"size": [60, 84], "counts": [0, 20, 5020]})
+    assert rle == {"size": [60, 84], "counts": "0d0ll4"}
+
+
+def test_polygons_are_drawn_as_pycocotools_draws_them():
+    polygons = [[1, 1, 8, 1, 8, 6, 1, 6], [10, 2, 14, 2, 12, 9]]
+    drawn = masks.to_bitmap(polygons, 12, 16)
+    expected = coco_mask.merge(coco_mask.frPyObjects(polygons, 12, 16))
+    assert masks.encode(drawn)["counts"] == expected["counts"].decode()
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=40), st.integers(1, 40), st.integers(1, 40))
+def test_random_counts_are_refused_or_describe_exactly_their_size(counts, height, width):
+    try:
+        masks.check_rle({"size": [height, width], "counts": counts})
+    except DataError:
+        return
+    decoded = masks.decode({"size": [height, width], "counts": counts})
+    assert decoded.shape == (height, width)
+    assert coco_mask.area({"size": [height, width], "counts": counts}) == decoded.sum()
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        ({"size": [4, 4], "counts": "P"}, "end inside a number"),
+        ({"size": [4, 4], "counts": "o" * 5000 + "0"}, "more than 30 bits"),
+        ({"size": [4, 4], "counts": "\x00\xff"}, "outside"),
+        ({"size": [4, 4], "counts": "é漢"}, "outside"),
+        ({"size": [4, 4], "counts": [4, 4.5]}, "whole numbers"),
+        ({"size": [4, 4], "counts": [1 << 70]}, "whole numbers"),
+        ({"size": [4, 4], "counts": None}, "neither"),
+        ({"size": [1 << 20, 1 << 20], "counts": "0"}, "budget"),
+        ({"size": [4], "counts": "0"}, r"not \[height, width\]"),
+        ({"size": [-4, 4], "counts": "0"}, r"not \[height, width\]"),
+        ({"size": [True, 4], "counts": "4"}, r"not \[height, width\]"),
+        ({"counts": "0"}, r"not \[height, width\]"),
+    ],
+)
+def test_hostile_run_lengths_are_refused_before_decoding(rle, message):
+    with pytest.raises(UnsafeDataError, match=message):
+        masks.decode(rle, where="instances.json, annotation 7")
+
+
+@pytest.mark.parametrize("counts", ["f0", [15], [20, -4]])
+def test_run_lengths_of_another_size_are_refused(counts):
+    with pytest.raises(DataError, match=r"covers|negative"):
+        masks.decode({"size": [4, 4], "counts": counts})
+
+
+@pytest.mark.parametrize(
+    "polygon", [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, float("nan"), 5, 6], [0, 0, 1e12, 0, 5, 5]]
+)
+def test_unusable_polygons_are_refused(polygon):
+    with pytest.raises(DataError, match="polygon"):
+        masks.polygons_to_bitmap([polygon], 10, 10)
+
+
+def test_a_mask_of_another_image_is_refused_with_both_sizes():
+    with pytest.raises(DataError, match=r"4x6.*8x8") as error:
+        masks.to_bitmap(masks.encode(np.ones((4, 6), np.uint8)), 8, 8, where="annotation 3")
+    assert "annotation 3" in str(error.value)
