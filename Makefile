@@ -86,9 +86,10 @@ test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
 test-slow: $(STAMP) ## Tests that take minutes, and those that need a GPU where there is one
 	@OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "gpu or slow" $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff: lint and format
+lint: $(STAMP) ## ruff: lint and format; import-linter: who may know whom
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 format: $(STAMP) ## Let ruff rewrite what it can
 	$(BIN)/python -m ruff check --fix .
