@@ -103,6 +103,8 @@ bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/language.py
 	$(BIN)/python bench/targets.py
 	$(BIN)/python bench/index.py
+	$(BIN)/python bench/messages.py
+	$(BIN)/python bench/phrases.py
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mmcore.errors import LaunchError
 
@@ -98,39 +99,73 @@ def stop() -> None:
 
 
 def gather_json(value: Any) -> list[Any] | None:
-    """Every process's value on the first process, in rank order; None on the others.
+    """Every process's value on the first process, in rank order; None on the others, which receive nothing.
 
     Args:
         value: anything that JSON can hold. Infinities and NaN travel too.
     """
-    parts = all_gather_json(value)
-    return parts if place().is_first else None
+    if not _several():
+        return [value]
+    mine = _bytes(value)
+    sizes = _sizes(mine)
+    # Gathering pads every message to the longest; one by one they take no more room than they are long.
+    if not place().is_first:
+        dist.send(mine, dst=0, group=_group())
+        return None
+    parts = [mine]
+    for rank, size in enumerate(sizes[1:], start=1):
+        parts.append(torch.empty(size, dtype=torch.uint8))
+        dist.recv(parts[-1], src=rank, group=_group())
+    return [_value(part) for part in parts]
 
 
 def all_gather_json(value: Any) -> list[Any]:
     """Every process's value on every process, in rank order."""
     if not _several():
         return [value]
-    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(_group()))]
-    dist.all_gather(sizes, torch.tensor([len(data)]), group=_group())
-    room = max(int(size) for size in sizes)
-    padded = torch.zeros(room, dtype=torch.uint8)
-    padded[: len(data)] = data
-    parts = [torch.zeros(room, dtype=torch.uint8) for _ in sizes]
+    mine = _bytes(value)
+    sizes = _sizes(mine)
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded, group=_group())
-    return [json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)]
+    return [_value(part[:size]) for part, size in zip(parts, sizes, strict=True)]
 
 
 def broadcast_json(value: Any) -> Any:
     """The first process's value on every process."""
-    return all_gather_json(value if place().is_first else None)[0]
+    if not _several():
+        return value
+    first = place().is_first
+    data = _bytes(value) if first else torch.empty(0, dtype=torch.uint8)
+    size = torch.tensor([len(data)])
+    dist.broadcast(size, src=0, group=_group())
+    data = data if first else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(data, src=0, group=_group())
+    return _value(data)
 
 
 def barrier() -> None:
     """Wait until every process is here."""
     if _several():
         dist.barrier(group=_group())
+
+
+def _bytes(value: Any) -> Tensor:
+    """A value as JSON, one uint8 a byte; never empty."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _value(data: Tensor) -> Any:
+    """What `_bytes` was made from, apart from what JSON makes of it."""
+    return json.loads(data.numpy().tobytes())
+
+
+def _sizes(mine: Tensor) -> list[int]:
+    """How many bytes each process has, on every process."""
+    sizes = torch.zeros(dist.get_world_size(_group()), dtype=torch.int64)
+    dist.all_gather_into_tensor(sizes, torch.tensor([len(mine)]), group=_group())
+    return sizes.tolist()
 
 
 def _several() -> bool:

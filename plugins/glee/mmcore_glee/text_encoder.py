@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import GleeConfig
@@ -61,44 +63,81 @@ def build_clip(config: GleeConfig) -> "CLIPTextModel":
 
 
 class PhraseMemo:
-    """Features of phrases that a frozen encoder has seen; the least recently used are dropped.
+    """Features of phrases that a frozen encoder has seen, in one table; the least recently used are dropped.
 
     Args:
-        capacity: most phrases kept; at CLIP's size one takes about 15 kB.
+        capacity: most phrases kept; at CLIP's size one takes about 2 kB a token.
     """
 
     def __init__(self, capacity: int = 8192) -> None:
         self.capacity = capacity
-        self._rows: OrderedDict[str, Tensor] = OrderedDict()
+        self._places: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        """Phrase -> first row in the table and number of rows, least recently used first."""
+        self._table: Tensor | None = None
+        """Tokens of all phrases, (rows, channels); row 0 is zero and stands for padding."""
+        self._used = 1
         self._version: tuple[object, ...] = ()
 
     def clear(self) -> None:
         """Forget everything."""
-        self._rows.clear()
+        self._places.clear()
+        self._table, self._used = None, 1
 
     def encode(
         self, clip: nn.Module, names: Sequence[str], input_ids: Int[Tensor, "texts tokens"]
     ) -> Float[Tensor, "texts tokens channels"]:
-        """Hidden states of all names; only those not seen before go through the encoder."""
+        """Hidden states of all names; only those not seen before go through the encoder.
+
+        What stands at padding depends on what was seen before, and nobody may read it.
+        """
         self._forget_when_changed(clip, input_ids)
-        width = input_ids.shape[1]
-        missing = list({name: i for i, name in enumerate(names) if name not in self._rows}.items())
+        missing = {name: i for i, name in enumerate(names) if name not in self._places}
         if missing:
-            rows = torch.tensor([i for _, i in missing], device=input_ids.device)
+            rows = torch.tensor(list(missing.values()), device=input_ids.device)
             # Not in inference mode: what is kept here may be needed by a training step later.
             with torch.inference_mode(False), torch.no_grad():
-                hidden = hidden_states(clip, input_ids[rows].clone())
-            self._rows.update((name, row) for (name, _), row in zip(missing, hidden, strict=True))
-        result = torch.stack([self._row(name, width) for name in names])
-        while len(self._rows) > self.capacity:
-            self._rows.popitem(last=False)
+                self._keep(list(missing), hidden_states(clip, input_ids[rows].clone()))
+        result = self._look_up(names, input_ids.shape[1])
+        for name in names:
+            self._places.move_to_end(name)
+        if len(self._places) > self.capacity:
+            self._drop_oldest()
         return result
 
-    def _row(self, name: str, width: int) -> Tensor:
-        # A phrase fits in both the width it was kept at and the width now asked for; the rest is padding.
-        self._rows.move_to_end(name)
-        row = self._rows[name][:width]
-        return torch.cat([row, row.new_zeros(width - len(row), row.shape[1])]) if len(row) < width else row
+    def _look_up(self, names: Sequence[str], width: int) -> Tensor:
+        """Rows of the table. A phrase fits in both the width it was kept at and `width`; the rest is padding."""
+        assert self._table is not None
+        first, length = np.array([self._places[name] for name in names]).T[:, :, None]
+        steps = np.arange(width)
+        index = torch.from_numpy(np.where(steps < length, first + steps, 0))
+        return embedding(index.to(self._table.device, non_blocking=True), self._table)
+
+    def _keep(self, names: Sequence[str], hidden: Float[Tensor, "texts tokens channels"]) -> None:
+        """Write phrases behind those that are there, in a table that grows by doubling."""
+        texts, width, channels = hidden.shape
+        end = self._used + texts * width
+        if self._table is None or end > len(self._table):
+            table = hidden.new_zeros(max(end, 2 * self._used), channels)
+            if self._table is not None:
+                table[: self._used] = self._table[: self._used]
+            self._table = table
+        self._table[self._used : end] = hidden.flatten(0, 1)
+        self._places.update((name, (self._used + i * width, width)) for i, name in enumerate(names))
+        self._used = end
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _drop_oldest(self) -> None:
+        """Keep the half used last, moved together, so that this is rare."""
+        assert self._table is not None
+        kept = list(self._places.items())[-max(1, self.capacity // 2) :]
+        rows = np.concatenate([[0], *(np.arange(first, first + length) for _, (first, length) in kept)])
+        self._table = self._table[torch.from_numpy(rows).to(self._table.device)]
+        starts = np.cumsum([1, *(length for _, (_, length) in kept)])
+        self._places = OrderedDict(
+            (name, (int(start), length)) for start, (name, (_, length)) in zip(starts[:-1], kept, strict=True)
+        )
+        self._used = int(starts[-1])
 
     def _forget_when_changed(self, clip: nn.Module, input_ids: Tensor) -> None:
         weight = next(clip.parameters())
@@ -106,7 +145,7 @@ class PhraseMemo:
         autocast = torch.is_autocast_enabled(input_ids.device.type)
         version = (weight.data_ptr(), weight._version, weight.dtype, autocast)
         if version != self._version:
-            self._rows.clear()
+            self.clear()
             self._version = version
 
 

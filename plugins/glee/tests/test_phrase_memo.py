@@ -1,0 +1,59 @@
+"""What a frozen text encoder said is said again, whatever else was asked and forgotten in between."""
+
+import random
+
+import pytest
+import torch
+from mmcore_glee.config import TINY
+from mmcore_glee.text_encoder import PhraseMemo, build_clip, hidden_states
+
+LENGTHS = {f"phrase {i}": 2 + i % 5 for i in range(20)}
+
+
+def ids_of(names: list[str], spare: int) -> torch.Tensor:
+    """Ids that depend on the name alone, padded to the longest and `spare` more."""
+    rows = torch.full((len(names), max(LENGTHS[name] for name in names) + spare), 7)
+    for row, name in zip(rows, names, strict=True):
+        own = random.Random(name)
+        row[: LENGTHS[name]] = torch.tensor([own.randrange(10, 200) for _ in range(LENGTHS[name])])
+    return rows
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_clip(TINY).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("capacity", [1, 4, 100])
+def test_features_are_the_encoders_at_any_capacity_width_and_history(clip: torch.nn.Module, capacity: int) -> None:
+    memo, draw = PhraseMemo(capacity), random.Random(0)
+    for step in range(12):
+        names = draw.choices(list(LENGTHS), k=draw.randint(1, 9))
+        ids = ids_of(names, draw.randint(0, 2))
+        with torch.inference_mode(step % 3 == 0), torch.no_grad():
+            given, expected = memo.encode(clip, names, ids), hidden_states(clip, ids)
+        assert given.shape == expected.shape
+        for name, ours, encoded in zip(names, given, expected, strict=True):
+            torch.testing.assert_close(ours[: LENGTHS[name]], encoded[: LENGTHS[name]], rtol=1e-5, atol=1e-5)
+
+
+def test_a_known_phrase_is_not_encoded_again_and_the_oldest_are_forgotten(clip: torch.nn.Module) -> None:
+    seen: list[int] = []
+    handle = clip.register_forward_hook(lambda *given: seen.append(given[2].last_hidden_state.shape[0]))
+    memo, names = PhraseMemo(6), list(LENGTHS)
+    with torch.no_grad():
+        for asked in (names[:4], names[:4], names[2:6], names[6:9], names[6:9], names[:1]):
+            memo.encode(clip, asked, ids_of(asked, 0))
+    handle.remove()
+    assert seen == [4, 2, 3, 1]
+
+
+def test_other_weights_are_noticed(clip: torch.nn.Module) -> None:
+    memo, names = PhraseMemo(), list(LENGTHS)[:3]
+    with torch.no_grad():
+        before = memo.encode(clip, names, ids_of(names, 0))
+        next(clip.parameters()).add_(1.0)
+        after = memo.encode(clip, names, ids_of(names, 0))
+        next(clip.parameters()).sub_(1.0)
+    assert not torch.allclose(before, after)
