@@ -196,10 +196,10 @@ def measure_workers(way: Way, path: Path, cache: Path) -> dict[str, Any]:
     """Private memory of two workers of the real loader, before and after each has read its share of records."""
     from mmcore.contract.protocols import Datasets
     from mmcore.data.loader import Loader
-    from mmcore.data.order import Order
+    from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 
     count, read = way.open(path, cache)
-    order = Order({"records": count}, {"records": 1.0}, {"records": 50})
+    order = SourcePerBatchOrder({"records": count}, {"records": 1.0}, {"records": 50})
     source = _Source("records", count, read)
     loader = Loader(Datasets({"records": source}, {"records": _memory_batch}), order, num_workers=2, pin_memory=False)
     per_process: dict[int, list[dict[str, float]]] = {}

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mmcore.contract.hookspecs import hookimpl
+from mmcore.contract.mixture import ByLength, SourcePerBatch, SourcePerSample, WholeEpochs
 from mmcore.contract.recipe import (
     AdamW,
     Constant,
@@ -44,6 +45,7 @@ __all__ = [
     "API_VERSION",
     "AdamW",
     "Batch",
+    "ByLength",
     "Constant",
     "Cosine",
     "Data",
@@ -60,9 +62,12 @@ __all__ = [
     "Prediction",
     "Sample",
     "Source",
+    "SourcePerBatch",
+    "SourcePerSample",
     "Span",
     "Stage",
     "Validation",
+    "WholeEpochs",
     "__version__",
     "hookimpl",
 ]

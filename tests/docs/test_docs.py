@@ -7,7 +7,7 @@ from pathlib import Path
 import mmcore
 import pytest
 from mmcore.cli import COMMANDS
-from mmcore.contract import recipe
+from mmcore.contract import mixture, recipe
 from mmcore.contract.recipe import Recipe
 from mmcore.plugins import find as plugins
 
@@ -18,8 +18,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 
 def sections(page: Path, level: str = "## ") -> dict[str, str]:
-    """Heading -> text below it, up to the next heading of this level."""
-    parts = re.split(rf"^{re.escape(level)}(.+)$", page.read_text(), flags=re.M)
+    """Heading -> text below it, up to the next heading of this level, a pattern."""
+    parts = re.split(rf"^{level}(.+)$", page.read_text(), flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -40,11 +40,12 @@ def test_no_section_describes_a_hook_that_is_gone():
     assert described == list(plugins.known_hooks())
 
 
-@pytest.mark.parametrize(
-    "part", [cls for _, cls in inspect.getmembers(recipe, inspect.isclass) if issubclass(cls, Recipe) and cls != Recipe]
-)
+PARTS = dict(inspect.getmembers(recipe, inspect.isclass) + inspect.getmembers(mixture, inspect.isclass))
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS.values() if issubclass(part, Recipe) and part != Recipe])
 def test_every_recipe_field_is_documented_and_no_other(part):
-    text = sections(ROOT / "docs" / "recipes.md")[part.__name__]
+    text = sections(ROOT / "docs" / "recipes.md", "##+ ")[part.__name__]
     assert re.findall(r"^\| `(\w+)` \|", text, flags=re.M) == list(part.model_fields)
 
 

@@ -16,10 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base.yamltext import to_yaml
 from mmcore.contract.recipe import Stage, matches_any
 from mmcore.errors import MmcoreError, RecipeError
 from mmcore.plugins import find as plugins
-from mmcore.runs.config import from_tree, to_tree, to_yaml
+from mmcore.runs.config import from_tree, to_tree
 from mmcore.runs.run import attach, build_datasets, build_model, prepare_demo
 from mmcore.runs.settings import Family, Settings, active_sources
 
@@ -203,7 +204,7 @@ def _stays_light(name: str) -> str:
 
 
 def _recipes_validate(family: Family) -> str:
-    from mmcore.runs.config import parse_yaml
+    from mmcore.base.yamltext import parse_yaml
 
     count = 0
     for variant in family.plugin.variants or ("default",):

@@ -57,6 +57,29 @@ class DataSource(Protocol):
         ...
 
 
+class Order(Protocol):
+    """What is drawn: a pure function of seed, epoch and position, with no state to save (`mmcore.data.order`).
+
+    Micro-batches are numbered over the whole run: step, accumulation turn, process.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources that are drawn from."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def draws(self, m: int) -> tuple[Draw, ...]:
+        """The samples of global micro-batch `m`, counted from 0."""
+        ...
+
+    def source(self, m: int) -> str:
+        """The source of the first sample of global micro-batch `m`."""
+        ...
+
+
 class Evaluator(Protocol):
     """One published protocol. Each process updates its own evaluator; the states are merged on the first.
 

@@ -12,37 +12,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from mmcore.errors import RecipeError, suggest
-
-
-class Recipe(BaseModel):
-    """Base of every recipe part: frozen, strict, and unknown keys are refused with the nearest known one."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            known = list(cls.model_fields)
-            for key in values:
-                if key not in cls.model_fields:
-                    raise RecipeError(
-                        f"{cls.__name__} has no key {key!r}",
-                        known=known,
-                        do=suggest(str(key), known, "remove it or choose one of these"),
-                    )
-        return values
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some entries changed, checked again as a whole.
-
-        Raises:
-            RecipeError: a key does not exist.
-        """
-        return type(self).model_validate({**dict(self), **changes})
+from mmcore.contract.entry import Recipe
+from mmcore.contract.mixture import Mixture, SourcePerBatch
+from mmcore.errors import RecipeError
 
 
 class AdamW(Recipe):
@@ -53,7 +27,7 @@ class AdamW(Recipe):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    multipliers: dict[str, float] = {}
+    multipliers: dict[str, float] = Field(default={})
     """Pattern -> factor on `lr`; every pattern that matches a parameter multiplies."""
     no_decay: tuple[str, ...] = ()
     """Patterns of parameters without weight decay."""
@@ -118,7 +92,7 @@ class Source(Recipe):
     """Image folder below the data root."""
     micro_batch: int | None = Field(default=None, gt=0)
     """Samples per micro-batch of this source; None means the stage's `micro_batch`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """What only this source's parser or transform understands; the plugin refuses unknown entries."""
 
 
@@ -126,15 +100,8 @@ class Data(Recipe):
     """Where the samples come from and how they are mixed."""
 
     sources: dict[str, Source]
-    one_source_per_batch: bool = True
-    """Every micro-batch comes from a single source (GLEE); False mixes within it."""
-    replacement: bool = True
-    """Draw records independently (published GLEE and GLaMM rule); False goes through each source before any repeats."""
-    group_by_aspect: bool = False
-    """Landscape and portrait images never share a micro-batch, which saves padding."""
-    group_by_length: Literal["length", "modality"] | None = None
-    """Records of like length share a global batch; with "modality" those with and without an image keep apart. Every
-    record comes once per epoch, so `replacement` is False and all sources have one weight."""
+    mixture: Mixture = Field(default=SourcePerBatch(), discriminator="kind")
+    """How the sources are mixed: one choice of several, each with its own entries."""
     bad_samples: Literal["error", "skip", "quarantine"] = "skip"
     """What a sample that cannot be read does: stop the run; be replaced and counted; be replaced, counted, listed and
     never drawn again."""
@@ -143,7 +110,7 @@ class Data(Recipe):
     """Images with more pixels than this are refused before decoding."""
     templates: str | None = None
     """A file that replaces a family's question and answer wording."""
-    transform: dict[str, Any] = {}
+    transform: dict[str, Any] = Field(default={})
     """The image pipeline's numbers; the plugin refuses unknown entries."""
 
 
@@ -177,7 +144,7 @@ class Validation(Recipe):
     annotations: str = ""
     images: str = ""
     format: str = ""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
 
 class Stage(Recipe):
@@ -220,10 +187,10 @@ class Stage(Recipe):
     frozen: tuple[str, ...] = ()
     """Taken away from `trainable`."""
     lora: Lora | None = None
-    loss_weights: dict[str, float] = {}
+    loss_weights: dict[str, float] = Field(default={})
     max_length: int | None = Field(default=None, gt=0)
     """Longest text sequence, tokens."""
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default={})
     """Family settings that differ between stages; the plugin refuses unknown entries."""
     init: Init = Init(optional=True)
 

@@ -13,25 +13,17 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from mmcore.base.hashing import mix, name_key
-from mmcore.contract.protocols import Datasets
+from mmcore.contract.protocols import Datasets, Order
 from mmcore.contract.values import Batch, Draw
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, Policy, Reader, quarantined
 from mmcore.errors import DataError, MmcoreError
-
-
-class Draws(Protocol):
-    """Where a loader learns what to read: `mmcore.data.order.Order`, or anything with as much to say."""
-
-    seed: int
-
-    def draws(self, m: int) -> tuple[Draw, ...]: ...
 
 
 class Task(NamedTuple):
@@ -63,7 +55,7 @@ class Loader:
     def __init__(
         self,
         datasets: Datasets,
-        order: Draws,
+        order: Order,
         *,
         rank: int = 0,
         world_size: int = 1,

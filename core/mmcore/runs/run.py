@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mmcore.contract.protocols import DataContext, Datasets
-    from mmcore.data.lengths import LengthGroupedOrder
-    from mmcore.data.order import Order
+    from mmcore.contract.protocols import DataContext, Datasets, Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,27 +182,11 @@ def _join(parts: Sequence[Mapping[str, Any]], family: Family) -> dict[str, Any]:
     return result
 
 
-def build_order(settings: Settings, datasets: "Datasets") -> "Order | LengthGroupedOrder":
+def build_order(settings: Settings, datasets: "Datasets") -> "Order":
     """The training order over the active sources."""
-    from mmcore.data.order import Order
+    from mmcore.data.order.build import build_order
 
-    data = settings.stage.data
-    sources = active_sources(settings)
-    if not sources:
-        raise RecipeError("no data source has a weight above 0", where="data.sources")
-    if data.group_by_length is not None:
-        from mmcore.data.lengths import grouped_order
-
-        return grouped_order(settings.stage, sources, datasets.sources, settings.seed)
-    return Order(
-        sizes={name: len(datasets.sources[name]) for name in sources},
-        weights={name: source.weight for name, source in sources.items()},
-        micro_batch={name: source.micro_batch or settings.stage.micro_batch for name, source in sources.items()},
-        groups={name: datasets.sources[name].aspect_groups() for name in sources} if data.group_by_aspect else None,
-        replacement=data.replacement,
-        one_source_per_batch=data.one_source_per_batch,
-        seed=settings.seed,
-    )
+    return build_order(settings.stage, active_sources(settings), datasets.sources, settings.seed)
 
 
 def choose_device(settings: Settings) -> "torch.device":

@@ -17,10 +17,11 @@ from typing import Any, Literal
 import pluggy
 from pydantic import ValidationError
 
+from mmcore.base.yamltext import parse_yaml, to_yaml
 from mmcore.contract.recipe import Recipe, Source, Stage, Validation
 from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
 from mmcore.plugins import find as plugins
-from mmcore.runs.config import Origins, from_tree, parse_yaml, resolve, to_tree, to_yaml
+from mmcore.runs.config import Origins, from_tree, resolve, to_tree
 from mmcore.version import API_VERSION, __version__
 
 CONFIG_NAME = "config.yaml"

@@ -4,7 +4,7 @@ Numbers come from the YAML files below `projects/GLEE/configs/images` of Foundat
 for file names, from `projects/GLEE/glee/data`. Where documents and code differ the code is followed and a note says so.
 """
 
-from mmcore import AdamW, Data, Init, MultiStep, Source, Stage, Validation
+from mmcore import AdamW, Data, Init, MultiStep, Source, SourcePerBatch, Stage, Validation, WholeEpochs
 
 from mmcore_glee.config import LOSS_WEIGHTS
 
@@ -167,7 +167,7 @@ LITE_PRETRAIN = Stage(
             "obj365": OBJECTS365.replace(weight=1.0),
             "openimage": OPENIMAGES.replace(weight=1.0),
         },
-        group_by_aspect=True,
+        mixture=SourcePerBatch(by_aspect=True),
         transform=MULTISCALE,
     ),
     validation=(OBJECTS365_VAL,),
@@ -212,7 +212,7 @@ LITE_JOINT = LITE_PRETRAIN.replace(
             "image_yt21": YTVIS21_FRAMES,
             "image_o": OVIS_FRAMES,
         },
-        group_by_aspect=True,
+        mixture=SourcePerBatch(by_aspect=True),
         transform=MULTISCALE,
     ),
     validation=(COCO_VAL, REFCOCO_VAL, LVIS_MINIVAL),
@@ -274,8 +274,7 @@ TINY_JOINT = LITE_JOINT.replace(
     micro_batch=4,
     data=LITE_JOINT.data.replace(
         sources={"coco": COCO, "refcoco": REFCOCO.replace(weight=0.5)},
-        replacement=False,
-        group_by_aspect=True,  # as at test time, an image is padded by little
+        mixture=WholeEpochs(by_aspect=True),  # as at test time, an image is padded by little
         transform={
             **MULTISCALE,
             "min_sizes": (112, 128, 144),

@@ -93,7 +93,7 @@ def test_samples_that_were_replaced_are_counted_and_listed(run: Run, root: Path,
     for path in paths[::2]:
         path.write_bytes(path.read_bytes()[:200])
     # Which samples one step draws depends on the grouping; a damaged one is among them without it.
-    code, said = run(*TRAIN, *QUICK, "--data", root, "--out", "one", "--set", "data.group_by_aspect=false")
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--out", "one", "--set", "data.mixture.by_aspect=false")
     assert code == 0, said
     assert "samples that could not be used and were replaced: coco" in said
     listed = (tmp_path / "one" / "bad_samples.jsonl").read_text()

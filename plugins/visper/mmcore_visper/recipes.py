@@ -6,7 +6,7 @@ steps, are published: 558 128 captions / 256 are about 2 181 steps, 665 298 conv
 
 from typing import Any
 
-from mmcore import AdamW, Cosine, Data, Init, Source, Stage, Validation
+from mmcore import AdamW, ByLength, Cosine, Data, Init, Source, Stage, Validation, WholeEpochs
 
 LLAMA3, PHI3 = "hf://meta-llama/Meta-Llama-3-8B-Instruct", "hf://microsoft/Phi-3-mini-4k-instruct"
 CLIP, CONVNEXT = (
@@ -78,7 +78,7 @@ PT = Stage(
     epochs=1,
     global_batch=256,
     micro_batch=32,
-    data=Data(sources={"llava558k": LLAVA_558K}, replacement=False),
+    data=Data(sources={"llava558k": LLAVA_558K}, mixture=WholeEpochs()),
     optim=AdamW(lr=1e-3),
     schedule=Cosine(warmup_ratio=0.03),
     normalise="process",
@@ -105,7 +105,7 @@ IFT = PT.replace(
     ),
     global_batch=128,
     micro_batch=16,
-    data=Data(sources={"llava665k": LLAVA_665K}, replacement=False, group_by_length="modality"),
+    data=Data(sources={"llava665k": LLAVA_665K}, mixture=ByLength(by_modality=True)),
     validation=BENCHMARKS,
     optim=AdamW(lr=2e-5),
     trainable=("language", "projector"),
@@ -142,7 +142,7 @@ PROBE = PT.replace(
         "one pass as in the script; the documents say two",
         "task tokens are inserted in training and in testing; the released code inserts them in training only",
     ),
-    data=Data(sources={"coco_probe": COCO_PROBE}, replacement=False, group_by_length="modality"),
+    data=Data(sources={"coco_probe": COCO_PROBE}, mixture=ByLength(by_modality=True)),
     validation=(PROBE_VAL,),
     trainable=("probes",),
     loss_weights={},
@@ -199,9 +199,7 @@ TINY_IFT = IFT.replace(
     steps=800,
     global_batch=16,
     micro_batch=16,
-    data=IFT.data.replace(
-        sources={"questions": DEMO_QUESTIONS, "coco_captions": COCO_CAPTIONS}, one_source_per_batch=False
-    ),
+    data=IFT.data.replace(sources={"questions": DEMO_QUESTIONS, "coco_captions": COCO_CAPTIONS}),
     validation=(DEMO_VAL,),
     eval_every=200,
     best_metric="demo_val/accuracy",

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from mmcore.contract.mixture import ByLength, WholeEpochs
 from mmcore.contract.recipe import Cosine, Stage, matches_any
 from mmcore.train.schedule import factor
 from mmcore_visper import VARIANTS
@@ -42,8 +43,8 @@ def test_warm_up_starts_at_zero_and_takes_three_percent_rounded_up() -> None:
 
 @pytest.mark.parametrize("name", ["ift", "vpt", "vpt-ift", "probe"])
 def test_every_stage_but_the_first_groups_by_modality(name: str) -> None:
-    assert stage("llama3-vit", name).data.group_by_length == "modality"
-    assert stage("llama3-vit", "pt").data.group_by_length is None
+    assert stage("llama3-vit", name).data.mixture == ByLength(by_modality=True)
+    assert stage("llama3-vit", "pt").data.mixture == WholeEpochs()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcore import AdamW, Constant, Cosine, Data, LinearDecay, Lora, MultiStep, Source, Stage
+from mmcore.base.yamltext import parse_yaml, to_yaml
 from mmcore.contract.recipe import matches, matches_any
 from mmcore.errors import RecipeError
-from mmcore.runs.config import from_tree, parse_yaml, to_tree, to_yaml
+from mmcore.runs.config import from_tree, to_tree
 from pydantic import ValidationError
 
 SOURCE = Source(weight=1.0, format="COCO instances")
@@ -34,7 +35,7 @@ def stage(**changes) -> Stage:
         (stage, "micro_bach", "micro_batch"),
         (lambda **k: AdamW(lr=1.0, **k), "weight_decy", "weight_decay"),
         (lambda **k: Source(weight=1.0, format="x", **k), "anotations", "annotations"),
-        (lambda **k: Data(sources={}, **k), "replacment", "replacement"),
+        (lambda **k: Data(sources={}, **k), "mixtur", "mixture"),
         (lambda **k: MultiStep(milestones=(), **k), "gama", "gamma"),
     ],
 )

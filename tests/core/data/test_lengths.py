@@ -1,5 +1,6 @@
 """Length grouping: the published order given its permutations, and an order that is a function of the position."""
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 from mmcore.base.hashing import mix
+from mmcore.contract.mixture import ByLength
 from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage
-from mmcore.data.lengths import LengthGroupedOrder, group, group_kinds, grouped_order, mix_all
+from mmcore.data.order.build import build_order
+from mmcore.data.order.by_length import ByLengthOrder
+from mmcore.data.order.megabatches import group, group_kinds, mix_all
 from mmcore.errors import DataError, RecipeError
 from safetensors.numpy import load_file
 
@@ -56,8 +60,18 @@ def griffon(entry: dict[str, Any]) -> np.ndarray:
     return group_kinds(kinds, lengths, batch, world, permutation, joined=(0, 2, 1), keep_rest=False)
 
 
+@pytest.mark.parametrize(("modality", "expected"), [(True, "45698178d69972ad"), (False, "c3dc8fee8b390dbb")])
+def test_what_a_seed_draws_never_changes(modality: bool, expected: str) -> None:
+    lengths = {"a": np.arange(1, 102) * 37 % 91 + 1, "b": -(np.arange(1, 53) * 29 % 71 + 1)}
+    order = ByLengthOrder(lengths, 4, 12, modality=modality, seed=11)
+    drawn = hashlib.sha256()
+    for m in [*range(500), 10**7]:
+        drawn.update(repr([(draw.source, draw.position, draw.seed) for draw in order.draws(m)]).encode())
+    assert drawn.hexdigest()[:16] == expected
+
+
 def test_every_record_comes_once_per_epoch_and_the_last_batch_is_filled() -> None:
-    order = LengthGroupedOrder({"chat": LENGTHS}, 4, 12, seed=1)
+    order = ByLengthOrder({"chat": LENGTHS}, 4, 12, seed=1)
     turns = -(-len(LENGTHS) // 12) * 3
     seen = Counter(draw.position for m in range(turns) for draw in order.draws(m))
     assert set(seen) == set(range(len(LENGTHS)))
@@ -69,7 +83,7 @@ def test_every_record_comes_once_per_epoch_and_the_last_batch_is_filled() -> Non
 
 
 def test_micro_batches_of_a_step_share_their_kind_and_are_about_as_long() -> None:
-    order = LengthGroupedOrder({"chat": LENGTHS}, 4, 12, seed=1)
+    order = ByLengthOrder({"chat": LENGTHS}, 4, 12, seed=1)
     spread = []
     for step in range(10):
         lengths = [[LENGTHS[draw.position] for draw in order.draws(3 * step + part)] for part in range(3)]
@@ -80,22 +94,22 @@ def test_micro_batches_of_a_step_share_their_kind_and_are_about_as_long() -> Non
 
 
 def test_any_position_can_be_asked_first() -> None:
-    asked = LengthGroupedOrder({"chat": LENGTHS}, 4, 12, seed=5)
+    asked = ByLengthOrder({"chat": LENGTHS}, 4, 12, seed=5)
     in_order = [asked.draws(m) for m in range(150)]
     for m in (149, 3, 60, 149):
-        assert LengthGroupedOrder({"chat": LENGTHS}, 4, 12, seed=5).draws(m) == in_order[m]
-    assert LengthGroupedOrder({"chat": LENGTHS}, 4, 12, seed=6).draws(3) != in_order[3]
+        assert ByLengthOrder({"chat": LENGTHS}, 4, 12, seed=5).draws(m) == in_order[m]
+    assert ByLengthOrder({"chat": LENGTHS}, 4, 12, seed=6).draws(3) != in_order[3]
     assert len({draw.seed for draws in in_order for draw in draws}) == 600
 
 
 def test_sources_lie_end_to_end() -> None:
-    order = LengthGroupedOrder({"a": LENGTHS[:50], "b": LENGTHS[50:]}, 4, 12, seed=1)
+    order = ByLengthOrder({"a": LENGTHS[:50], "b": LENGTHS[50:]}, 4, 12, seed=1)
     found = {(draw.source, draw.position) for m in range(51) for draw in order.draws(m)}
     assert found == {("a", i) for i in range(50)} | {("b", i) for i in range(153)}
 
 
 def test_fewer_records_than_a_global_batch_are_repeated_to_fill_it() -> None:
-    order = LengthGroupedOrder({"chat": np.array([5, 3, -2])}, 4, 8)
+    order = ByLengthOrder({"chat": np.array([5, 3, -2])}, 4, 8)
     assert Counter(draw.position for m in range(2) for draw in order.draws(m)).total() == 8
 
 
@@ -111,10 +125,10 @@ def test_a_record_without_words_is_named() -> None:
 
 def test_a_global_batch_that_is_no_multiple_is_refused() -> None:
     with pytest.raises(RecipeError, match="not a multiple"):
-        LengthGroupedOrder({"chat": LENGTHS}, 4, 10)
+        ByLengthOrder({"chat": LENGTHS}, 4, 10)
 
 
-def stage(sources: dict[str, float], **data: Any) -> Stage:
+def stage(sources: dict[str, float]) -> Stage:
     entries = {name: Source(weight=weight, format="LLaVA JSON") for name, weight in sources.items()}
     return Stage(
         number=1,
@@ -124,7 +138,7 @@ def stage(sources: dict[str, float], **data: Any) -> Stage:
         steps=10,
         global_batch=4,
         micro_batch=2,
-        data=Data(**{"sources": entries, "replacement": False, "group_by_length": "modality", **data}),
+        data=Data(sources=entries, mixture=ByLength(by_modality=True)),
         optim=AdamW(lr=1e-3),
         schedule=Constant(),
     )
@@ -137,27 +151,22 @@ class Chat:
 
 def test_a_recipe_asks_for_grouping() -> None:
     recipe = stage({"chat": 1.0})
-    order = grouped_order(recipe, recipe.data.sources, {"chat": Chat()}, 3)
+    order = build_order(recipe, recipe.data.sources, {"chat": Chat()}, 3)
     assert order.names == ("chat",)
-    assert order.draws(7) == LengthGroupedOrder({"chat": LENGTHS}, 2, 4, seed=3).draws(7)
+    assert order.draws(7) == ByLengthOrder({"chat": LENGTHS}, 2, 4, seed=3).draws(7)
 
 
 @pytest.mark.parametrize(
-    ("sources", "data", "message"),
+    ("sources", "message"),
     [
-        ({"a": 1.0}, {"replacement": True}, "cannot draw with replacement"),
-        ({"a": 1.0}, {"group_by_aspect": True}, "by length or by aspect, not both"),
-        ({"a": 1.0, "b": 1.0}, {}, "mixes the sources of a batch"),
-        ({"a": 1.0, "b": 2.0}, {"one_source_per_batch": False}, "weights cannot differ"),
-        ({"other": 1.0}, {}, "source 'other' does not know how long its records are"),
+        ({"a": 1.0, "b": 2.0}, "weights cannot differ"),
+        ({"other": 1.0}, "source 'other' does not know how long its records are"),
     ],
 )
-def test_what_grouping_cannot_do_is_refused_with_what_to_do(
-    sources: dict[str, float], data: dict[str, Any], message: str
-) -> None:
-    recipe = stage(sources, **data)
+def test_what_grouping_cannot_do_is_refused_with_what_to_do(sources: dict[str, float], message: str) -> None:
+    recipe = stage(sources)
     with pytest.raises(RecipeError) as caught:
-        grouped_order(recipe, recipe.data.sources, {"a": Chat(), "b": Chat(), "other": object()}, 0)
+        build_order(recipe, recipe.data.sources, {"a": Chat(), "b": Chat(), "other": object()}, 0)
     assert message in str(caught.value)
     assert "stage 1 tune" in str(caught.value)
     assert "do:" in str(caught.value)

@@ -15,7 +15,7 @@ from mmcore.contract.protocols import Datasets
 from mmcore.contract.values import Batch, Draw, Sample
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, quarantined, replacement
 from mmcore.data.loader import Loader
-from mmcore.data.order import Order
+from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 from mmcore.errors import DataError
 
 SIZE = 40
@@ -73,14 +73,14 @@ def collate(samples: list[Sample], seed: int) -> Pixels:
     return Pixels(draws[0].source, draws, {"samples": len(samples)}, torch.stack([s.image for s in samples]), seed)
 
 
-def loader(source: Numbers | None = None, *, replacement: bool = True, **options) -> Loader:
+def loader(source: Numbers | None = None, *, whole_epochs: bool = False, **options) -> Loader:
     source = source or Numbers()
-    order = Order(
+    order = SourcePerBatchOrder(
         {"numbers": SIZE},
         {"numbers": 1.0},
         {"numbers": 4},
         {"numbers": source.aspect_groups()},
-        replacement=replacement,
+        whole_epochs=whole_epochs,
     )
     options = {"num_workers": 0, "pin_memory": False, **options}
     return Loader(Datasets({"numbers": source}, {"numbers": collate}), order, **options)
@@ -194,7 +194,7 @@ def test_the_replacement_of_a_draw_is_its_own_function_and_keeps_the_orientation
 
 def test_a_plugins_mistake_names_the_sample_and_the_line():
     for num_workers in (0, 1):
-        failing = loader(Numbers(broken=5), num_workers=num_workers, replacement=False)
+        failing = loader(Numbers(broken=5), num_workers=num_workers, whole_epochs=True)
         with pytest.raises(DataError, match="KeyError: 'segmentation'") as error:
             list(failing.iterate(0, 11))
         assert "source numbers, records" in str(error.value)
@@ -203,7 +203,7 @@ def test_a_plugins_mistake_names_the_sample_and_the_line():
 
 
 def test_a_killed_worker_is_named_with_what_it_was_reading():
-    lost = loader(Numbers(deadly=5), num_workers=2, replacement=False)
+    lost = loader(Numbers(deadly=5), num_workers=2, whole_epochs=True)
     begin = time.monotonic()
     with pytest.raises(DataError, match=r"data worker [01] \(pid \d+\) was killed by signal SIGKILL") as error:
         list(lost.iterate(0, 11))

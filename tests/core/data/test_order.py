@@ -1,6 +1,6 @@
 """The order is a pure function of seed and position: shares, epochs, groups and seeds follow from it alone."""
 
-import json
+import hashlib
 from collections import Counter
 from itertools import pairwise
 
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcore.base.hashing import fraction, mix, permuted
-from mmcore.data.order import Order, group_by_aspect, record_weights, repeat_factors
+from mmcore.data.order.source_per_batch import SourcePerBatchOrder
+from mmcore.data.order.source_per_sample import SourcePerSampleOrder
+from mmcore.data.order.weighted import WeightedOrder
 from mmcore.data.select import BLOCK, Select
 from mmcore.errors import DataError, RecipeError
 
@@ -23,8 +25,37 @@ def columns(seed: int = 0) -> dict[str, np.ndarray]:
     return {name: (rng.random(size) < 0.6).astype(np.uint8) for name, size in SIZES.items()}
 
 
-def make(**changes) -> Order:
-    return Order(**{"sizes": SIZES, "weights": WEIGHTS, "micro_batch": BATCH, **changes})
+def make(one_source: bool = True, **changes) -> WeightedOrder:
+    order = SourcePerBatchOrder if one_source else SourcePerSampleOrder
+    return order(**{"sizes": SIZES, "weights": WEIGHTS, "micro_batch": BATCH, **changes})
+
+
+@pytest.mark.parametrize(
+    ("one_source", "whole_epochs", "grouped", "expected"),
+    [
+        (True, False, False, "7c59db80d7648feb"),
+        (True, False, True, "cdcd2640f9449fb8"),
+        (True, True, False, "0df296d22391b924"),
+        (True, True, True, "67b064ce8069a077"),
+        (False, False, False, "aa4b3332fa3bfc3b"),
+        (False, False, True, "4012011182f070bf"),
+        (False, True, False, "720c3ab58c692dd7"),
+        (False, True, True, "d13e126373533619"),
+    ],
+)
+def test_what_a_seed_draws_never_changes(one_source, whole_epochs, grouped, expected):
+    """A run that was started with an earlier version is resumed in the order it began with."""
+    groups = {name: (np.arange(size) * 7 % 3 == 0).astype(np.uint8) for name, size in SIZES.items()}
+    batch = BATCH if one_source else dict.fromkeys(SIZES, 4)
+    order = make(one_source, micro_batch=batch, groups=groups if grouped else None, whole_epochs=whole_epochs, seed=11)
+    assert digest(order) == expected
+
+
+def digest(order) -> str:
+    drawn = hashlib.sha256()
+    for m in [*range(500), 10**7]:
+        drawn.update(repr([(draw.source, draw.position, draw.seed) for draw in order.draws(m)]).encode())
+    return drawn.hexdigest()[:16]
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
@@ -50,11 +81,11 @@ def test_hashes_are_the_same_on_every_machine():
 
 @given(st.booleans(), st.booleans(), st.booleans(), st.integers(0, 2**32), st.integers(0, 10**9), st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
-def test_the_order_has_no_memory(replacement, one_source, grouped, seed, m, other):
+def test_the_order_has_no_memory(whole_epochs, one_source, grouped, seed, m, other):
     same = {"a": 4, "b": 4, "c": 4}
     options = {
-        "replacement": replacement,
-        "one_source_per_batch": one_source,
+        "whole_epochs": whole_epochs,
+        "one_source": one_source,
         "groups": columns() if grouped else None,
         "seed": seed,
         "micro_batch": BATCH if one_source else same,
@@ -72,49 +103,42 @@ def test_the_order_has_no_memory(replacement, one_source, grouped, seed, m, othe
         assert len({columns()[draw.source][draw.position] for draw in first}) == 1
 
 
-@pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.parametrize("whole_epochs", [True, False])
 @pytest.mark.parametrize("one_source", [True, False])
 @pytest.mark.parametrize("grouped", [True, False])
-def test_shares_of_samples_follow_the_weights(replacement, one_source, grouped):
+def test_shares_of_samples_follow_the_weights(whole_epochs, one_source, grouped):
     batch = BATCH if one_source else dict.fromkeys(SIZES, 4)
     order = make(
         micro_batch=batch,
-        replacement=replacement,
-        one_source_per_batch=one_source,
+        whole_epochs=whole_epochs,
+        one_source=one_source,
         groups=columns() if grouped else None,
     )
-    num_batches = 20_000 if replacement else 2000
+    num_batches = 2000 if whole_epochs else 20_000
     draws = [draw for m in range(num_batches) for draw in order.draws(m)]
     for name, weight in WEIGHTS.items():
         share = sum(draw.source == name for draw in draws) / len(draws)
-        assert share == pytest.approx(weight / 4.7, abs=0.012 if replacement else 0.001)
+        assert share == pytest.approx(weight / 4.7, abs=0.001 if whole_epochs else 0.012)
     if not grouped:
         return
     for name, column in columns().items():
         drawn = [column[draw.position] for draw in draws if draw.source == name]
-        assert np.mean(drawn) == pytest.approx(column.mean(), abs=0.06 if replacement else 0.01)
-
-
-def test_batch_shares_say_how_often_a_source_fills_a_micro_batch():
-    order = make()
-    counted = Counter(order.source(m) for m in range(6000))
-    for name, share in order.batch_shares().items():
-        assert counted[name] / 6000 == pytest.approx(share, abs=0.02)
+        assert np.mean(drawn) == pytest.approx(column.mean(), abs=0.01 if whole_epochs else 0.06)
 
 
 @given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.integers(1, 60), st.integers(1, 9))
 @settings(max_examples=25, deadline=None)
-def test_without_replacement_every_record_comes_once_before_any_repeats(seed, one_source, grouped, size, batch):
+def test_in_whole_epochs_every_record_comes_once_before_any_repeats(seed, one_source, grouped, size, batch):
     sizes = {"a": size, "b": 7}
     rng = np.random.default_rng(seed)
     groups = {name: (rng.random(n) < 0.5).astype(np.uint8) for name, n in sizes.items()}
-    order = Order(
-        sizes,
-        {"a": 2.0, "b": 0.7},
-        {"a": batch, "b": batch},
-        groups if grouped else None,
-        replacement=False,
-        one_source_per_batch=one_source,
+    order = make(
+        one_source,
+        sizes=sizes,
+        weights={"a": 2.0, "b": 0.7},
+        micro_batch={"a": batch, "b": batch},
+        groups=groups if grouped else None,
+        whole_epochs=True,
         seed=seed,
     )
     drawn: dict[tuple[str, int], list[int]] = {}
@@ -131,18 +155,20 @@ def test_without_replacement_every_record_comes_once_before_any_repeats(seed, on
 
 
 def test_epochs_have_different_orders():
-    order = Order({"a": 40}, {"a": 1.0}, {"a": 40}, replacement=False)
+    order = SourcePerBatchOrder({"a": 40}, {"a": 1.0}, {"a": 40}, whole_epochs=True)
     epochs = [tuple(draw.position for draw in order.draws(m)) for m in range(5)]
     assert len(set(epochs)) == 5
     assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
 
 
 def test_stratified_shares_are_never_far_from_their_goal():
-    order = make(replacement=False)
+    order = make(whole_epochs=True)
+    rates = {name: WEIGHTS[name] / BATCH[name] for name in SIZES}
+    shares = {name: rate / sum(rates.values()) for name, rate in rates.items()}
     counts = Counter()
     for m in range(3000):
         counts[order.source(m)] += 1
-        for name, share in order.batch_shares().items():
+        for name, share in shares.items():
             assert abs(counts[name] - share * (m + 1)) < 3
 
 
@@ -160,17 +186,17 @@ def test_another_world_size_sees_the_same_samples_in_the_same_order(world, accum
 
 
 def test_a_single_source_gives_the_same_sequence_for_any_micro_batch():
-    for replacement in (True, False):
+    for whole_epochs in (True, False):
         sequences = []
         for batch in (1, 3, 12):
-            order = Order({"a": 50}, {"a": 1.0}, {"a": batch}, replacement=replacement, seed=4)
+            order = SourcePerBatchOrder({"a": 50}, {"a": 1.0}, {"a": batch}, whole_epochs=whole_epochs, seed=4)
             sequences.append([draw for m in range(60 // batch) for draw in order.draws(m)])
         assert sequences[0] == sequences[1] == sequences[2]
 
 
 def test_every_drawn_position_has_its_own_augmentation_seed():
-    for replacement in (True, False):
-        seeds = [draw.seed for m in range(2000) for draw in make(replacement=replacement, groups=columns()).draws(m)]
+    for whole_epochs in (True, False):
+        seeds = [draw.seed for m in range(2000) for draw in make(whole_epochs=whole_epochs, groups=columns()).draws(m)]
         assert len(set(seeds)) == len(seeds)
 
 
@@ -179,7 +205,7 @@ def test_another_seed_gives_another_order():
 
 
 def test_records_are_drawn_evenly_with_replacement():
-    order = Order({"a": 20}, {"a": 1.0}, {"a": 10}, seed=5)
+    order = SourcePerBatchOrder({"a": 20}, {"a": 1.0}, {"a": 10}, seed=5)
     counts = Counter(draw.position for m in range(2000) for draw in order.draws(m))
     assert min(counts.values()) > 850
     assert max(counts.values()) < 1150
@@ -195,7 +221,7 @@ def test_a_source_of_weight_zero_is_never_drawn():
 def test_eleven_million_records_need_no_list():
     column = np.zeros(11_000_000, np.uint8)
     column[::3] = 1
-    order = Order({"a": len(column)}, {"a": 1.0}, {"a": 2}, {"a": column}, replacement=False)
+    order = SourcePerBatchOrder({"a": len(column)}, {"a": 1.0}, {"a": 2}, {"a": column}, whole_epochs=True)
     for m in (0, 1, 10**8):
         assert len({int(column[draw.position]) for draw in order.draws(m)}) == 1
 
@@ -208,7 +234,7 @@ def test_eleven_million_records_need_no_list():
         ({"weights": {"a": -1.0, "b": 1.0, "c": 1.0}}, RecipeError, "not a share"),
         ({"weights": {"a": 1.0}}, RecipeError, "says nothing about"),
         ({"sizes": {"a": 0, "b": 1, "c": 1}}, DataError, "no records"),
-        ({"one_source_per_batch": False}, RecipeError, "one micro-batch size"),
+        ({"one_source": False}, RecipeError, "one micro-batch size"),
         ({"groups": {"a": np.zeros(3, np.uint8)}}, DataError, "37 records but 3"),
     ],
 )
@@ -227,39 +253,3 @@ def test_the_kth_marked_record_is_found(length, percent, seed):
     assert [select[k] for k in range(0, len(marked), 97)] == marked[::97].tolist()
     with pytest.raises(IndexError):
         select[len(marked)]
-
-
-def published(shared):
-    return json.loads((shared / "goldens/glee/sampler/case.json").read_text())
-
-
-def test_record_weights_are_the_published_ones(shared):
-    case = published(shared)
-    groups = np.split(np.arange(10), np.cumsum(case["sizes"])[:-1])
-    for threshold, expected in case["weights_by_repeat_threshold"].items():
-        factors = [
-            repeat_factors([case["categories"][i] for i in group], float(threshold)) if use else None
-            for group, use in zip(groups, case["use_rfs"])
-        ]
-        np.testing.assert_allclose(record_weights(case["sizes"], case["ratio"], factors), expected, rtol=1e-6)
-
-
-def test_buckets_emit_the_published_batches(shared):
-    case = published(shared)
-    stream = ((s["dataset_source"], s["width"] > s["height"], s["id"]) for s in case["stream"])
-    assert list(group_by_aspect(stream, case["batch_sizes"])) == case["batches"]
-
-
-def test_the_order_draws_from_the_published_distribution(shared):
-    case = published(shared)
-    names = ["first", "second", "third"]
-    order = Order(
-        dict(zip(names, case["sizes"])), dict(zip(names, case["ratio"])), dict(zip(names, case["batch_sizes"]))
-    )
-    counts = np.zeros(10)
-    starts = dict(zip(names, np.cumsum([0, *case["sizes"][:-1]])))
-    for m in range(20_000):
-        for draw in order.draws(m):
-            counts[starts[draw.source] + draw.position] += 1
-    weights = np.array(case["weights_by_repeat_threshold"]["0.0"])
-    np.testing.assert_allclose(counts / counts.sum(), weights / weights.sum(), rtol=0.05)

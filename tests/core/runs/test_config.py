@@ -1,9 +1,10 @@
 """Recipes are resolved from plugin, YAML and --set, and wrong ones are answered with the nearest right one."""
 
 import pytest
-from mmcore import AdamW, Data, MultiStep, Source, Stage
+from mmcore import AdamW, ByLength, Cosine, Data, MultiStep, Source, Stage, WholeEpochs
+from mmcore.base.yamltext import MAX_YAML_ALIASES, MAX_YAML_BYTES, parse_yaml, to_yaml
 from mmcore.errors import RecipeError
-from mmcore.runs.config import MAX_YAML_ALIASES, MAX_YAML_BYTES, from_tree, parse_yaml, resolve, to_tree, to_yaml
+from mmcore.runs.config import from_tree, resolve, to_tree
 
 
 @pytest.fixture
@@ -45,6 +46,40 @@ def test_another_schedule_drops_the_numbers_of_the_old_one(stage: Stage) -> None
     assert resolved.schedule.kind == "cosine"
 
 
+def test_another_mixture_drops_what_it_does_not_have(stage: Stage) -> None:
+    resolved, _ = resolve(stage, None, ["data.mixture.by_aspect=true", "data.mixture.kind=epochs"])
+    assert resolved.data.mixture == WholeEpochs(by_aspect=True)
+    resolved, _ = resolve(resolved, None, ["data.mixture.kind=length", "data.mixture.by_modality=true"])
+    assert resolved.data.mixture == ByLength(by_modality=True)
+
+
+def test_entries_of_the_new_kind_may_stand_before_it(stage: Stage, tmp_path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "data: {mixture: {source_per: sample, kind: epochs}}\nschedule: {warmup_ratio: 0.1, kind: cosine}\n"
+    )
+    resolved, _ = resolve(stage, config)
+    assert resolved.data.mixture == WholeEpochs(source_per="sample")
+    assert resolved.schedule == Cosine(warmup_ratio=0.1, warmup_factor=1.0)
+
+
+def test_a_family_setting_may_be_nested_and_a_new_source_named(stage: Stage) -> None:
+    resolved, _ = resolve(
+        stage,
+        None,
+        [
+            "model.vision.depth=3",
+            "data.sources.mine={weight: 2.0, format: COCO instances, annotations: a.json}",
+            "lora.rank=4",
+            "lora.alpha=8.0",
+            "lora.targets=[q]",
+        ],
+    )
+    assert resolved.model == {"vision": {"depth": 3}}
+    assert resolved.data.sources["mine"] == Source(weight=2.0, format="COCO instances", annotations="a.json")
+    assert resolve(resolved, None, ["data.sources.coco=null"])[0].data.sources.keys() == {"mine"}
+
+
 def test_epochs_replace_steps(stage: Stage) -> None:
     resolved, _ = resolve(stage, None, ["epochs=3"])
     assert (resolved.steps, resolved.epochs) == (None, 3)
@@ -56,6 +91,10 @@ def test_epochs_replace_steps(stage: Stage) -> None:
         ("optm.lr=1", "did you mean 'optim'?"),
         ("optim.lrr=1", "did you mean 'lr'?"),
         ("data.sources.cocoo.weight=1.0", "did you mean 'coco'?"),
+        ("data.sources.mine.weight=1.0", "'mine' is new in data.sources and lacks format, annotations"),
+        ("data.mixture.kind=epoch", "did you mean 'epochs'?"),
+        ("data.mixture.by_aspekt=true", "did you mean 'by_aspect'?"),
+        ("data.mixture.by_modality=true", "SourcePerBatch has no key 'by_modality'"),
         ("optim.lr=fast", "valid number"),
         ("precision=bf17", "'bf16'"),
         ("global_batch=3", "not a multiple of micro_batch"),

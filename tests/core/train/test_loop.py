@@ -34,7 +34,8 @@ def test_the_cut_of_a_global_batch_does_not_change_its_loss(toy, tmp_path: Path)
     losses = {}
     for micro in (1, 2, 4):
         stage = toy.toy_stage(
-            micro_batch=micro, data=toy.Data(sources={"boxes": toy.Source(weight=1.0, format="toy")}, replacement=False)
+            micro_batch=micro,
+            data=toy.Data(sources={"boxes": toy.Source(weight=1.0, format="toy")}, mixture=toy.WholeEpochs()),
         )
         setup = toy.toy_setup(tmp_path / str(micro), stage)
         setup.model.trunk[2].p = 0.0

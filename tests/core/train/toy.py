@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from mmcore.base import distributed
 from mmcore.base.distributed import place
+from mmcore.contract.mixture import WholeEpochs
 from mmcore.contract.recipe import AdamW, Constant, Data, MultiStep, Source, Stage
 from mmcore.contract.values import Batch, Draw, Loss, Losses
-from mmcore.data.order import Order
+from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 from mmcore.errors import MmcoreError
 from mmcore.train.loop import Trained, TrainSetup, accumulation, train
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class Toy(nn.Module):
 class ToyData(torch.utils.data.Dataset):
     """Micro-batch m, made by data workers."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: SourcePerBatchOrder) -> None:
         self.order = order
 
     def __getitem__(self, m: int) -> tuple[int, ToyBatch]:
@@ -100,7 +101,7 @@ class ToyLoader:
         sizes = {name: SIZES[name] for name in stage.data.sources}
         weights = {name: source.weight for name, source in stage.data.sources.items()}
         micro = dict.fromkeys(sizes, stage.micro_batch)
-        self.order = Order(sizes, weights, micro, replacement=stage.data.replacement, seed=seed)
+        self.order = SourcePerBatchOrder(sizes, weights, micro, whole_epochs=True, seed=seed)
 
     def iterate(self, start_step: int, stop_step: int) -> Iterable[tuple[int, Batch]]:
         here = place()
@@ -118,7 +119,7 @@ def toy_stage(**changes: object) -> Stage:
     stage = Stage(
         number=1, name="toy", title="toy", origin="test", steps=12, global_batch=8, micro_batch=2,
         data=Data(
-            sources={name: Source(weight=1.0, format="toy") for name in SIZES}, replacement=False, group_by_aspect=False
+            sources={name: Source(weight=1.0, format="toy") for name in SIZES}, mixture=WholeEpochs()
         ),
         optim=AdamW(lr=0.01, weight_decay=0.05, clip_grad_norm=1.0, multipliers={"trunk": 0.5}),
         schedule=MultiStep(milestones=(8,), warmup_steps=3, warmup_factor=0.1),
@@ -147,7 +148,7 @@ def run(settings: dict) -> Trained:
     stage_changes = settings.pop("stage", {})
     if "sources" in settings:
         sources = {name: Source(weight=1.0, format="toy") for name in settings.pop("sources")}
-        stage_changes["data"] = Data(sources=sources, replacement=False)
+        stage_changes["data"] = Data(sources=sources, mixture=WholeEpochs())
     if settings.pop("constant_rate", False):
         stage_changes["schedule"] = Constant()
     if settings.pop("evaluating", False):

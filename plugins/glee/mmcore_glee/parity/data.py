@@ -18,7 +18,7 @@ from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.data.formats.coco import CocoInstances, Lvis, Phrases
 from mmcore.data.formats.refer import RefCoco
 from mmcore.data.index import open_index
-from mmcore.data.order import Order, group_by_aspect, record_weights, repeat_factors
+from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 from mmcore.data.records import Record, Records
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Step, Transform, shortest_edge
 from mmcore.evaluate.refcoco import RefCocoEvaluator, as_percentages
@@ -30,6 +30,7 @@ from mmcore_glee.data.augment import NO_LIMIT, LargeScaleJitter, Multiscale, Pip
 from mmcore_glee.data.sa1b import kept
 from mmcore_glee.data.sources import ImageSource, spoken
 from mmcore_glee.data.tasks import TASKS
+from mmcore_glee.parity.sampler import group_by_aspect, record_weights, repeat_factors
 from mmcore_glee.tokenizer import token_ids
 
 
@@ -85,7 +86,7 @@ def _check_order(given: Mapping[str, Any], report: Report) -> None:
     ends = np.cumsum(given["sizes"])
     totals = np.array([plain[end - size : end].sum() for size, end in zip(given["sizes"], ends, strict=True)])
     names = [str(i) for i in range(len(totals))]
-    order = Order(
+    order = SourcePerBatchOrder(
         dict(zip(names, given["sizes"], strict=True)),
         dict(zip(names, given["ratio"], strict=True)),
         dict(zip(names, given["batch_sizes"], strict=True)),

@@ -11,7 +11,7 @@ import torch
 from mmcore.data.formats.captions import CaptionParser
 from mmcore.data.formats.llava import Conversation, LlavaIndex
 from mmcore.data.index import open_index
-from mmcore.data.lengths import group
+from mmcore.data.order.megabatches import group
 from mmcore.language.conversation import Template, normalise, template
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Turn

@@ -1,0 +1,145 @@
+"""Putting one value into a recipe's tree, each key on the way checked against the recipe's own classes.
+
+A place in the tree is one of these:
+
+    part     a `Recipe`: its keys are its fields
+    choice   one of several `Recipe`s by `kind` (`schedule`, `data.mixture`); another kind drops what it does not have
+    named    name -> `Recipe` (`data.sources`): a new name is a new entry, null takes one out
+    free     name -> value (`optim.multipliers`): all that is left of the path is one name, dots included; null removes
+    nested   whatever a family understands (`model`, `data.transform`, `options`); the family checks it
+    value    anything else
+"""
+
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from mmcore.contract.entry import Recipe
+from mmcore.contract.recipe import Stage
+from mmcore.errors import RecipeError, suggest
+
+Tree = dict[str, Any]
+Origins = dict[str, str]
+"""Dotted key -> where its value comes from."""
+
+
+class Place(NamedTuple):
+    """What may stand somewhere in the tree."""
+
+    kind: Literal["part", "choice", "named", "free", "nested", "value"]
+    members: tuple[type[Recipe], ...] = ()
+    """The part itself, the parts to choose from, or the part that names stand for."""
+
+    def fields(self) -> list[str]:
+        """The keys that may follow."""
+        return list(dict.fromkeys(key for member in self.members for key in member.model_fields))
+
+    def below(self, key: str) -> "Place":
+        """The place of one of its keys."""
+        if self.kind == "named":
+            return Place("part", self.members)
+        for member in self.members:
+            if key in member.model_fields:
+                return place_of(member.model_fields[key].annotation)
+        return Place("nested") if self.kind == "nested" else Place("value")
+
+
+def place_of(annotation: Any) -> Place:
+    """What the annotation of a recipe's field admits."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        parts = tuple(one for one in arguments if _is_part(one))
+        if len(parts) > 1:
+            return Place("choice", parts)
+        return Place("part", parts) if parts else Place("value")
+    if origin is dict:
+        values = arguments[1]
+        if _is_part(values):
+            return Place("named", (values,))
+        return Place("nested") if values is Any else Place("free")
+    return Place("part", (annotation,)) if _is_part(annotation) else Place("value")
+
+
+def _is_part(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Recipe)
+
+
+def assign(tree: Tree, path: tuple[str, ...], value: Any, source: str, origins: Origins) -> None:
+    """Put a value into the tree of a stage.
+
+    Args:
+        tree: plain values of a whole stage; changed in place.
+        path: keys from the stage on.
+        value: plain.
+        source: who says so, for messages and origins.
+        origins: gets an entry for the path.
+
+    Raises:
+        RecipeError: a key that does not exist, with the nearest one, or a key below a value.
+    """
+    branch, place = tree, Place("part", (Stage,))
+    for depth, key in enumerate(path):
+        if place.kind == "free":
+            _put(branch, ".".join(path[depth:]), value, removes=True)
+            break
+        _check_key(place, path[:depth], key, source)
+        here = place
+        place = place.below(key)
+        if depth == len(path) - 1:
+            if not (value == {} and place.kind in ("part", "choice") and branch.get(key) is not None):
+                _put(branch, key, value, removes=here.kind == "named")
+            break
+        if place.kind == "value":
+            raise RecipeError(f"{'.'.join(path[: depth + 1])} is a value, not a group of keys", where=source)
+        if not isinstance(branch.get(key), dict):
+            branch[key] = {}
+        branch = branch[key]
+    origins[".".join(path)] = source
+    _keep_consistent(tree, path, value, source)
+
+
+def _put(branch: Tree, key: str, value: Any, *, removes: bool) -> None:
+    if value is None and removes:
+        branch.pop(key, None)
+    else:
+        branch[key] = value
+
+
+def _check_key(place: Place, parents: tuple[str, ...], key: str, source: str) -> None:
+    if place.kind not in ("part", "choice") or key in place.fields():
+        return
+    known = place.fields()
+    raise RecipeError(
+        f"no recipe key {key!r}" + (f" in {'.'.join(parents)}" if parents else ""),
+        where=source,
+        known=known,
+        do=suggest(key, known, "see `mmcore plan` for every key"),
+    )
+
+
+def _keep_consistent(tree: Tree, path: tuple[str, ...], value: Any, source: str) -> None:
+    """Drop what a changed choice makes meaningless: the other length, the numbers of the other kind."""
+    if path == ("steps",) and value is not None:
+        tree["epochs"] = None
+    elif path == ("epochs",) and value is not None:
+        tree["steps"] = None
+    elif path[-1] == "kind":
+        place, branch = Place("part", (Stage,)), tree
+        for key in path[:-1]:
+            place, branch = place.below(key), branch[key]
+        if place.kind == "choice":
+            kept = _member(place, value, path, source).model_fields
+            for key in [key for key in branch if key not in kept]:
+                del branch[key]
+
+
+def _member(place: Place, kind: Any, path: tuple[str, ...], source: str) -> type[Recipe]:
+    kinds: Mapping[Any, type[Recipe]] = {member.model_fields["kind"].default: member for member in place.members}
+    if kind not in kinds:
+        raise RecipeError(
+            f"{'.'.join(path)} {kind!r} does not exist",
+            where=source,
+            known=kinds,
+            do=suggest(str(kind), list(kinds), "choose one of these"),
+        )
+    return kinds[kind]
