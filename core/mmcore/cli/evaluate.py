@@ -68,14 +68,14 @@ def evaluate(
     root = out or (opened.run_dir / "evals" if opened.run_dir else Path("evals"))
     report: dict[str, Any] = {"target": target, "step": opened.step, "split": split, "sets": {}}
     try:
-        for validation in settings.stage.validation:
-            name = f"{validation.source}-step-{opened.step}" + (f"-first-{limit}" if limit else "")
+        for source in settings.stage.validation:
+            name = f"{source}-step-{opened.step}" + (f"-first-{limit}" if limit else "")
             folder = _free(root, name)
             metrics = measure(
                 model,
                 datasets,
                 settings.stage,
-                validation.source,
+                source,
                 device=place,
                 batch_size=batch_size,
                 workers=settings.workers if workers is None else workers,
@@ -85,12 +85,12 @@ def evaluate(
             )
             if not here.is_first:
                 continue
-            report["sets"][validation.source] = {
+            report["sets"][source] = {
                 **json.loads((folder / "metrics.json").read_text()),
                 "folder": str(folder),
             }
             if not as_json:
-                _show(validation.source, metrics, report["sets"][validation.source], categories)
+                _show(source, metrics, report["sets"][source], categories)
     finally:
         distributed.stop()
     if as_json and here.is_first:
@@ -117,7 +117,7 @@ def _adjusted(
     return settings.replace(**changes)
 
 
-def wanted_sets(stage: "Stage", split: str, names: Sequence[str]) -> "tuple[Validation, ...]":
+def wanted_sets(stage: "Stage", split: str, names: Sequence[str]) -> "dict[str, Validation]":
     """The validation sets named by --on; with --split train, training sources as if they were such sets.
 
     Raises:
@@ -126,9 +126,9 @@ def wanted_sets(stage: "Stage", split: str, names: Sequence[str]) -> "tuple[Vali
     from mmcore.errors import UsageError, suggest
 
     known: Mapping[str, Validation] = (
-        {one.source: one for one in stage.validation}
+        stage.validation
         if split == "val"
-        else {name: as_validation(name, source) for name, source in stage.data.sources.items()}
+        else {name: as_validation(source) for name, source in stage.data.sources.items()}
     )
     if split == "train" and not names:
         raise UsageError("--split train needs --on", known=known, do="name training sources with --on")
@@ -142,17 +142,15 @@ def wanted_sets(stage: "Stage", split: str, names: Sequence[str]) -> "tuple[Vali
             )
     if not known:
         raise UsageError("the recipe has no validation set", where=f"stage {stage.number} {stage.name}")
-    return tuple(known[name] for name in (names or known))
+    return {name: known[name] for name in (names or known)}
 
 
-def as_validation(name: str, source: "Source") -> "Validation":
+def as_validation(source: "Source") -> "Validation":
     """A training source as a validation set: the same files, whole and without augmentation."""
     from mmcore.contract.recipe import Validation
 
-    files = (source.annotations,) if isinstance(source.annotations, str) else source.annotations
-    annotations = files[0] if files else ""
     return Validation(
-        source=name, annotations=annotations, images=source.images, format=source.format, options=source.options
+        annotations=source.annotations, images=source.images, format=source.format, options=source.options
     )
 
 

@@ -116,7 +116,7 @@ def _print_stage(stage: "Stage") -> None:
         (name, f"{source.weight:g}", f"{source.weight / whole:.1%}", source.format, _files(source.annotations))
         for name, source in stage.data.sources.items()
     ]
-    rows += [(v.source, "", "val", v.format, v.annotations) for v in stage.validation]
+    rows += [(name, "", "val", v.format, _files(v.annotations)) for name, v in stage.validation.items()]
     click.echo()
     _print_table(("source", "ratio", "share", "format", "annotations"), rows, indent="  ")
 

@@ -248,7 +248,7 @@ def _data_opens(subject: Subject) -> str:
             _require(name in datasets.collate, f"{split} source {name} has no collator")
     missing = [name for name in active_sources(subject.settings) if name not in subject.train.sources]
     _require(not missing, f"the recipe's sources are not given: {_some(missing)}")
-    missing = [v.source for v in subject.stage.validation if v.source not in subject.val.evaluators]
+    missing = [name for name in subject.stage.validation if name not in subject.val.evaluators]
     _require(not missing, f"these validation sets have no evaluator: {_some(missing)}")
     for name, batch in subject.batches.items():
         _require(isinstance(batch, Batch), f"the collator of {name} returns {type(batch).__name__}, not a Batch")

@@ -137,13 +137,12 @@ class Init(Recipe):
 class Validation(Recipe):
     """One evaluation during and after training."""
 
-    source: str
-    """Name of the validation set, as `mmcore eval --on` takes it."""
     metrics: tuple[str, ...] = ()
     """What is reported first; the evaluator computes its full protocol in any case."""
-    annotations: str = ""
-    images: str = ""
     format: str = ""
+    """The annotation format, as of a source."""
+    annotations: str | tuple[str, ...] = ()
+    images: str = ""
     options: dict[str, Any] = Field(default={})
 
 
@@ -168,11 +167,12 @@ class Stage(Recipe):
     """Samples per forward pass of one process."""
 
     data: Data
-    validation: tuple[Validation, ...] = ()
+    validation: dict[str, Validation] = Field(default={})
+    """By name, as `mmcore eval --on` takes it."""
     eval_every: int | None = Field(default=None, gt=0)
     """Optimiser steps between evaluations; None evaluates at the end only."""
     best_metric: str | None = None
-    """Metric (`<validation source>/<name>`) by which the `best` checkpoint is chosen; larger is better."""
+    """Metric (`<validation set>/<name>`) by which the `best` checkpoint is chosen; larger is better."""
 
     optim: AdamW
     schedule: Schedule = Field(discriminator="kind")

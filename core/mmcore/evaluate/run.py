@@ -98,7 +98,8 @@ def shares(total: int, batch_size: int, place: Place) -> list[list[int]]:
 
 def _first(stage: Stage, source: str, metrics: dict[str, float]) -> dict[str, float]:
     """The metrics with those the recipe names in front."""
-    wanted = [name for one in stage.validation if one.source == source for name in one.metrics if name in metrics]
+    entry = stage.validation.get(source)
+    wanted = [name for name in entry.metrics if name in metrics] if entry else []
     return {name: metrics[name] for name in [*wanted, *metrics]}
 
 

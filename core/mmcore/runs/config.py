@@ -40,6 +40,7 @@ def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) 
         for path, value in _leaves(given, start) if given and isinstance(given, dict) else [(start, given)]:
             assign(tree, path, value, f"--set {text}", origins)
     _check_new("data.sources", tree["data"]["sources"], stage.data.sources, ("weight", "format", "annotations"))
+    _check_new("validation", tree["validation"], stage.validation, ("format", "annotations"))
     return from_tree(tree, "the resolved recipe"), origins
 
 

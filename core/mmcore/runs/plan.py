@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmcore.contract.recipe import Source, Validation
 from mmcore.errors import MmcoreError
 from mmcore.runs.config import Origins, to_tree
 from mmcore.runs.run import build_model, prepare_demo
@@ -153,8 +154,12 @@ def _describe_sources(settings: Settings, counts: dict[str, int], plan: Plan) ->
         share = source.weight / whole
         records = counts.get(name)
         epochs = plan.samples * share / records if plan.samples and records else None
-        files = source.annotations if isinstance(source.annotations, str) else ", ".join(source.annotations)
+        files = _files(source)
         yield SourcePlan(name, source.format, files, share, records, epochs)
+
+
+def _files(entry: Source | Validation) -> str:
+    return entry.annotations if isinstance(entry.annotations, str) else ", ".join(entry.annotations)
 
 
 def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iterator[SourcePlan]:
@@ -162,14 +167,14 @@ def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iter
 
     for name, validation in validations(settings).items():
         records, problem = None, None
-        narrowed = settings.replace(stage=settings.stage.replace(validation=(validation,)))
+        narrowed = settings.replace(stage=settings.stage.replace(validation={name: validation}))
         try:
             records = len(build_datasets(family, narrowed, "val").sources[name])
         except MmcoreError as error:
             problem = error.what
         except KeyError:
             problem = "no plugin gives this set"
-        yield SourcePlan(name, validation.format, validation.annotations, 0.0, records, None, problem)
+        yield SourcePlan(name, validation.format, _files(validation), 0.0, records, None, problem)
 
 
 def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:

@@ -172,7 +172,7 @@ def active_sources(settings: Settings) -> dict[str, Source]:
 
 def validations(settings: Settings) -> dict[str, Validation]:
     """The validation sets of the recipe by name."""
-    return {validation.source: validation for validation in settings.stage.validation}
+    return settings.stage.validation
 
 
 # Run folders

@@ -119,7 +119,6 @@ OVIS_FRAMES = Source(
 )
 
 COCO_VAL = Validation(
-    source="coco_val",
     metrics=("bbox/AP", "segm/AP"),
     annotations="coco/annotations/instances_val2017.json",
     images="coco/val2017",
@@ -127,7 +126,6 @@ COCO_VAL = Validation(
     options={"task": "coco"},
 )
 REFCOCO_VAL = Validation(
-    source="refcoco_val",
     metrics=("bbox/P@0.5", "segm/oIoU"),
     annotations="annotations/refcoco-unc-val/instances_val.json",
     images="coco/train2014",
@@ -135,7 +133,6 @@ REFCOCO_VAL = Validation(
     options={"task": "grounding"},
 )
 LVIS_MINIVAL = Validation(
-    source="lvis_minival",
     metrics=("bbox/AP", "segm/AP"),
     annotations="lvis/lvis_v1_minival_inserted_image_name.json",
     images="coco",
@@ -143,7 +140,6 @@ LVIS_MINIVAL = Validation(
     options={"task": "lvis"},
 )
 OBJECTS365_VAL = Validation(
-    source="obj365_val",
     metrics=("bbox/AP",),
     annotations="Objects365V2/annotations/zhiyuan_objv2_val_new.json",
     images="Objects365V2/images",
@@ -170,7 +166,7 @@ LITE_PRETRAIN = Stage(
         mixture=SourcePerBatch(by_aspect=True),
         transform=MULTISCALE,
     ),
-    validation=(OBJECTS365_VAL,),
+    validation={"obj365_val": OBJECTS365_VAL},
     eval_every=5_000,
     best_metric="obj365_val/bbox/AP",
     optim=AdamW(lr=1e-4, weight_decay=0.05, multipliers={"backbone": 0.1}, clip_grad_norm=0.01),
@@ -215,7 +211,7 @@ LITE_JOINT = LITE_PRETRAIN.replace(
         mixture=SourcePerBatch(by_aspect=True),
         transform=MULTISCALE,
     ),
-    validation=(COCO_VAL, REFCOCO_VAL, LVIS_MINIVAL),
+    validation={"coco_val": COCO_VAL, "refcoco_val": REFCOCO_VAL, "lvis_minival": LVIS_MINIVAL},
     eval_every=10_000,
     best_metric="coco_val/bbox/AP",
     optim=AdamW(lr=1e-4, weight_decay=0.05, multipliers={"backbone": 0.1, "text_encoder": 0.1}, clip_grad_norm=0.01),
@@ -284,7 +280,7 @@ TINY_JOINT = LITE_JOINT.replace(
             "test_max_size": 192,
         },
     ),
-    validation=(COCO_VAL, REFCOCO_VAL),
+    validation={"coco_val": COCO_VAL, "refcoco_val": REFCOCO_VAL},
     eval_every=350,
     best_metric="coco_val/bbox/AP50",
     optim=AdamW(lr=8e-4, weight_decay=0.01, clip_grad_norm=1.0),

@@ -243,7 +243,7 @@ def test_an_unknown_format_names_those_that_are_known(tmp_path):
 
 def test_every_format_of_the_published_recipes_is_read():
     for stage in stages("lite"):
-        entries = [*stage.data.sources.values(), *stage.validation]
+        entries = [*stage.data.sources.values(), *stage.validation.values()]
         assert {entry.format for entry in entries} <= set(PARSED_FORMATS)
 
 

@@ -11,7 +11,7 @@ from mmcore.data.demo.write import write_demo
 
 Run = Callable[..., tuple[int, str]]
 TRAIN = ["train", "--plugin", "glee", "--stage", "2", "--variant", "tiny", "--sources", "coco", "--workers", "0"]
-QUICK = ["--max-steps", "1", "--set", "validation=[]", "--set", "best_metric=null", "--set", "global_batch=2"]
+QUICK = ["--max-steps", "1", "--set", "validation={}", "--set", "best_metric=null", "--set", "global_batch=2"]
 QUICK += ["--set", "micro_batch=2", "--init", "random"]
 
 

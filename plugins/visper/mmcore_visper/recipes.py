@@ -32,7 +32,6 @@ COCO_PROBE = Source(
 )
 
 PROBE_VAL = Validation(
-    source="coco_probe_val",
     metrics=("best", "mean"),
     annotations="coco/annotations/captions_val2017.json",
     images="coco/val2017",
@@ -41,10 +40,9 @@ PROBE_VAL = Validation(
 )
 
 
-def _question_set(name: str, format: str, annotations: str, images: str, tokens: int, *metrics: str) -> Validation:
+def _question_set(format: str, annotations: str, images: str, tokens: int, *metrics: str) -> Validation:
     """One benchmark of the paper; `tokens` is its published limit on the answer."""
     return Validation(
-        source=name,
         metrics=metrics,
         annotations=annotations,
         images=images,
@@ -53,13 +51,13 @@ def _question_set(name: str, format: str, annotations: str, images: str, tokens:
     )
 
 
-BENCHMARKS = (
-    _question_set("cv_bench", "CV-Bench", "eval/cv-bench/test.jsonl", "eval/cv-bench", 128, "overall", "2D", "3D"),
-    _question_set("mmstar", "MMStar", "eval/mmstar/questions.jsonl", "eval/mmstar", 128, "final"),
-    _question_set("realworldqa", "RealWorldQA", "eval/realworldqa/questions.jsonl", "eval/realworldqa", 16, "accuracy"),
-    _question_set("okvqa", "OK-VQA", "eval/okvqa/questions.jsonl", "coco/val2014", 1024, "accuracy"),
-    _question_set("mme", "MME", "eval/mme/questions.jsonl", "eval/mme", 16, "perception", "cognition"),
-)
+BENCHMARKS = {
+    "cv_bench": _question_set("CV-Bench", "eval/cv-bench/test.jsonl", "eval/cv-bench", 128, "overall", "2D", "3D"),
+    "mmstar": _question_set("MMStar", "eval/mmstar/questions.jsonl", "eval/mmstar", 128, "final"),
+    "realworldqa": _question_set("RealWorldQA", "eval/realworldqa/questions.jsonl", "eval/realworldqa", 16, "accuracy"),
+    "okvqa": _question_set("OK-VQA", "eval/okvqa/questions.jsonl", "coco/val2014", 1024, "accuracy"),
+    "mme": _question_set("MME", "eval/mme/questions.jsonl", "eval/mme", 16, "perception", "cognition"),
+}
 
 EMBEDDING_WEIGHTS = {"depth": 0.5, "seg": 0.5, "gen": 0.5}  # pretrain.sh --loss_weights d0.5_s0.5_g0.5
 
@@ -121,7 +119,7 @@ VPT = IFT.replace(
     origin="scripts/train/vpt.sh",
     notes=(*IFT.notes, "the documents say that the whole model is trained; the script leaves the tower frozen"),
     data=IFT.data.replace(sources={"allava_caption": ALLAVA_CAPTION}),
-    validation=(),
+    validation={},
 )
 
 VPT_IFT = IFT.replace(
@@ -143,7 +141,7 @@ PROBE = PT.replace(
         "task tokens are inserted in training and in testing; the released code inserts them in training only",
     ),
     data=Data(sources={"coco_probe": COCO_PROBE}, mixture=ByLength(by_modality=True)),
-    validation=(PROBE_VAL,),
+    validation={"coco_probe_val": PROBE_VAL},
     trainable=("probes",),
     loss_weights={},
     model={"image_aspect": "pad", "predictors": False, "probe": "depth"},
@@ -162,7 +160,6 @@ COCO_CAPTIONS = Source(
     images="visper/train2017",
 )
 DEMO_VAL = Validation(
-    source="demo_val",
     metrics=("accuracy", "chance"),
     annotations="visper/questions_val.jsonl",
     images="visper/images",
@@ -200,7 +197,7 @@ TINY_IFT = IFT.replace(
     global_batch=16,
     micro_batch=16,
     data=IFT.data.replace(sources={"questions": DEMO_QUESTIONS, "coco_captions": COCO_CAPTIONS}),
-    validation=(DEMO_VAL,),
+    validation={"demo_val": DEMO_VAL},
     eval_every=200,
     best_metric="demo_val/accuracy",
     optim=AdamW(lr=5e-4, betas=(0.9, 0.95), clip_grad_norm=1.0),
@@ -223,13 +220,13 @@ TINY_PROBE = PROBE.replace(
             )
         }
     ),
-    validation=(
-        PROBE_VAL.replace(
+    validation={
+        "coco_probe_val": PROBE_VAL.replace(
             annotations="visper/annotations/captions_val2017.json",
             images="visper/val2017",
             options={**PROBE_VAL.options, "squash_px": 128},
         ),
-    ),
+    },
     optim=AdamW(lr=2e-3, clip_grad_norm=1.0),
     init=Init(stage="ift", optional=True),
     checkpoint_every=150,

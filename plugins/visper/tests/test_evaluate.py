@@ -33,8 +33,8 @@ def test_the_published_scripts_numbers_are_reproduced(shared: Path) -> None:
 
 def test_every_benchmark_of_the_recipe_can_be_scored_and_has_its_published_limit() -> None:
     limits = {"cv_bench": 128, "mmstar": 128, "realworldqa": 16, "okvqa": 1024, "mme": 16}
-    assert {entry.source: entry.options["max_new_tokens"] for entry in VALIDATION} == limits
-    assert all(entry.format in BENCHMARKS for entry in VALIDATION)
+    assert {name: entry.options["max_new_tokens"] for name, entry in VALIDATION.items()} == limits
+    assert all(entry.format in BENCHMARKS for entry in VALIDATION.values())
     assert benchmark("LLaVA JSON") is BENCHMARKS["questions"]
 
 

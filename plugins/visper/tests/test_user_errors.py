@@ -11,7 +11,7 @@ from mmcore_visper.data.demo import write_demo
 
 Run = Callable[..., tuple[int, str]]
 BASE = ["--plugin", "visper", "--stage", "ift", "--variant", "tiny", "--sources", "questions"]
-TRAIN = ["train", *BASE, "--workers", "0", "--init", "random", "--max-steps", "1", "--set", "validation=[]"]
+TRAIN = ["train", *BASE, "--workers", "0", "--init", "random", "--max-steps", "1", "--set", "validation={}"]
 TRAIN += ["--set", "best_metric=null", "--set", "global_batch=2", "--set", "micro_batch=2"]
 STRICT = ["--set", "data.bad_samples=error"]
 

@@ -31,7 +31,7 @@ STAGE = Stage(
     data=Data(sources={"coco": Source(weight=1.0, format="COCO instances", annotations="train.json", images="train")}),
     optim=AdamW(lr=1e-3),
     schedule=Constant(),
-    validation=(Validation(source="coco_val"), Validation(source="other_val")),
+    validation={"coco_val": Validation(), "other_val": Validation()},
 )
 
 
@@ -174,13 +174,8 @@ def test_a_second_evaluation_gets_its_own_folder(opened: Path) -> None:
 
 
 def test_training_sources_can_be_evaluated_as_they_lie_on_disk() -> None:
-    (found,) = wanted_sets(STAGE, "train", ["coco"])
-    assert (found.source, found.annotations, found.images, found.format) == (
-        "coco",
-        "train.json",
-        "train",
-        "COCO instances",
-    )
+    found = wanted_sets(STAGE, "train", ["coco"])
+    assert found == {"coco": Validation(annotations="train.json", images="train", format="COCO instances")}
 
 
 @pytest.mark.parametrize(("split", "name", "near"), [("val", "coco_vla", "coco_val"), ("train", "cooc", "coco")])

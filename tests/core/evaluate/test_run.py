@@ -25,7 +25,7 @@ STAGE = Stage(
     data=Data(sources={}),
     optim=AdamW(lr=1e-3),
     schedule=Constant(),
-    validation=(Validation(source="seven", metrics=("mean",)),),
+    validation={"seven": Validation(metrics=("mean",))},
 )
 
 

@@ -1,7 +1,7 @@
 """Recipes are resolved from plugin, YAML and --set, and wrong ones are answered with the nearest right one."""
 
 import pytest
-from mmcore import AdamW, ByLength, Cosine, Data, MultiStep, Source, Stage, WholeEpochs
+from mmcore import AdamW, ByLength, Cosine, Data, MultiStep, Source, Stage, Validation, WholeEpochs
 from mmcore.base.yamltext import MAX_YAML_ALIASES, MAX_YAML_BYTES, parse_yaml, to_yaml
 from mmcore.errors import RecipeError
 from mmcore.runs.config import from_tree, resolve, to_tree
@@ -78,6 +78,18 @@ def test_a_family_setting_may_be_nested_and_a_new_source_named(stage: Stage) -> 
     assert resolved.model == {"vision": {"depth": 3}}
     assert resolved.data.sources["mine"] == Source(weight=2.0, format="COCO instances", annotations="a.json")
     assert resolve(resolved, None, ["data.sources.coco=null"])[0].data.sources.keys() == {"mine"}
+
+
+def test_validation_sets_are_addressed_and_added_by_name(stage: Stage) -> None:
+    stage = stage.replace(validation={"coco_val": Validation(format="COCO instances", annotations="val.json")})
+    added = "validation.mine={format: COCO boxes, annotations: mine.json}"
+    resolved, origins = resolve(stage, None, ["validation.coco_val.options.names=file", added])
+    assert resolved.validation["coco_val"].options == {"names": "file"}
+    assert resolved.validation["mine"].annotations == "mine.json"
+    assert origins["validation.coco_val.options.names"] == "--set validation.coco_val.options.names=file"
+    assert resolve(resolved, None, ["validation={}"])[0].validation == {}
+    with pytest.raises(RecipeError, match="'mine2' is new in validation and lacks annotations"):
+        resolve(resolved, None, ["validation.mine2.format=COCO boxes"])
 
 
 def test_epochs_replace_steps(stage: Stage) -> None:

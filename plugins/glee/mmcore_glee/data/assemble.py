@@ -76,7 +76,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
 
 
 def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Entry]:
-    entries: dict[str, Entry] = {entry.source: entry for entry in stage.validation}
+    entries: dict[str, Entry] = dict(stage.validation)
     if context.only is None:
         return entries
     named = {name: entry for name, entry in entries.items() if name in context.only}
@@ -219,4 +219,5 @@ def _check_options(name: str, entry: Entry) -> None:
 
 
 def _files(entry: Entry) -> str:
-    return entry.annotations if isinstance(entry.annotations, str) else entry.annotations[0]
+    files = entry.annotations
+    return files if isinstance(files, str) else files[0] if files else ""

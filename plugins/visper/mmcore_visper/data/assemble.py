@@ -196,7 +196,7 @@ def _first_turns(records: LlavaIndex) -> tuple[Question, ...]:
 
 
 def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
-    entries = {entry.source: entry for entry in stage.validation}
+    entries = stage.validation
     if context.only is None:
         return entries
     named = {name: entry for name, entry in entries.items() if name in context.only}
