@@ -1,5 +1,6 @@
 """Every installed family passes the battery, and the battery finds what it is there to find."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ def scaffold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (info / "entry_points.txt").write_text("[mmcore]\notter = mmcore_otter\n")
     monkeypatch.syspath_prepend(str(folder))
     # The check for a light import runs in its own interpreter.
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
     def replace(file: str = "", old: str = "", new: str = "") -> Iterator[Outcome]:
         if file:
