@@ -25,7 +25,7 @@ What only mmcore itself can get wrong is an `assert`, not one of these.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MmcoreError(Exception):
@@ -141,3 +141,8 @@ def suggest(name: str, known: Iterable[str], otherwise: str) -> str:
     """The `do:` line for an unknown name: the nearest known one, or `otherwise`."""
     close = nearest(name, known)
     return f"did you mean {close!r}?" if close else otherwise
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The first names of a list that may be long, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

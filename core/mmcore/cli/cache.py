@@ -35,7 +35,7 @@ def cache(
     import json
 
     from mmcore.data.cache.fill import fill, refuse_full, survey
-    from mmcore.runs.run import choose_device, data_context, prepare_demo
+    from mmcore.runs.build import choose_device, data_context, prepare_demo
     from mmcore.runs.settings import settle
 
     family, settings, _ = settle(request_from(values))

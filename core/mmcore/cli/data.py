@@ -86,7 +86,7 @@ def check(split: str, quick: bool, limit: int | None, workers: int | None, as_js
 def show(count: int, step: int, out: Path, **values: Any) -> None:
     """Draw samples exactly as the network sees them, in the order of training, after augmentation and padding."""
     from mmcore.data.loader import Loader
-    from mmcore.runs.run import build_datasets, build_order
+    from mmcore.runs.build import build_datasets, build_order
     from mmcore.show.draw import contact_sheet
 
     family, settings = _settle(values)
@@ -136,7 +136,7 @@ def index(split: str, as_json: bool, **values: Any) -> None:
 
 
 def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
-    from mmcore.runs.run import data_context, prepare_demo
+    from mmcore.runs.build import data_context, prepare_demo
     from mmcore.runs.settings import settle
 
     family, settings, _ = settle(request_from(values))
@@ -148,7 +148,7 @@ def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
 def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[str, str]]:
     """Split and name of every source to look at; with --sources, the validation sets that a run of these would use."""
     from mmcore.errors import DataError
-    from mmcore.runs.run import build_datasets
+    from mmcore.runs.build import build_datasets
     from mmcore.runs.settings import active_sources, validations
 
     train = [("train", name) for name in active_sources(settings)] if split != "val" else []
@@ -163,7 +163,7 @@ def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[s
 
 def _build(family: "Family", settings: "Settings", split: str, name: str) -> "Datasets":
     """The datasets of one source alone, so that a missing one does not hide the others."""
-    from mmcore.runs.run import build_datasets
+    from mmcore.runs.build import build_datasets
 
     return build_datasets(family, settings.replace(only=(name,)), split)
 

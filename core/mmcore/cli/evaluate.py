@@ -54,17 +54,18 @@ def evaluate(
 
     from mmcore.base import distributed
     from mmcore.evaluate.run import evaluate as measure
-    from mmcore.runs import run as runs
+    from mmcore.runs import build
+    from mmcore.runs.opened import open_model
 
-    opened = runs.open_model(target, checkpoint=checkpoint)
+    opened = open_model(target, checkpoint=checkpoint)
     settings = _adjusted(opened.settings, split, sources, data, sets, device)
-    place = runs.choose_device(settings)
+    place = build.choose_device(settings)
     here = distributed.start(place)
     model = opened.model.to(place)
     if here.is_first:
-        runs.prepare_demo(opened.family, settings)
+        build.prepare_demo(opened.family, settings)
     distributed.barrier()
-    datasets = runs.build_datasets(opened.family, settings, "val")
+    datasets = build.build_datasets(opened.family, settings, "val")
     root = out or (opened.run_dir / "evals" if opened.run_dir else Path("evals"))
     report: dict[str, Any] = {"target": target, "step": opened.step, "split": split, "sets": {}}
     try:

@@ -45,7 +45,7 @@ def export(
 
     from mmcore.errors import UsageError
     from mmcore.runs.export import export as write
-    from mmcore.runs.run import open_model
+    from mmcore.runs.opened import open_model
 
     opened = open_model(target, checkpoint=checkpoint)
     if out is None:

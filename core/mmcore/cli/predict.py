@@ -40,8 +40,9 @@ def predict(
     import json
 
     from mmcore.errors import DataError
+    from mmcore.runs.build import choose_device
+    from mmcore.runs.opened import open_model
     from mmcore.runs.predict import find_images, predict_file
-    from mmcore.runs.run import choose_device, open_model
 
     question = _question(names, prompt, threshold, top)
     paths = find_images(images)

@@ -20,8 +20,8 @@ from mmcore.base.yamltext import to_yaml
 from mmcore.contract.recipe import Stage, matches_any
 from mmcore.errors import MmcoreError, RecipeError
 from mmcore.plugins import find as plugins
+from mmcore.runs.build import attach, build_datasets, build_model, prepare_demo
 from mmcore.runs.config import from_tree, to_tree
-from mmcore.runs.run import attach, build_datasets, build_model, prepare_demo
 from mmcore.runs.settings import Family, Settings, active_sources
 
 if TYPE_CHECKING:
@@ -411,7 +411,7 @@ def _fits(prediction: Any, name: str) -> None:
 def _export_loads_again(subject: Subject) -> str:
     import torch
 
-    from mmcore.weights.maps import read_tensors, write_safetensors
+    from mmcore.weights.files import read_tensors, write_safetensors
 
     state = {name: tensor.detach() for name, tensor in subject.model.state_dict().items()}
     mapping = subject.model.published("upstream")  # type: ignore[operator]

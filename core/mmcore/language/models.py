@@ -22,7 +22,7 @@ from mmcore.language import splice
 from mmcore.language.attention import NAME, Kernel, Sight, sight_of
 from mmcore.language.cross_entropy import token_loss
 from mmcore.language.sequence import Sequences
-from mmcore.weights.maps import read_tensors
+from mmcore.weights.files import read_tensors
 
 KINDS = ("llama", "phi3", "gemma2", "qwen2")
 """Values of `model_type` that are known to pass keyword arguments on to their attention."""

@@ -1,7 +1,7 @@
 """From a trained run to weights that others use: safetensors with published names or ours, a config and a card.
 
 `upstream` writes the published names, so the original code and its tools read the tensors. `hf` writes a folder that
-`mmcore.runs.export.from_pretrained` opens without the run; a family that transformers knows writes one
+`mmcore.runs.opened.from_pretrained` opens without the run; a family that transformers knows writes one
 that plain transformers opens, by giving its model a method `export_hf`. Both get the weights as they would be without
 adapters, which are folded in. The optional methods of a model:
 
@@ -17,19 +17,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmcore.errors import CheckpointError, UsageError, WeightsError
-from mmcore.runs.config import from_tree, to_tree
-from mmcore.runs.run import OpenedModel, attach, build_model
-from mmcore.runs.settings import Family, Settings
+from mmcore.errors import CheckpointError, UsageError
+from mmcore.runs.config import to_tree
+from mmcore.runs.opened import CONFIG, OpenedModel
 from mmcore.version import __version__
-from mmcore.weights.maps import read_tensors, write_safetensors
+from mmcore.weights.files import write_safetensors
 
-if TYPE_CHECKING:
-    from torch import nn
-
-CONFIG = "config.json"
 CARD = "README.md"
 
 
@@ -139,54 +134,6 @@ def _config(opened: OpenedModel) -> dict[str, Any]:
             "stage": to_tree(opened.settings.stage.replace(lora=None)),  # adapters are folded in
         },
     }
-
-
-def from_pretrained(folder: str | Path) -> OpenedModel:
-    """Open a folder that `export --format hf` wrote; the plugin that wrote it must be installed.
-
-    Raises:
-        WeightsError: it is not such a folder, or its tensors do not fit.
-        PluginError: the plugin is missing or broken.
-    """
-    folder = Path(folder)
-    try:
-        written = json.loads((folder / CONFIG).read_text())
-        if "mmcore" not in written and written.get("architectures"):
-            raise WeightsError(
-                f"the folder holds a {written['architectures'][0]}, not a model in mmcore's own format",
-                where=folder,
-                do="open it with transformers, or give mmcore the run that it was exported from",
-            )
-        config = written["mmcore"]
-        stage = from_tree(config["stage"], str(folder / CONFIG))
-        settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"not a folder that mmcore exported: {error}", where=folder) from None
-    family = Family.open(settings.plugin)
-    model = build_model(family, settings)
-    load_exactly(model, read_tensors(folder), str(folder))
-    attach(model, settings, folder)
-    return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
-
-
-def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> None:
-    """Fill a model with a state of exactly its own names and shapes.
-
-    Raises:
-        WeightsError: names or shapes differ; lists them.
-    """
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if missing or unknown or shapes:
-        raise WeightsError(
-            "the weights do not fit the model: "
-            f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, "
-            f"{len(shapes)} of another shape {shapes[:3]}",
-            where=where,
-            do="check that plugin, stage and variant are those the weights were trained with",
-        )
-    model.load_state_dict(dict(state), assign=False)
 
 
 def _card(opened: OpenedModel, tensors: str) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mmcore.base import hub
 from mmcore.contract.recipe import Stage
 from mmcore.errors import MissingDataError, UsageError
-from mmcore.weights.maps import LoadReport, read_tensors
+from mmcore.weights.files import read_tensors
+from mmcore.weights.maps import LoadReport
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,8 +10,8 @@ from typing import Any
 
 from mmcore.contract.recipe import Source, Validation
 from mmcore.errors import MmcoreError
+from mmcore.runs.build import build_datasets, build_model, data_context, prepare_demo, total_steps
 from mmcore.runs.config import Origins, to_tree
-from mmcore.runs.run import build_model, prepare_demo
 from mmcore.runs.settings import Family, Request, Settings, active_sources, settle, validations
 
 
@@ -127,18 +127,7 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Pl
     return plan
 
 
-def total_steps(settings: Settings, num_records: int) -> int:
-    """Optimiser steps of the stage; `epochs` counts passes over the records of all active sources."""
-    stage = settings.stage
-    if stage.steps is not None:
-        return stage.steps
-    assert stage.epochs is not None
-    return max(1, -(-int(stage.epochs * num_records) // stage.global_batch))
-
-
 def _count_records(family: Family, settings: Settings, plan: Plan) -> Iterator[tuple[str, int]]:
-    from mmcore.runs.run import build_datasets
-
     for name in active_sources(settings):
         narrowed = settings.replace(only=(name,))
         try:
@@ -163,8 +152,6 @@ def _files(entry: Source | Validation) -> str:
 
 
 def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iterator[SourcePlan]:
-    from mmcore.runs.run import build_datasets
-
     for name, validation in validations(settings).items():
         records, problem = None, None
         narrowed = settings.replace(stage=settings.stage.replace(validation={name: validation}))
@@ -178,8 +165,6 @@ def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iter
 
 
 def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:
-    from mmcore.runs.run import data_context
-
     tell = getattr(family.plugin.module, "plan_notes", None)
     if tell is None:
         return

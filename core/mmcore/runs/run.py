@@ -1,30 +1,30 @@
-"""A run, top to bottom: settings -> plugin, data, order, model, weights -> training; or a trained model, opened."""
+"""A run, top to bottom: settings -> plugin, data, order, model, weights -> training -> what comes after it."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.contract.recipe import Stage
-from mmcore.errors import CheckpointError, DataError, MissingDataError, PluginError, RecipeError, UsageError
-from mmcore.runs.settings import (
-    CONFIG_NAME,
-    Family,
-    Settings,
-    active_sources,
-    cache_folder,
-    read_settings,
-    write_config,
-    write_run_record,
+from mmcore.errors import CheckpointError
+from mmcore.runs.build import (
+    attach,
+    build_datasets,
+    build_model,
+    build_order,
+    choose_device,
+    data_context,
+    prepare_demo,
+    total_steps,
 )
+from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings, write_config, write_run_record
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-    from mmcore.contract.protocols import DataContext, Datasets, Order
+    from mmcore.contract.protocols import Datasets
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,171 +36,6 @@ class FinishedRun:
     model: "nn.Module"
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedModel:
-    """A trained model ready for evaluation, prediction or export."""
-
-    model: "nn.Module"
-    settings: Settings
-    family: Family
-    run_dir: Path | None
-    step: int
-    origin: str
-    """The checkpoint its weights came from, for messages."""
-
-
-def build_model(family: Family, settings: Settings) -> "nn.Module":
-    """The family's module for these settings, seeded, with freshly initialised weights.
-
-    Raises:
-        PluginError: the hook fails or returns something that is not a model.
-    """
-    import torch
-
-    torch.manual_seed(settings.seed)
-    model = family.call("build_model", stage=settings.stage, variant=settings.variant)
-    if not isinstance(model, torch.nn.Module) or not callable(getattr(model, "predict", None)):
-        raise PluginError(
-            f"build_model returned {type(model).__name__}, not a module with forward and predict",
-            where=f"plugin {family.plugin.label}",
-            do="see the model contract in the documentation of mmcore.contract.model",
-        )
-    _apply_options(model, family, settings.stage)
-    return model
-
-
-def _apply_options(model: "nn.Module", family: Family, stage: Stage) -> None:
-    """Recipe entries that the model itself carries out; one that it cannot is refused, not passed over."""
-    for wanted, key, method in (
-        (stage.gradient_checkpointing, "gradient_checkpointing", "gradient_checkpointing_enable"),
-        (stage.lora is not None, "lora", "add_lora"),
-    ):
-        if not wanted:
-            continue
-        if not hasattr(model, method):
-            raise RecipeError(
-                f"{family.plugin.name} does not support {key}",
-                where=f"stage {stage.number} {stage.name}",
-                do=f"take {key} out of the recipe",
-            )
-        getattr(model, method)(*([stage.lora] if key == "lora" else []))
-
-
-def attach(model: "nn.Module", settings: Settings, folder: Path | None = None) -> None:
-    """Tell a model that wants to know where its run and data lie: it finds there what is no weight, as a tokenizer.
-
-    Args:
-        model: any family's.
-        settings: of the run.
-        folder: of the run, or of the export that was opened.
-    """
-    if hasattr(model, "attach"):
-        model.attach(settings.stage, _context(settings), folder)  # type: ignore[operator]
-
-
-def data_context(settings: Settings) -> "DataContext":
-    """Where the data of this run lies; the folder must be there."""
-    root = Path(settings.data)
-    if not root.is_dir():
-        raise MissingDataError(
-            f"there is no data folder {root}",
-            where="--data or $MMCORE_DATA",
-            do="give the folder with --data, or try the built-in sample data with --demo",
-        )
-    return _context(settings)
-
-
-def _context(settings: Settings) -> "DataContext":
-    from mmcore.contract.protocols import DataContext
-
-    return DataContext(
-        root=Path(settings.data),
-        cache=cache_folder(),
-        variant=settings.variant,
-        seed=settings.seed,
-        only=settings.only,
-    )
-
-
-def prepare_demo(family: Family, settings: Settings) -> None:
-    """Write the sample data of --demo where the settings expect it; returns at once when it is there."""
-    if not settings.demo:
-        return
-    write = getattr(family.plugin.module, "write_demo", None)
-    if write is None:
-        from mmcore.data.demo.write import write_demo as write
-    write(Path(settings.data))
-
-
-def build_datasets(family: Family, settings: Settings, split: str) -> "Datasets":
-    """The joined answers of the family and its extensions for one split.
-
-    Raises:
-        PluginError: two plugins give the same source, or one returns something else than Datasets.
-        DataError: a source the recipe draws from is given by nobody.
-    """
-    from mmcore.contract.protocols import Datasets
-
-    answers = family.call("build_datasets", stage=settings.stage, split=split, context=data_context(settings))
-    parts = [answer for answer in answers if answer is not None]
-    for part in parts:
-        if not isinstance(part, Datasets):
-            raise PluginError(
-                f"build_datasets returned {type(part).__name__}, not mmcore.Datasets",
-                where=f"plugin {family.plugin.label} or one of {', '.join(settings.extensions) or 'no extensions'}",
-            )
-    joined = Datasets(
-        sources=_join([part.sources for part in parts], family),
-        collate=_join([part.collate for part in parts], family),
-        evaluators=_join([part.evaluators for part in parts], family),
-    )
-    if split == "train":
-        for name in active_sources(settings):
-            if name not in joined.sources:
-                raise DataError(
-                    f"no plugin gives the data source {name!r}",
-                    where=f"stage {settings.stage.number} {settings.stage.name}",
-                    known=joined.sources,
-                    do="install the extension that brings it and add --with, or narrow the run with --sources",
-                )
-    return joined
-
-
-def _join(parts: Sequence[Mapping[str, Any]], family: Family) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            if name in result:
-                raise PluginError(
-                    f"two plugins give the data source {name!r}",
-                    where=f"--plugin {family.plugin.name} and its --with extensions",
-                    do="leave one extension out, or rename its source",
-                )
-            result[name] = value
-    return result
-
-
-def build_order(settings: Settings, datasets: "Datasets") -> "Order":
-    """The training order over the active sources."""
-    from mmcore.data.order.build import build_order
-
-    return build_order(settings.stage, active_sources(settings), datasets.sources, settings.seed)
-
-
-def choose_device(settings: Settings) -> "torch.device":
-    """The device this process trains on."""
-    import torch
-
-    from mmcore.base import distributed
-
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "no CUDA device is available", where="--device cuda", do="leave --device out, or see `mmcore doctor`"
-        )
-    kind = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return torch.device(kind, distributed.place().local_rank) if kind == "cuda" else torch.device("cpu")
 
 
 def start_run(
@@ -281,7 +116,6 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
     from mmcore.base.lock import refuse_if_held
     from mmcore.data.loader import Loader
     from mmcore.runs.initialise import initialise
-    from mmcore.runs.plan import total_steps
     from mmcore.train import checkpoint
     from mmcore.train.loop import TrainSetup, accumulation, train
 
@@ -405,6 +239,7 @@ def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
 
 def _finish(family: Family, settings: Settings, run_dir: Path, step: int, metrics: Mapping[str, float]) -> None:
     """After the last step, on the first process: curves, then the plugins' own work with the final weights."""
+    from mmcore.runs.opened import open_model
     from mmcore.show.plots import plot_curves
 
     if (run_dir / "metrics.jsonl").exists():
@@ -413,30 +248,3 @@ def _finish(family: Family, settings: Settings, run_dir: Path, step: int, metric
     finished = FinishedRun(settings, run_dir, opened.model, step, dict(metrics))
     if family.hooks.hook.post_train.get_hookimpls():
         family.call("post_train", run=finished)
-
-
-def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
-    """A trained model from a run folder, one of its checkpoints, or a folder that `mmcore export --format hf` wrote.
-
-    Args:
-        target: the folder.
-        checkpoint: "last", "best" or a step, for a run folder.
-
-    Raises:
-        CheckpointError: there is nothing to open, or it is damaged.
-        PluginError: the plugin it was trained with is missing or broken.
-    """
-    from mmcore.runs.export import CONFIG, from_pretrained, load_exactly
-    from mmcore.train.checkpoint import load
-
-    path = Path(target)
-    if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
-        return from_pretrained(path)
-    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
-    settings = read_settings(run_dir)
-    family = Family.open(settings.plugin, settings.extensions)
-    loaded = load(path if run_dir != path else run_dir, checkpoint)
-    model = build_model(family, settings)
-    load_exactly(model, loaded.weights, str(loaded.path))
-    attach(model, settings, run_dir)
-    return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))

@@ -1,33 +1,20 @@
-"""Published checkpoints <-> our parameters: key maps as data, safe reading, sharded writing.
+"""Published checkpoints <-> our parameters: key maps as data.
 
 A `WeightMap` is a list of rules between name patterns. Going in, every published tensor is used or deliberately
 ignored and every parameter of ours is filled or known to be new; anything else is an error that lists the names.
-Going out, the same rules give a file that the published code loads. Files are read without ever running code from
-them: safetensors, or `torch.load(weights_only=True)`.
+Going out, the same rules give a file that the published code loads.
 """
 
-import json
-import os
-import pickle
 import re
-import shutil
-import tempfile
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmcore.errors import CheckpointError, MissingDataError, UnsafeDataError, WeightsError, nearest
+from mmcore.errors import WeightsError, nearest, some
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-INDEX_FILE = "model.safetensors.index.json"
-_NESTED_UNDER = ("model", "state_dict", "module", "model_state_dict")
-_TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".th")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +120,7 @@ class WeightMap:
         bare: dict[str, Tensor] = {}
         unmapped = [name for name in state if not self._emit(name, state, bare)]
         if unmapped:
-            raise WeightsError(f"no published name for {_some(unmapped)}", where=self.label)
+            raise WeightsError(f"no published name for {some(unmapped)}", where=self.label)
         for alias, source in self.aliases:
             pattern = _pattern(source)
             for name in list(bare):
@@ -199,7 +186,7 @@ class WeightMap:
             mine = {name: tensor for name, tensor in model_state.items() if not _any_match(self.new, name)}
             close = nearest(names[0], [self._bare(name) for name in self.to_published(mine)])
             raise WeightsError(
-                f"{_count(names)} of the checkpoint fit nowhere in this model: {_some(names)}",
+                f"{_count(names)} of the checkpoint fit nowhere in this model: {some(names)}",
                 where=self.label,
                 known=f"nearest to the first: {close}" if close else None,
                 do="check that the checkpoint belongs to this family, variant and stage",
@@ -209,7 +196,7 @@ class WeightMap:
         if names:
             close = nearest(names[0], published)
             raise WeightsError(
-                f"the checkpoint lacks {_count(names)} of this model: {_some(names)}",
+                f"the checkpoint lacks {_count(names)} of this model: {some(names)}",
                 where=self.label,
                 known=f"nearest to the first: {close}" if close else None,
                 do="check that the checkpoint belongs to this family, variant and stage",
@@ -256,7 +243,7 @@ def _check_shapes(
         raise WeightsError(
             f"{_count(wrong)} of the checkpoint have another shape: {name} is {tuple(state[name].shape)} there "
             f"and {tuple(wanted[name].shape)} here",
-            known=_some(wrong),
+            known=some(wrong),
             do="check that the checkpoint belongs to this family, variant and stage",
         )
     for name in wrong:
@@ -294,217 +281,3 @@ def _same(a: "Tensor", b: "Tensor") -> bool:
 
 def _count(names: list[str]) -> str:
     return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def read_tensors(path: str | Path) -> "dict[str, Tensor]":
-    """Every tensor of a checkpoint, on the CPU and memory-mapped where the format allows.
-
-    Takes safetensors (one file, or sharded with an index), `.bin`, `.pth` and `.pt` files written by `torch.save`
-    (flat, or nested under "model", "state_dict" or "module"), and folders that hold one of these.
-
-    Raises:
-        MissingDataError: there is nothing at `path`.
-        WeightsError: it is not a checkpoint, is damaged, or would have to run code to be read.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.exists():
-        raise MissingDataError("no checkpoint here", where=path, do="give a file or a folder that holds weights")
-    if path.name.endswith(".index.json"):
-        return _read_shards(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in _TORCH_SUFFIXES:
-        return _read_torch(path)
-    raise WeightsError(
-        f"{path.suffix or 'this file'} is not a checkpoint format",
-        where=path,
-        known=[".safetensors", *_TORCH_SUFFIXES, "a folder that holds one of these"],
-    )
-
-
-def _read_folder(folder: Path) -> "dict[str, Tensor]":
-    for name in (INDEX_FILE, "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"):
-        if (folder / name).exists():
-            return read_tensors(folder / name)
-    files = sorted(f for suffix in (".safetensors", *_TORCH_SUFFIXES) for f in folder.glob("*" + suffix))
-    if len(files) == 1:
-        return read_tensors(files[0])
-    if not files:
-        raise MissingDataError(
-            "no weights in this folder", where=folder, known=[INDEX_FILE, "model.safetensors", "pytorch_model.bin"]
-        )
-    raise WeightsError(
-        "several checkpoints in this folder", where=folder, known=[f.name for f in files], do="name one of them"
-    )
-
-
-def _read_shards(index: Path) -> "dict[str, Tensor]":
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError("the index of this checkpoint cannot be read", where=index) from error
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        if PurePath(name).name != name:
-            raise UnsafeDataError(f"the index names a file outside its folder: {name!r}", where=index)
-        tensors.update(read_tensors(index.parent / name))
-    return tensors
-
-
-def _read_safetensors(path: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"not a readable safetensors file: {error}", where=path) from error
-
-
-def _read_torch(path: Path) -> "dict[str, Tensor]":
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on the pickle protocol of files it is about to refuse
-            # Memory mapping needs the zip layout that torch.save writes since 1.6; published files may be older.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(
-            "refused: this file is damaged or holds more than plain tensors, and nothing in it was run",
-            where=path,
-            known=str(error).strip().splitlines()[0][:200] if str(error).strip() else None,
-            do="convert it to safetensors on a machine where you trust it",
-        ) from error
-    return _tensors_of(content, path)
-
-
-def _tensors_of(content: Any, path: Path) -> "dict[str, Tensor]":
-    """The flat dictionary of tensors inside what torch.load gave."""
-    import torch
-
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _NESTED_UNDER if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"holds a {type(content).__name__} instead of named tensors", where=path)
-    other = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if other:
-        raise WeightsError(
-            f"holds entries that are not tensors: {_some(other)}",
-            where=path,
-            known=f"named tensors, flat or under {', '.join(_NESTED_UNDER)}",
-        )
-    wrapped = all(str(name).startswith("module.") for name in content)
-    return {str(name).removeprefix("module.") if wrapped else str(name): value for name, value in content.items()}
-
-
-def write_safetensors(
-    state: "Mapping[str, Tensor]",
-    folder: str | Path,
-    max_shard_bytes: int = 5_000_000_000,
-    metadata: Mapping[str, str] | None = None,
-) -> list[Path]:
-    """Write tensors as `model.safetensors`, or as shards with an index, under their final names only when complete.
-
-    Args:
-        state: names and tensors on any device; tensors that share memory are written apart.
-        folder: created if needed; an older checkpoint in it is replaced.
-        max_shard_bytes: largest size of one file; a single larger tensor gets a file of its own.
-        metadata: strings for the header of every file.
-
-    Returns:
-        The files, the index last.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written; nothing of the old content was touched.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
-            names = _write_shards(state, Path(scratch), max_shard_bytes, dict(metadata or {}) | {"format": "pt"})
-            for old in folder.glob("model*.safetensors*"):
-                if old.name not in names:
-                    old.unlink()
-            for name in names:
-                os.replace(Path(scratch) / name, folder / name)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write weights: {error.strerror or error}",
-            where=folder,
-            do="free some space or choose another folder",
-        ) from error
-    return [folder / name for name in names]
-
-
-def _write_shards(state: "Mapping[str, Tensor]", folder: Path, limit: int, metadata: dict[str, str]) -> list[str]:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    shards = _shards(state, limit)
-    names = [
-        "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        for i in range(len(shards))
-    ]
-    free = shutil.disk_usage(folder).free
-    needed = sum(map(_bytes, state.values()))
-    if needed > free:
-        raise OSError(28, f"No space left on device ({needed:,} bytes needed, {free:,} free)")
-    for name, shard in zip(names, shards, strict=True):
-        tensors = _separate({key: state[key] for key in shard})
-        try:
-            save_file(tensors, folder / name, metadata)
-        except SafetensorError as error:
-            raise OSError(5, str(error)) from error
-        _sync(folder / name)
-    if len(shards) == 1:
-        return names
-    weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    index = {"metadata": {"total_size": needed}, "weight_map": weight_map}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
-    _sync(folder / INDEX_FILE)
-    return [*names, INDEX_FILE]
-
-
-def _shards(state: "Mapping[str, Tensor]", limit: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in state.items():
-        if shards[-1] and size + _bytes(tensor) > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += _bytes(tensor)
-    return shards
-
-
-def _bytes(tensor: "Tensor") -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _separate(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """CPU tensors that own their memory; safetensors refuses aliases."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        storage = plain.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != _bytes(plain):
-            plain = plain.clone()
-        seen.add(plain.untyped_storage().data_ptr())
-        result[name] = plain
-    return result
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

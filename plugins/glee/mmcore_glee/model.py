@@ -11,7 +11,8 @@ from jaxtyping import Float
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import RecipeError, WeightsError, suggest
-from mmcore.weights.maps import LoadReport, WeightMap, read_tensors
+from mmcore.weights.files import read_tensors
+from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
 from mmcore_glee import weights

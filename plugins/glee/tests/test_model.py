@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmcore.contract.values import Draw, Losses
 from mmcore.errors import RecipeError, WeightsError
-from mmcore.weights.maps import write_safetensors
+from mmcore.weights.files import write_safetensors
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LITE, TINY
 from mmcore_glee.model import Glee, build

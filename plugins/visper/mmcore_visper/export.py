@@ -3,7 +3,7 @@
 `hf`, with CLIP's vision transformer: a plain `LlavaForConditionalGeneration`, which transformers opens and servers
 like vLLM read, nothing of ours installed. The task vectors stand in the embedding matrix (`llava_layout`), tokens stand
 for them (`special_tokens`), and the chat template writes those after each image (`chat_template`). With a ConvNeXt the
-core writes a folder of our own format, which `mmcore.runs.export.from_pretrained` opens.
+core writes a folder of our own format, which `mmcore.runs.opened.from_pretrained` opens.
 
 `upstream`: published names (`weights`), and beside them the configuration and the tokenizer that the original loader
 asks for.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.errors import MmcoreError
 from mmcore.language.conversation import template
-from mmcore.weights.maps import write_safetensors
+from mmcore.weights.files import write_safetensors
 from torch import Tensor
 
 from mmcore_visper.chat_template import fitting
@@ -241,7 +241,7 @@ def after_training(run: "FinishedRun") -> None:
 
 def _export(run: "FinishedRun") -> Path:
     from mmcore.runs.export import export
-    from mmcore.runs.run import OpenedModel
+    from mmcore.runs.opened import OpenedModel
     from mmcore.runs.settings import Family
 
     place = run.run_dir / "exports" / "hf"

@@ -26,7 +26,8 @@ from mmcore.errors import ShapeError, WeightsError, suggest
 from mmcore.language import models
 from mmcore.language.models import Hidden
 from mmcore.language.sequence import Sequences
-from mmcore.weights.maps import LoadReport, WeightMap, read_tensors
+from mmcore.weights.files import read_tensors
+from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
 from mmcore_visper import weights

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mmcore import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
-from mmcore.weights.maps import read_tensors
+from mmcore.weights.files import read_tensors
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch

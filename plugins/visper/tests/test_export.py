@@ -16,9 +16,9 @@ from mmcore.errors import WeightsError
 from mmcore.language.generate import Generated, Stop, generate
 from mmcore.language.tokens import load_tokenizer, tokenize
 from mmcore.runs import export as core_export
-from mmcore.runs.run import OpenedModel
+from mmcore.runs.opened import OpenedModel, from_pretrained
 from mmcore.runs.settings import Family, Settings
-from mmcore.weights.maps import read_tensors
+from mmcore.weights.files import read_tensors
 from mmcore_visper import export
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import PHI3_VIT, VARIANTS, ClipTower, VisperConfig
@@ -238,7 +238,7 @@ def test_adapters_are_folded_in_and_the_model_keeps_them(tmp_path):
 
 def test_mmcore_says_that_the_folder_is_for_transformers(exported):
     with pytest.raises(WeightsError, match="holds a LlavaForConditionalGeneration"):
-        core_export.from_pretrained(exported.root / "tiny")
+        from_pretrained(exported.root / "tiny")
 
 
 def test_half_precision_is_written_when_asked(tmp_path):
@@ -344,13 +344,13 @@ def test_a_convnext_is_written_in_our_own_format_and_opens_again(tmp_path):
         },
         gradient_checkpointing=False,
     )
-    from mmcore.runs.run import build_model
+    from mmcore.runs.build import build_model
 
     subject = opened(nn.Identity(), stage, "phi3-convnext")
     model: Any = build_model(subject.family, subject.settings).eval()
     model.tokenizer = make_tokenizer()
     core_export.export(opened(model, stage, "phi3-convnext"), "hf", tmp_path / "out")
-    again = core_export.from_pretrained(tmp_path / "out")
+    again = from_pretrained(tmp_path / "out")
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], tensor), name
     assert "mmcore's names" in (tmp_path / "out" / "README.md").read_text()

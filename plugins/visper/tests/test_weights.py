@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from mmcore.errors import WeightsError
-from mmcore.weights.maps import write_safetensors
+from mmcore.weights.files import write_safetensors
 from mmcore_visper.config import TINY, ConvNextTower
 from mmcore_visper.model import Visper
 from mmcore_visper.published_config import to_published

@@ -16,7 +16,9 @@ from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.errors import UsageError
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.geometry import masks
-from mmcore.runs import run as runs
+from mmcore.runs import build
+from mmcore.runs import opened as opening
+from mmcore.runs.settings import Settings
 from PIL import Image
 from torch import nn
 
@@ -87,15 +89,15 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     path = tmp_path / "val.json"
     path.write_text(json.dumps({"images": images, "annotations": found, "categories": [{"id": 3, "name": "kite"}]}))
-    settings = runs.Settings(plugin="kites", variant="tiny", stage=STAGE, data=str(tmp_path), device="cpu", workers=0)
-    model = runs.OpenedModel(Kites(), settings, None, folder, 12, "step-12")  # type: ignore[arg-type]
+    settings = Settings(plugin="kites", variant="tiny", stage=STAGE, data=str(tmp_path), device="cpu", workers=0)
+    model = opening.OpenedModel(Kites(), settings, None, folder, 12, "step-12")  # type: ignore[arg-type]
     datasets = Datasets(
         {"coco_val": Squares(), "other_val": Squares()},
         {"coco_val": collate, "other_val": collate},
         {name: (lambda: CocoEvaluator(path)) for name in ("coco_val", "other_val")},
     )
-    monkeypatch.setattr(runs, "open_model", lambda target, checkpoint="last": model, raising=False)
-    monkeypatch.setattr(runs, "build_datasets", lambda family, settings, split: datasets)
+    monkeypatch.setattr(opening, "open_model", lambda target, checkpoint="last": model, raising=False)
+    monkeypatch.setattr(build, "build_datasets", lambda family, settings, split: datasets)
     return folder
 
 

@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 from mmcore.errors import CheckpointError, MissingDataError, UnsafeDataError, WeightsError
-from mmcore.weights.maps import INDEX_FILE, Rule, WeightMap, read_tensors, write_safetensors
+from mmcore.weights.files import INDEX_FILE, read_tensors, write_safetensors
+from mmcore.weights.maps import Rule, WeightMap
 
 MAP = WeightMap(
     rules=(

@@ -12,7 +12,7 @@ from mmcore.language.conversation import template
 from mmcore.language.sequence import IMAGE
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report
-from mmcore.weights.maps import write_safetensors
+from mmcore.weights.files import write_safetensors
 from torch import Tensor
 
 from mmcore_visper.chat_template import fitting

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from mmcore.errors import MissingDataError, WeightsError
-from mmcore.weights.maps import read_tensors
+from mmcore.weights.files import read_tensors
 from PIL import Image
 from torch import Tensor, nn
 

@@ -1,0 +1,106 @@
+"""A trained model, opened for evaluation, prediction or export: from a run, a checkpoint, or a folder we exported."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcore.errors import WeightsError
+from mmcore.runs.build import attach, build_model
+from mmcore.runs.config import from_tree
+from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings
+from mmcore.weights.files import read_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG = "config.json"
+"""Of a folder that `mmcore export --format hf` wrote: which plugin, variant and stage its weights belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A trained model ready for evaluation, prediction or export."""
+
+    model: "nn.Module"
+    settings: Settings
+    family: Family
+    run_dir: Path | None
+    step: int
+    origin: str
+    """The checkpoint its weights came from, for messages."""
+
+
+def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
+    """A trained model from a run folder, one of its checkpoints, or a folder that `mmcore export --format hf` wrote.
+
+    Args:
+        target: the folder.
+        checkpoint: "last", "best" or a step, for a run folder.
+
+    Raises:
+        CheckpointError: there is nothing to open, or it is damaged.
+        PluginError: the plugin it was trained with is missing or broken.
+    """
+    from mmcore.train.checkpoint import load
+
+    path = Path(target)
+    if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
+        return from_pretrained(path)
+    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
+    settings = read_settings(run_dir)
+    family = Family.open(settings.plugin, settings.extensions)
+    loaded = load(path if run_dir != path else run_dir, checkpoint)
+    model = build_model(family, settings)
+    load_exactly(model, loaded.weights, str(loaded.path))
+    attach(model, settings, run_dir)
+    return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))
+
+
+def from_pretrained(folder: str | Path) -> OpenedModel:
+    """Open a folder that `export --format hf` wrote; the plugin that wrote it must be installed.
+
+    Raises:
+        WeightsError: it is not such a folder, or its tensors do not fit.
+        PluginError: the plugin is missing or broken.
+    """
+    folder = Path(folder)
+    try:
+        written = json.loads((folder / CONFIG).read_text())
+        if "mmcore" not in written and written.get("architectures"):
+            raise WeightsError(
+                f"the folder holds a {written['architectures'][0]}, not a model in mmcore's own format",
+                where=folder,
+                do="open it with transformers, or give mmcore the run that it was exported from",
+            )
+        config = written["mmcore"]
+        stage = from_tree(config["stage"], str(folder / CONFIG))
+        settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"not a folder that mmcore exported: {error}", where=folder) from None
+    family = Family.open(settings.plugin)
+    model = build_model(family, settings)
+    load_exactly(model, read_tensors(folder), str(folder))
+    attach(model, settings, folder)
+    return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
+
+
+def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> None:
+    """Fill a model with a state of exactly its own names and shapes.
+
+    Raises:
+        WeightsError: names or shapes differ; lists them.
+    """
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if missing or unknown or shapes:
+        raise WeightsError(
+            "the weights do not fit the model: "
+            f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, "
+            f"{len(shapes)} of another shape {shapes[:3]}",
+            where=where,
+            do="check that plugin, stage and variant are those the weights were trained with",
+        )
+    model.load_state_dict(dict(state), assign=False)
