@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mmcore.contract.hookspecs import hookimpl
-from mmcore.contract.mixture import ByLength, SourcePerBatch, SourcePerSample, WholeEpochs
+from mmcore.contract.mixture import ByKind, ByLength, ByTask, SourcePerBatch, SourcePerSample, WholeEpochs
 from mmcore.contract.recipe import (
     AdamW,
     Constant,
@@ -45,7 +45,9 @@ __all__ = [
     "API_VERSION",
     "AdamW",
     "Batch",
+    "ByKind",
     "ByLength",
+    "ByTask",
     "Constant",
     "Cosine",
     "Data",

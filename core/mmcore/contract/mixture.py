@@ -3,9 +3,13 @@
 What a kind draws is in `mmcore.data.order`, one order a file. Nothing here imports torch.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import Field
+
 from mmcore.contract.entry import Recipe
+from mmcore.errors import RecipeError, suggest
 
 
 class SourcePerBatch(Recipe):
@@ -40,4 +44,52 @@ class ByLength(Recipe):
     """Records with and without an image keep apart."""
 
 
-Mixture = SourcePerBatch | SourcePerSample | WholeEpochs | ByLength
+class ByTask(Recipe):
+    """Records of one task and like length share a global batch; `group` of a source is its task (Griffon).
+
+    Records without an image are a task of their own. The last global batch of each task is left out of the epoch.
+    """
+
+    kind: Literal["task_length"] = "task_length"
+
+
+class ByKind(Recipe):
+    """Kind, then source, then record: `group` of a source is its kind, its weight the rate within the kind (GLaMM)."""
+
+    kind: Literal["kind"] = "kind"
+    weights: dict[str, float]
+    """Kind -> share of the optimiser steps, relative to the other kinds that have a source."""
+    kinds_per_step: int = Field(default=1, gt=0)
+    """How many kinds an optimiser step draws, its micro-batches taking turns. GLaMM's first release drew one on each
+    process, later ones draw one for all."""
+
+
+GROUPING = ("task_length", "kind")
+"""The kinds that go by the `group` of a source."""
+
+Mixture = SourcePerBatch | SourcePerSample | WholeEpochs | ByLength | ByTask | ByKind
+
+
+def check_kinds(mixture: ByKind, groups: Mapping[str, str]) -> None:
+    """Every source is of a kind that has a weight, and every weight of a kind that has a source.
+
+    Raises:
+        RecipeError: names the kind, with the nearest one.
+    """
+    known = list(mixture.weights)
+    for name, group in groups.items():
+        if group not in known:
+            raise RecipeError(
+                f"source {name!r} is of the kind {group!r}, which has no weight",
+                where=f"data.sources.{name}.group",
+                known=known,
+                do=suggest(group, known, "choose one of these, or give it one in data.mixture.weights"),
+            )
+    for kind in known:
+        if kind not in groups.values():
+            raise RecipeError(
+                f"no source is of the kind {kind!r}",
+                where=f"data.mixture.weights.{kind}",
+                known=sorted(set(groups.values())),
+                do=suggest(kind, set(groups.values()), "leave it out"),
+            )

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mmcore.contract.entry import Recipe
-from mmcore.contract.mixture import Mixture, SourcePerBatch
+from mmcore.contract.mixture import GROUPING, ByKind, Mixture, SourcePerBatch, check_kinds
 from mmcore.errors import RecipeError
 
 
@@ -92,6 +92,8 @@ class Source(Recipe):
     """Image folder below the data root."""
     micro_batch: int | None = Field(default=None, gt=0)
     """Samples per micro-batch of this source; None means the stage's `micro_batch`."""
+    group: str | None = None
+    """Its kind or task, where the mixture groups by one."""
     options: dict[str, Any] = Field(default={})
     """What only this source's parser or transform understands; the plugin refuses unknown entries."""
 
@@ -112,6 +114,21 @@ class Data(Recipe):
     """A file that replaces a family's question and answer wording."""
     transform: dict[str, Any] = Field(default={})
     """The image pipeline's numbers; the plugin refuses unknown entries."""
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        grouped = self.mixture.kind in GROUPING
+        for name, source in self.sources.items():
+            if (source.group is not None) != grouped:
+                raise RecipeError(
+                    f"source {name!r} has {'no' if grouped else 'a'} group, which data.mixture.kind {self.mixture.kind}"
+                    f" {'goes by' if grouped else 'does not look at'}",
+                    where=f"data.sources.{name}.group",
+                    do="give every source one" if grouped else f"leave it out, or choose one of {', '.join(GROUPING)}",
+                )
+        if isinstance(self.mixture, ByKind):
+            check_kinds(self.mixture, {name: source.group or "" for name, source in self.sources.items()})
+        return self
 
 
 class Lora(Recipe):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from mmcore.contract.entry import Recipe
+from mmcore.contract.mixture import GROUPING
 from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError, suggest
 
@@ -118,7 +119,7 @@ def _check_key(place: Place, parents: tuple[str, ...], key: str, source: str) ->
 
 
 def _keep_consistent(tree: Tree, path: tuple[str, ...], value: Any, source: str) -> None:
-    """Drop what a changed choice makes meaningless: the other length, the numbers of the other kind."""
+    """Drop what a changed choice makes meaningless: the other length, the numbers and groups of the other kind."""
     if path == ("steps",) and value is not None:
         tree["epochs"] = None
     elif path == ("epochs",) and value is not None:
@@ -131,6 +132,9 @@ def _keep_consistent(tree: Tree, path: tuple[str, ...], value: Any, source: str)
             kept = _member(place, value, path, source).model_fields
             for key in [key for key in branch if key not in kept]:
                 del branch[key]
+        if path == ("data", "mixture", "kind") and value not in GROUPING:
+            for entry in tree["data"]["sources"].values():
+                entry["group"] = None
 
 
 def _member(place: Place, kind: Any, path: tuple[str, ...], source: str) -> type[Recipe]:

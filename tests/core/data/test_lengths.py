@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import torch
 from mmcore.base.hashing import mix
 from mmcore.contract.mixture import ByLength
 from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage
+from mmcore.contract.values import Draw
+from mmcore.data.order import by_task as by_task_module
+from mmcore.data.order import grouped
 from mmcore.data.order.build import build_order
 from mmcore.data.order.by_length import ByLengthOrder
+from mmcore.data.order.by_task import ByTaskOrder
 from mmcore.data.order.megabatches import group, group_kinds, mix_all
 from mmcore.errors import DataError, RecipeError
 from safetensors.numpy import load_file
@@ -170,3 +175,77 @@ def test_what_grouping_cannot_do_is_refused_with_what_to_do(sources: dict[str, f
     assert message in str(caught.value)
     assert "stage 1 tune" in str(caught.value)
     assert "do:" in str(caught.value)
+
+
+# ---- by task and length ----
+
+
+def by_task(lengths: dict[str, np.ndarray], **changes: Any) -> ByTaskOrder:
+    tasks = {"chat": "general", "vqa": "general", "boxes": "localisation"}
+    return ByTaskOrder(lengths, **{"tasks": tasks, "micro_batch": 2, "global_batch": 8, "seed": 3, **changes})
+
+
+TASKS = {
+    "chat": np.concatenate([np.arange(1, 30), -np.arange(1, 22)]),
+    "vqa": np.arange(1, 14),
+    "boxes": np.arange(1, 40) * 30,
+}
+GROUPS = {"general": 29 + 13, "localisation": 39, "text": 21}
+"""Records of each task: text comes from chat alone."""
+
+
+def task_of(draw: Draw) -> str:
+    if TASKS[draw.source][draw.position] < 0:
+        return "text"
+    return "localisation" if draw.source == "boxes" else "general"
+
+
+def test_a_step_sees_one_task_and_the_last_of_each_is_left_out() -> None:
+    order = by_task(TASKS)
+    kept = {task: (count - 1) // 8 for task, count in GROUPS.items()}
+    steps = [[draw for m in range(s * 4, s * 4 + 4) for draw in order.draws(m)] for s in range(sum(kept.values()))]
+    assert Counter(next(iter({task_of(draw) for draw in step})) for step in steps) == kept
+    assert all(len({task_of(draw) for draw in step}) == 1 for step in steps)
+    drawn = [(draw.source, draw.position) for step in steps for draw in step]
+    assert len(set(drawn)) == len(drawn) == 8 * sum(kept.values())
+    following = [task_of(order.draws(4 * s)[0]) for s in range(len(steps), 2 * len(steps))]
+    assert Counter(following) == kept
+
+
+def test_the_task_order_is_the_published_rule_over_the_same_permutations(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the golden cases those in which the tasks come in the order in which the published code joins them."""
+    compared = 0
+    for entry in json.loads((shared / "goldens/griffon/samplers/case.json").read_text())["cases"]:
+        if entry["mode"] != "task" or entry["indices"] is None:
+            continue
+        tasks, lengths = np.array(entry["lengths"]).T
+        used = np.flatnonzero(tasks != 3) if len(set(tasks)) > 1 else np.arange(len(tasks))
+        monkeypatch.setattr(grouped, "Permutations", lambda key: lambda size: torch.randperm(size).numpy())
+        monkeypatch.setattr(by_task_module, "group_kinds", partial(group_kinds, joined=(0, 2, 1)))
+        torch.manual_seed(entry["torch_seed"])
+        places, columns = {}, {}
+        for task in (1, 2, 0):
+            places[str(task)] = used[tasks[used] == task]
+            columns[str(task)] = lengths[places[str(task)]] * (-1 if task == 0 else 1)
+        columns = {name: column for name, column in columns.items() if len(column)}
+        world = entry["world_size_times_accumulation"]
+        order = ByTaskOrder(columns, {name: name for name in columns}, entry["batch_size"], entry["batch_size"] * world)
+        count = len(entry["indices"]) // entry["batch_size"]
+        drawn = [int(places[draw.source][draw.position]) for m in range(count) for draw in order.draws(m)]
+        if len(columns) > 1 or entry["batch_size"] * world == len(lengths):
+            assert drawn == entry["indices"][: len(drawn)]
+            compared += 1
+    assert compared >= 6
+
+
+def test_a_single_task_keeps_every_record() -> None:
+    order = by_task({"boxes": TASKS["boxes"][:17]})
+    drawn = [draw.position for m in range(12) for draw in order.draws(m)]
+    assert sorted(set(drawn)) == list(range(17))
+
+
+def test_too_few_records_for_any_global_batch_are_told() -> None:
+    with pytest.raises(DataError, match="no task has more than the 8 records"):
+        by_task({"chat": np.array([1, 2, -3]), "boxes": np.array([3, 4])})

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmcore.contract.mixture import ByLength, SourcePerBatch, SourcePerSample, WholeEpochs
+from mmcore.contract.mixture import ByKind, ByLength, ByTask, SourcePerBatch, SourcePerSample, WholeEpochs
 from mmcore.contract.protocols import DataSource, Order
 from mmcore.contract.recipe import Source, Stage
+from mmcore.data.order.by_kind import ByKindOrder
 from mmcore.data.order.by_length import ByLengthOrder
+from mmcore.data.order.by_task import ByTaskOrder
 from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 from mmcore.data.order.source_per_sample import SourcePerSampleOrder
 from mmcore.errors import RecipeError
@@ -38,6 +40,20 @@ def build_order(stage: Stage, recipe: Mapping[str, Source], sources: Mapping[str
         case ByLength(by_modality=by_modality):
             lengths, micro_batch = _lengths(stage, recipe, sources)
             return ByLengthOrder(lengths, micro_batch, stage.global_batch, modality=by_modality, seed=seed)
+        case ByTask():
+            lengths, micro_batch = _lengths(stage, recipe, sources)
+            return ByTaskOrder(lengths, _groups(recipe), micro_batch, stage.global_batch, seed=seed)
+        case ByKind(weights=weights, kinds_per_step=kinds_per_step):
+            return ByKindOrder(
+                sizes={name: len(sources[name]) for name in recipe},
+                rates={name: source.weight for name, source in recipe.items()},
+                kinds=_groups(recipe),
+                weights=weights,
+                micro_batch={name: source.micro_batch or stage.micro_batch for name, source in recipe.items()},
+                batches_per_step=stage.global_batch // stage.micro_batch,
+                kinds_per_step=kinds_per_step,
+                seed=seed,
+            )
 
 
 def _weighted(
@@ -51,6 +67,10 @@ def _weighted(
     }
 
 
+def _groups(recipe: Mapping[str, Source]) -> dict[str, str]:
+    return {name: source.group or "" for name, source in recipe.items()}
+
+
 def _lengths(
     stage: Stage, recipe: Mapping[str, Source], sources: Mapping[str, DataSource]
 ) -> tuple[dict[str, Any], int]:
@@ -58,7 +78,7 @@ def _lengths(
     where = f"stage {stage.number} {stage.name}, data.mixture.kind {stage.data.mixture.kind}"
     if len({source.weight for source in recipe.values()}) > 1:
         raise RecipeError(
-            "grouping by length takes each record once per epoch, so weights cannot differ",
+            "grouping by length takes each record at most once per epoch, so weights cannot differ",
             where=where,
             known=[f"{name}: {source.weight}" for name, source in recipe.items()],
             do="give all sources one weight, or choose another data.mixture.kind",

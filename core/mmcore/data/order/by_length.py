@@ -4,34 +4,18 @@
 so a position of the order is a function of its number.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from mmcore.base.hashing import mix, name_key
-from mmcore.contract.values import Draw
-from mmcore.data.order.megabatches import Permutations, group
-from mmcore.errors import DataError, RecipeError
+from mmcore.data.order.grouped import GroupedOrder
+from mmcore.data.order.megabatches import Permutation, group
 
 
-class ByLengthOrder:
-    """The draws of every micro-batch, grouped by length; each record once per epoch.
+class ByLengthOrder(GroupedOrder):
+    """Records of like length share a megabatch; with `modality` those with and without an image keep apart (LLaVA).
 
-    Micro-batches are numbered as in every order, and `global_batch / micro_batch` of them make one
-    megabatch however many processes share them, so the order does not depend on the world. The last megabatch of an
-    epoch is filled with the epoch's first records, as the published loader does for the processes to stay even.
-
-    Args:
-        lengths: (records,) words of each source, negative without an image.
-        micro_batch: samples per micro-batch.
-        global_batch: samples per optimiser step.
-        modality: keep records with and without an image apart.
-        seed: everything follows from it.
-
-    Raises:
-        DataError: there are no records, or one has no words.
-        RecipeError: the global batch is no multiple of the micro-batch.
+    Other arguments as for `GroupedOrder`.
     """
 
     def __init__(
@@ -43,40 +27,9 @@ class ByLengthOrder:
         modality: bool = True,
         seed: int = 0,
     ) -> None:
-        if global_batch % micro_batch:
-            raise RecipeError(f"global_batch {global_batch} is not a multiple of micro_batch {micro_batch}")
-        self.names = tuple(lengths)
-        self.seed = seed
-        self._lengths = np.concatenate([np.asarray(column, np.int64) for column in lengths.values()] or [np.zeros(0)])
-        if not len(self._lengths):
-            raise DataError("there are no records to draw from", where=", ".join(lengths), do="see `mmcore data check`")
-        self._starts = np.cumsum([0, *(len(column) for column in lengths.values())])
-        self._micro_batch, self._world, self._modality = micro_batch, global_batch // micro_batch, modality
-        self._key = mix(seed, name_key("lengths"))
-        self._megabatches = math.ceil(len(self._lengths) / global_batch)
-        self._epoch: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+        super().__init__(lengths, micro_batch, global_batch, seed=seed)
+        self._modality = modality
         self._indices(0)  # complains about records without words before anything is trained
 
-    def draws(self, m: int) -> tuple[Draw, ...]:
-        """The samples of global micro-batch `m`, counted from 0."""
-        epoch, turn = divmod(m, self._megabatches * self._world)
-        first = turn * self._micro_batch
-        records = self._indices(epoch)[first : first + self._micro_batch]
-        number = m * self._micro_batch
-        return tuple(self._draw(int(record), number + slot) for slot, record in enumerate(records))
-
-    def source(self, m: int) -> str:
-        """The source of the first sample of global micro-batch `m`."""
-        return self.draws(m)[0].source
-
-    def _draw(self, record: int, number: int) -> Draw:
-        source = int(np.searchsorted(self._starts, record, side="right")) - 1
-        return Draw(self.names[source], record - int(self._starts[source]), mix(self._key, 3, number))
-
-    def _indices(self, epoch: int) -> np.ndarray:
-        """All positions of one epoch, the last megabatch filled up; the newest epoch is kept."""
-        if self._epoch[0] != epoch:
-            permutation = Permutations(mix(self._key, 2, epoch))
-            order = group(self._lengths, self._micro_batch, self._world, permutation, modality=self._modality)
-            self._epoch = epoch, np.resize(order, self._megabatches * self._world * self._micro_batch)
-        return self._epoch[1]
+    def _arrange(self, permutation: Permutation) -> np.ndarray:
+        return group(self._lengths, self._micro_batch, self._world, permutation, modality=self._modality)

@@ -11,15 +11,16 @@ class Independent:
     """Pick `k` by hash, whatever was picked before."""
 
     def __init__(self, shares: Sequence[float], key: int) -> None:
-        self._edges = np.cumsum(np.asarray(shares, np.float64) / np.sum(shares))
-        self._edges[-1] = 1.0
+        self.edges = np.cumsum(np.asarray(shares, np.float64) / np.sum(shares))
+        """Where each choice ends in [0, 1]."""
+        self.edges[-1] = 1.0
         self._key = key
 
     def pick(self, k: int) -> tuple[int, int]:
         """The choice, and a number that this choice has at no other `k`."""
-        if len(self._edges) == 1:
+        if len(self.edges) == 1:
             return 0, k
-        return int(np.searchsorted(self._edges, fraction(self._key, k), side="right")), k
+        return int(np.searchsorted(self.edges, fraction(self._key, k), side="right")), k
 
 
 class Stratified:

@@ -34,14 +34,23 @@ def group(
         DataError: a record has no words.
     """
     lengths = np.asarray(lengths, np.int64)
-    if not lengths.all():
-        number = int(np.flatnonzero(lengths == 0)[0])
-        raise DataError("a record has no words, so it has no length to group by", where=f"record {number}")
+    check_lengths(lengths)
     kinds = [np.flatnonzero(lengths > 0), np.flatnonzero(lengths < 0)]
     if not modality or not all(map(len, kinds)):
         # The published code keeps the sign where there is one kind: all text goes from short to long.
         return _by_length(lengths if modality else np.abs(lengths), batch, world, permutation)
     return group_kinds(kinds, lengths, batch, world, permutation)
+
+
+def check_lengths(lengths: Int[np.ndarray, " records"]) -> None:
+    """Refuse records of length 0.
+
+    Raises:
+        DataError: a record has no words.
+    """
+    if not lengths.all():
+        number = int(np.flatnonzero(lengths == 0)[0])
+        raise DataError("a record has no words, so it has no length to group by", where=f"record {number}")
 
 
 def group_kinds(
