@@ -41,6 +41,31 @@ def sample(root: Path, train: int, val: int, seed: int) -> None:
     click.echo(f"next: mmcore train --plugin glee --stage 2 --variant tiny --data {root} --sources coco,refcoco")
 
 
+@data.command("formats")
+@click.option("--plugin", metavar="NAME", help="Which of them this family learns, and those it brings itself.")
+@click.option("--with", "extensions", multiple=True, metavar="NAME", help="An extension plugin; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def list_formats(plugin: str | None, extensions: tuple[str, ...], as_json: bool) -> None:
+    """List the annotation formats: what their records can teach, their files and their options."""
+    import json
+
+    from mmcore.cli.formats import rows, table
+    from mmcore.data.formats.registry import Formats
+    from mmcore.runs.settings import Family
+
+    brought = Family.open(plugin, extensions).formats() if plugin else ()
+    found = rows(Formats.of(brought))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table(found))
+
+
 @data.command()
 @recipe_options
 @click.option("--split", type=click.Choice(["train", "val", "both"]), default="both", show_default=True)

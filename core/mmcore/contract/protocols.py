@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from mmcore.contract.values import Batch, ConversationSample, Draw, Prediction, Sample
+
+if TYPE_CHECKING:
+    from mmcore.data.formats.format import Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class DataContext:
     seed: int
     only: tuple[str, ...] | None = None
     """The sources named by --sources; None means all of the recipe's."""
+    formats: "tuple[Format, ...]" = ()
+    """Annotation formats that plugins bring beside the core's."""
 
 
 @runtime_checkable

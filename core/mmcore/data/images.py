@@ -66,12 +66,11 @@ def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         return ImageFacts(height, width, image.mode)
 
 
-def safe_join(root: str | os.PathLike[str], relative: str, *, follow_links: bool = False) -> Path:
+def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
     """`root / relative`, only if that is a place inside `root`.
 
     The check is on path components, so `/data/safe_evil` is not inside `/data/safe`. The file need not exist. `root`
-    itself may be or contain links. Names that come out of annotation files are joined to their image folder with
-    links checked; folders that a recipe names may be links (`follow_links`), as data sets often lie elsewhere.
+    itself may be or contain links. For names that come out of annotation files; what a recipe names, see `locate`.
 
     Raises:
         UnsafeDataError: the path is absolute, climbs out, names a drive or URL, contains NUL, or follows a link out.
@@ -80,65 +79,53 @@ def safe_join(root: str | os.PathLike[str], relative: str, *, follow_links: bool
     if reason:
         raise UnsafeDataError(f"path {relative!r} {reason}", where=f"folder {root}", do="name files below this folder")
     joined = os.path.join(root, relative)
-    if not follow_links:
-        base, target = os.path.realpath(root), os.path.realpath(joined)
-        if target != base and not target.startswith(base.rstrip(os.sep) + os.sep):
-            raise UnsafeDataError(
-                f"path {relative!r} follows a link to {target}",
-                where=f"folder {root}",
-                do="copy the file into this folder, or name a folder that contains both",
-            )
+    base, target = os.path.realpath(root), os.path.realpath(joined)
+    if target != base and not target.startswith(base.rstrip(os.sep) + os.sep):
+        raise UnsafeDataError(
+            f"path {relative!r} follows a link to {target}",
+            where=f"folder {root}",
+            do="copy the file into this folder, or name a folder that contains both",
+        )
     return Path(joined)
 
 
-def existing(root: str | os.PathLike[str], relative: str, what: str) -> Path:
-    """The file or folder that a recipe names below the data root.
-
-    Args:
-        root: the data root.
-        relative: path below it; "" is the root itself.
-        what: for the message, such as "annotations of source coco".
-
-    Raises:
-        MissingDataError: it is not there.
-        UnsafeDataError: it would lie outside the root.
-    """
-    path = safe_join(root, relative, follow_links=True) if relative else Path(root)
-    if path.exists():
-        return path
-    absent = next(parent for parent in (*reversed(path.parents), path) if not parent.exists())
-    raise MissingDataError(
-        f"{what} not found: {path}",
-        where=f"data root {root}" + ("" if absent == path else f"; {absent} does not exist"),
-        do="point --data or MMCORE_DATA to the folder that holds it, pick other sources with --sources, "
-        "or try --demo for built-in sample data",
-    )
-
-
 def locate(root: Path, relative: str, what: str, *, also: str | None = None) -> Path:
-    """A file or folder of the recipe below the data root.
+    """A file or folder that a recipe names below the data root; the one way from a recipe's path to the disk.
 
-    The root may also be the folder of a single data set: `coco/train2017` is then looked for as `train2017`.
+    The root may also be the folder of a single data set: `coco/train2017` is then looked for as `train2017`. Folders
+    on the way may be links, as data sets often lie elsewhere.
 
     Args:
-        root: data root.
-        relative: path below it, as the recipe has it.
-        what: names it in errors.
+        root: data root, or the root of an own-data file.
+        relative: path below it, as the recipe has it; "" is the root itself.
+        what: names it in errors, such as "source 'coco'".
         also: another ending that serves.
 
     Raises:
+        UnsafeDataError: the path is absolute or climbs out of the root.
         MissingDataError: it is in neither place.
     """
-    path = root / relative
+    if not relative:
+        return Path(root)
+    reason = unsafe_reason(relative)
+    if reason:
+        raise UnsafeDataError(
+            f"{what} needs {relative!r}, which {reason}",
+            where=f"data root {root}",
+            do="name files and folders below the data root; folders elsewhere are described by an own-data file, --own",
+        )
+    path = Path(root) / relative
     first, _, rest = relative.partition("/")
     if path.exists() or (also and path.with_suffix(also).exists()):
         return path
-    if rest and not (root / first).exists() and (root / rest).exists():
-        return root / rest
+    if rest and not (Path(root) / first).exists() and (Path(root) / rest).exists():
+        return Path(root) / rest
+    absent = next(parent for parent in (*reversed(path.parents), path) if not parent.exists())
     raise MissingDataError(
         f"{what} needs {relative}, which is not there",
-        where=path,
-        do="check --data, or change annotations and images of the source in a --config file or with --set",
+        where=f"data root {root}" + ("" if absent == path else f"; {absent} does not exist"),
+        do="check --data or $MMCORE_DATA, pick other sources with --sources, or change annotations and images of the "
+        "source in a --config file or with --set; --demo brings sample data",
     )
 
 

@@ -1,6 +1,7 @@
 """The parts of a run, each built from its settings: sample data, data sets, order, model, device, number of steps."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,8 @@ def build_datasets(family: Family, settings: Settings, split: str) -> "Datasets"
     """
     from mmcore.contract.protocols import Datasets
 
-    answers = family.call("build_datasets", stage=settings.stage, split=split, context=data_context(settings))
+    context = replace(data_context(settings), formats=family.formats())
+    answers = family.call("build_datasets", stage=settings.stage, split=split, context=context)
     parts = [answer for answer in answers if answer is not None]
     for part in parts:
         if not isinstance(part, Datasets):

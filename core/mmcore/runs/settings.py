@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 from pydantic import ValidationError
@@ -23,6 +23,9 @@ from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
 from mmcore.plugins import find as plugins
 from mmcore.runs.config import Origins, from_tree, resolve, to_tree
 from mmcore.version import API_VERSION, __version__
+
+if TYPE_CHECKING:
+    from mmcore.data.formats.format import Format
 
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
@@ -73,6 +76,10 @@ class Family:
 
     def call(self, hook: str, **arguments: Any) -> Any:
         return plugins.call(self.hooks, self.plugin, hook, **arguments)
+
+    def formats(self) -> "tuple[Format, ...]":
+        """The annotation formats that the family brings beside the core's."""
+        return tuple(getattr(self.plugin.module, "annotation_formats", tuple)())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.values import Draw
+from mmcore.data.formats.sa1b import kept, main
 from mmcore.errors import DataError
 from mmcore.geometry import masks
 from mmcore_glee.data import build
-from mmcore_glee.data.sa1b import kept, main
 from mmcore_glee.recipes import stages
 from PIL import Image
 

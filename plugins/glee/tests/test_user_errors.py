@@ -75,7 +75,7 @@ def test_a_missing_annotation_file_is_named(run: Run, root: Path) -> None:
 def test_an_unknown_format_names_those_that_work(run: Run, root: Path) -> None:
     code, said = run(*TRAIN, *QUICK, "--data", root, "--set", "data.sources.coco.format=LVIS v2")
     assert code == 1
-    assert "'LVIS v2', which is not known" in said
+    assert "'LVIS v2' is not known" in said
     assert "did you mean 'LVIS v1'" in said
 
 

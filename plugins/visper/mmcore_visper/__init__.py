@@ -11,6 +11,7 @@ from mmcore import Stage, hookimpl
 if TYPE_CHECKING:
     from mmcore import DataContext, Datasets
     from mmcore.data.cache.features import CacheJob
+    from mmcore.data.formats.format import Format
     from mmcore.runs.run import FinishedRun
     from torch import nn
 
@@ -56,6 +57,13 @@ def post_train(run: "FinishedRun") -> None:
     from mmcore_visper.export import after_training
 
     after_training(run)
+
+
+def annotation_formats() -> "tuple[Format, ...]":
+    """Captions as the probing reads them, and the question files of the benchmarks."""
+    from mmcore_visper.data.formats import FORMATS
+
+    return FORMATS
 
 
 def data_cache(stage: Stage, context: "DataContext", dtype: str | None = None) -> "CacheJob":

@@ -177,7 +177,7 @@ def test_a_source_with_an_unknown_option_is_answered_with_the_nearest(run: Run, 
 def test_a_format_that_cannot_be_read_names_those_that_can(run: Run, root: Path) -> None:
     code, said = run(*TRAIN, "--data", root, "--set", "data.sources.questions.format=LAVA JSON")
     assert code == 1
-    assert "'LAVA JSON', which cannot be read" in said
+    assert "'LAVA JSON' is not known" in said
     assert "did you mean 'LLaVA JSON'?" in said
 
 

@@ -148,3 +148,14 @@ def test_sample_data_are_written(capsys, tmp_path):
     assert not stop.value.code
     assert (tmp_path / "data" / INSTANCES).exists()
     assert "next: mmcore train" in capsys.readouterr().out
+
+
+def test_formats_are_listed_with_what_they_teach(run):
+    code, said = run("data", "formats", "--json")
+    assert code == 0
+    listed = {row["name"]: row for row in json.loads(said)}
+    assert listed["LVIS v1"]["tasks"] == ["detect", "segment"]
+    assert listed["COCO captions"]["options"].keys() == {"requests"}
+    code, said = run("data", "formats")
+    assert code == 0
+    assert "LLaVA JSON" in said

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcore.data.images import existing, read_facts, read_image, safe_join
+from mmcore.data.images import locate, read_facts, read_image, safe_join
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
 from PIL import Image
 
@@ -161,7 +161,7 @@ def test_links_are_followed_only_inside_the_root(tmp_path):
     assert safe_join(root, "good/a.jpg") == root / "good/a.jpg"
     with pytest.raises(UnsafeDataError, match="follows a link"):
         safe_join(root, "bad/a.jpg")
-    assert safe_join(root, "bad", follow_links=True) == root / "bad"
+    assert locate(root, "bad", "a folder") == root / "bad"
     (tmp_path / "link").symlink_to(root)
     assert safe_join(tmp_path / "link", "inside/a.jpg").name == "a.jpg"
 
@@ -173,7 +173,7 @@ def test_unusual_names_are_fine(tmp_path):
 
 def test_what_a_recipe_names_and_is_not_there_is_reported_with_the_first_absent_folder(tmp_path):
     with pytest.raises(MissingDataError, match="annotations of coco") as error:
-        existing(tmp_path, "coco/annotations/a.json", "annotations of coco")
+        locate(tmp_path, "coco/annotations/a.json", "annotations of coco")
     assert f"{tmp_path / 'coco'} does not exist" in str(error.value)
     assert "--data" in str(error.value)
-    assert existing(tmp_path, "", "data root") == tmp_path
+    assert locate(tmp_path, "", "data root") == tmp_path

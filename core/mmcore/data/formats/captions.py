@@ -17,6 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mmcore.base.hashing import mix
+from mmcore.contract.recipe import Recipe
+from mmcore.data.formats import miniature
+from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.llava import Flaw, LlavaParser, indexed
 from mmcore.data.index import Prepared, Report
@@ -130,3 +133,43 @@ class CaptionParser:
         said = caption.strip().replace(MARKER, "") if self.answer is None else self.answer
         turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
         return {"id": key, "image": image.get("file_name"), "conversations": turns}, None
+
+
+# ---- format ----
+
+
+class CaptionOptions(Recipe):
+    """What a source of captions may choose."""
+
+    requests: tuple[str, ...] = REQUESTS
+    """What is asked; one of them per record."""
+
+
+def _write(folder: Path) -> Written:
+    content = miniature.coco()
+    del content["categories"]
+    content["annotations"] = [
+        {"id": number, "image_id": scene.image_id, "caption": miniature.caption(scene)}
+        for number, scene in enumerate(miniature.scenes(), 1)
+    ]
+    miniature.write_pictures(folder / "images")
+    miniature.write_json(folder / "captions.json", content)
+    return Written("captions.json", "images")
+
+
+FORMATS = (
+    Format(
+        name="COCO captions",
+        title="COCO JSON with `caption` instead of objects: every caption answers a request to describe its image",
+        content="conversations",
+        tasks=("caption",),
+        parser=lambda files, options: CaptionParser(files[0], requests=options.requests),
+        options=CaptionOptions,
+        sniff=lambda glimpse: (
+            "images" in glimpse.parts
+            and glimpse.has("annotations", "caption", "image_id")
+            and not glimpse.has("annotations", "bbox")
+        ),
+        sample=_write,
+    ),
+)

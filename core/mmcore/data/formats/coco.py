@@ -10,13 +10,16 @@ import itertools
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmcore.data.formats import miniature
+from mmcore.data.formats.format import Format, NoOptions, Written
+from mmcore.data.formats.glimpse import Glimpse
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect
@@ -269,3 +272,96 @@ def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]
     except TypeError:
         finite = False
     return valid, None if finite else "a polygon holds something that is not a finite number"
+
+
+# ---- formats ----
+
+
+def _is_coco(glimpse: Glimpse) -> bool:
+    return {"images", "annotations", "categories"} <= glimpse.parts.keys() and glimpse.has("annotations", "bbox")
+
+
+def _has_masks(glimpse: Glimpse) -> bool:
+    return bool(glimpse.parts.get("annotations", {}).get("segmentation"))
+
+
+def _write(folder: Path, *, masks: bool = True) -> Written:
+    miniature.write_pictures(folder / "images")
+    miniature.write_json(folder / "annotations.json", miniature.coco(masks=masks))
+    return Written("annotations.json", "images")
+
+
+def _write_lvis(folder: Path) -> Written:
+    content = miniature.coco()
+    miniature.write_pictures(folder / "coco" / "val2017")
+    for image in content["images"]:
+        name = image.pop("file_name")
+        image |= {"coco_url": f"http://images.cocodataset.org/val2017/{name}"}
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    for category in content["categories"]:
+        category["frequency"] = "f"
+    miniature.write_json(folder / "lvis.json", content)
+    return Written("lvis.json", "coco")
+
+
+def _write_phrases(folder: Path) -> Written:
+    content = miniature.coco(masks=False)
+    miniature.write_pictures(folder / "images")
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    for annotation in content["annotations"]:
+        annotation |= {"caption": f"a {names[annotation['category_id']]}", "category_id": 1}
+    content["categories"] = [{"id": 1, "name": "object"}]
+    miniature.write_json(folder / "phrases.json", content)
+    return Written("phrases.json", "images")
+
+
+def _instances(files: Sequence[Path], options: NoOptions) -> CocoInstances:
+    return CocoInstances(files[0])
+
+
+FORMATS = (
+    Format(
+        name="COCO instances",
+        title="COCO JSON with boxes and masks as polygons or RLE; crowds",
+        content="objects",
+        tasks=("detect", "segment"),
+        parser=_instances,
+        has_masks=True,
+        evaluator="coco",
+        sniff=lambda glimpse: _is_coco(glimpse) and _has_masks(glimpse),
+        sample=_write,
+    ),
+    Format(
+        name="COCO boxes",
+        title="COCO JSON of which only the boxes count: Objects365, OpenImages, BDD100K as converted",
+        content="objects",
+        tasks=("detect",),
+        parser=_instances,
+        evaluator="coco",
+        sniff=lambda glimpse: _is_coco(glimpse) and not _has_masks(glimpse),
+        sample=lambda folder: _write(folder, masks=False),
+    ),
+    Format(
+        name="LVIS v1",
+        title="COCO JSON with the categories that an image surely lacks; images by `coco_url`",
+        content="objects",
+        tasks=("detect", "segment"),
+        parser=lambda files, options: Lvis(files[0]),
+        has_masks=True,
+        evaluator="lvis",
+        sniff=lambda glimpse: _is_coco(glimpse) and glimpse.has("images", "neg_category_ids"),
+        sample=_write_lvis,
+    ),
+    Format(
+        name="Visual Genome phrases",
+        title="COCO JSON whose objects are named in free words, as Visual Genome and GRIT are converted",
+        content="objects",
+        tasks=("ground",),
+        parser=lambda files, options: Phrases(files[0]),
+        sniff=lambda glimpse: (
+            _is_coco(glimpse) and any(glimpse.has("annotations", name) for name in Phrases(glimpse.path).phrases)
+        ),
+        sample=_write_phrases,
+    ),
+)
+"""Every dialect of COCO's instances files; a file that is of several is of the last of them."""

@@ -1,4 +1,4 @@
-"""Conversations in LLaVA's format: a JSON array, or a JSON object a line where the file's name has `jsonl` in it.
+"""Conversations in LLaVA's format: a JSON array, or a JSON object a line, told apart by content.
 
     {"id": "x1", "image": "sub/a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
                                                           {"from": "gpt", "value": "A cup."}]}
@@ -17,11 +17,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from mmcore.data.formats import miniature
+from mmcore.data.formats.format import Format, Written
+from mmcore.data.formats.glimpse import kind_of
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.index import Index, Prepared, Report, open_index
 from mmcore.data.records import file_name_defect
-from mmcore.errors import DataError, MissingDataError
+from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER, Template, normalise
 from mmcore.language.sequence import Turn
 
@@ -93,7 +96,7 @@ class LlavaParser:
 
     @property
     def format(self) -> str:
-        return "llava/1"
+        return "llava/2"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -101,15 +104,11 @@ class LlavaParser:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {"lines": self._lines}
-
-    @property
-    def _lines(self) -> bool:
-        return "jsonl" in self.path.name
+        return {}
 
     def prepare(self, folder: Path, report: Report) -> Prepared:
         report(f"scanning {self.path.name}", 0.0)
-        places = np.array(list(_lines(self.path) if self._lines else _elements(self.path)), np.int64).reshape(-1, 2)
+        places = np.array(list(record_places(self.path)), np.int64).reshape(-1, 2)
         if not len(places):
             raise DataError("the file has no conversations", where=self.path, do="check that it is the right file")
         np.save(folder / _PLACES, places)
@@ -190,29 +189,34 @@ class LlavaIndex:
         )
 
 
-def _elements(path: Path) -> Iterator[tuple[int, int]]:
-    for key, start, end, _ in walk(path):
-        if key:
-            raise DataError(
-                "the file is a JSON object, not a list of conversations",
-                where=path,
-                known='[{"id": ..., "image": ..., "conversations": [...]}, ...]',
-                do="check that it is a file in LLaVA's format",
-            )
-        yield start, end
+def record_places(path: Path) -> Iterator[tuple[int, int]]:
+    """First byte and end of every record of a JSON list or of JSON Lines.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is neither.
+    """
+    kind = kind_of(path)
+    if kind == "list":
+        return ((start, end) for _, start, end, _ in walk(path))
+    if kind == "lines" or "jsonl" in path.name:  # a first line that is no JSON is one bad record
+        return _lines(path)
+    raise DataError(
+        f"the file is {'a JSON object' if kind == 'object' else 'no JSON'}, not a list of conversations",
+        where=path,
+        known='[{"id": ..., "image": ..., "conversations": [...]}, ...], or one such object a line',
+        do="check that it is a file of conversations",
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
     """Places of the lines that are not blank."""
-    try:
-        with open(path, "rb") as file:
-            place = 0
-            for line in file:
-                if line.strip():
-                    yield place, place + len(line)
-                place += len(line)
-    except FileNotFoundError:
-        raise MissingDataError("annotation file is missing", where=path, do="check the data root") from None
+    with open(path, "rb") as file:
+        place = 0
+        for line in file:
+            if line.strip(b"\xef\xbb\xbf \t\r\n"):
+                yield place + (3 if line.startswith(b"\xef\xbb\xbf") else 0), place + len(line)
+            place += len(line)
 
 
 def indexed(record: Any, flaw: Flaw | None = None) -> tuple[bytes, Mapping[str, int]]:
@@ -271,3 +275,36 @@ def _placed(error: DataError, where: str) -> DataError:
     """The same error, with the record it happened in."""
     inside = f"{where}: {error.where}" if error.where else where
     return type(error)(error.what, where=inside, known=error.known, do=error.do)
+
+
+# ---- format ----
+
+
+def _write(folder: Path) -> Written:
+    miniature.write_pictures(folder / "images")
+    records = [
+        {
+            "id": scene.image_id,
+            "image": miniature.file_name(scene),
+            "conversations": [
+                {"from": "human", "value": f"{MARKER}\nWhat is in the picture?"},
+                {"from": "gpt", "value": miniature.caption(scene)},
+            ],
+        }
+        for scene in miniature.scenes()
+    ]
+    miniature.write_json(folder / "conversations.json", records)
+    return Written("conversations.json", "images")
+
+
+FORMATS = (
+    Format(
+        name="LLaVA JSON",
+        title="conversations of humans and assistants, a JSON list or one object a line; an image is optional",
+        content="conversations",
+        tasks=("converse",),
+        parser=lambda files, options: LlavaParser(files[0]),
+        sniff=lambda glimpse: glimpse.records_have("conversations"),
+        sample=_write,
+    ),
+)

@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmcore.contract.recipe import Recipe
+from mmcore.data.formats import miniature
 from mmcore.data.formats.coco import CocoInstances, category_names, to_object
+from mmcore.data.formats.format import Format, Written
+from mmcore.data.formats.glimpse import Glimpse
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.plain_pickle import load_plain
 from mmcore.data.index import Prepared, Report
@@ -184,3 +188,79 @@ def _reference_problem(reference: Any) -> str | None:
     if not all(isinstance(item, dict) and isinstance(item.get("sent"), str) for item in sentences):
         return "a sentence has no text 'sent'"
     return None
+
+
+# ---- formats ----
+
+
+class ReferOptions(Recipe):
+    """What a source of distributed references may choose."""
+
+    split: str = "train"
+    """train, val, testA, testB or test, as the references name it."""
+
+
+def _is_merged(glimpse: Glimpse) -> bool:
+    return glimpse.has("images", "expressions") and glimpse.has("annotations", "bbox")
+
+
+def _is_references(glimpse: Glimpse) -> bool:
+    return glimpse.kind == "pickle" or glimpse.records_have("ref_id", "ann_id", "sentences")
+
+
+def _write_merged(folder: Path) -> Written:
+    images, annotations = [], []
+    for scene in miniature.scenes():
+        for number, expressions in scene.expressions:
+            thing, entry = scene.things[number], len(images) + 1
+            size = {"height": scene.height, "width": scene.width}
+            name = miniature.file_name(scene)
+            images.append({"id": entry, "file_name": name, **size, "expressions": list(expressions)})
+            shape = {"bbox": thing.box_xywh, "segmentation": thing.segmentation, "area": thing.area, "iscrowd": 0}
+            annotations.append({"id": entry, "image_id": entry, "category_id": 1, **shape})
+    categories = [{"id": 1, "name": "object"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    miniature.write_json(folder / "expressions.json", content)
+    miniature.write_pictures(folder / "images")
+    return Written("expressions.json", "images")
+
+
+def _write_references(folder: Path) -> Written:
+    references: list[dict[str, Any]] = []
+    for scene in miniature.scenes():
+        for number, expressions in scene.expressions:
+            ids = {"ann_id": scene.things[number].annotation_id, "image_id": scene.image_id}
+            sentences = [{"sent": text} for text in expressions]
+            references.append({"ref_id": len(references), **ids, "split": "train", "sentences": sentences})
+    miniature.write_json(folder / "refs(unc).json", references)
+    miniature.write_json(folder / "instances.json", miniature.coco())
+    miniature.write_pictures(folder / "images")
+    return Written(("refs(unc).json", "instances.json"), "images")
+
+
+FORMATS = (
+    Format(
+        name="RefCOCO-COCO",
+        title="COCO JSON with `expressions` beside each image: one image entry and one object for each reference",
+        content="objects",
+        tasks=("refer",),
+        parser=lambda files, options: RefCoco(files[0]),
+        has_masks=True,
+        evaluator="refcoco",
+        sniff=_is_merged,
+        sample=_write_merged,
+    ),
+    Format(
+        name="RefCOCO",
+        title="RefCOCO, RefCOCO+ and RefCOCOg as distributed: references beside instances.json",
+        content="objects",
+        tasks=("refer",),
+        parser=lambda files, options: Refer(files[0], files[1], options.split),
+        options=ReferOptions,
+        files=("references", "instances.json"),
+        also=".json",
+        has_masks=True,
+        sniff=_is_references,
+        sample=_write_references,
+    ),
+)

@@ -1,34 +1,37 @@
-"""From a recipe's entries to sources, collators and evaluators: formats, vocabularies, and where the files lie."""
+"""From a recipe's entries to sources, collators and evaluators: which task an entry is for, and its names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from mmcore.contract.protocols import DataContext, Datasets, Evaluator
-from mmcore.contract.recipe import Source, Stage, Validation
-from mmcore.data.formats.coco import CocoInstances, Lvis, Phrases
-from mmcore.data.formats.refer import RefCoco, Refer
-from mmcore.data.images import locate
-from mmcore.data.index import Index, Parser, open_index
+from mmcore.contract.recipe import Recipe, Source, Stage, Validation
+from mmcore.data.entry import Entry, Opened, chosen, open_entry
+from mmcore.data.formats.registry import Formats
+from mmcore.data.formats.sa1b import SIDECARS
+from mmcore.data.index import Index
 from mmcore.data.records import Records
 from mmcore.errors import DataError, RecipeError, suggest
-from mmcore.evaluate.coco import CocoEvaluator
-from mmcore.evaluate.lvis import LvisEvaluator
-from mmcore.evaluate.refcoco import RefCocoEvaluator
+from mmcore.evaluate.protocols import protocol
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import pipeline
 from mmcore_glee.data.collate import Collate
 from mmcore_glee.data.sources import ImageSource
-from mmcore_glee.data.tasks import PARSED_FORMATS, SIDECARS, Task, task_named
+from mmcore_glee.data.tasks import Task, task_named
 
-OPTIONS = ("task", "names", "split")
-"""What `options` of a source may hold: its task; `names: file` to take the category names of the file for the
-vocabulary, for data sets of one's own; the split of a RefCOCO folder."""
+LEARNS = ("detect", "segment", "refer", "ground")
+"""The tasks of annotations that GLEE learns (`mmcore.data.formats.format.TASKS`)."""
 
-Entry = Source | Validation
+
+class Options(Recipe):
+    """What GLEE understands of an entry's `options`, beside those of its format."""
+
+    task: str | None = None
+    """The image task that its samples serve; None is the entry's name."""
+    names: Literal["published", "file"] = "published"
+    """Whose category names are the vocabulary: the task's, or the file's own."""
 
 
 def build_train(stage: Stage, context: DataContext) -> Datasets:
@@ -38,15 +41,9 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
         DataError: a format is not known, or a category has no name in the vocabulary.
         MissingDataError: an annotation file or image folder is not there.
     """
-    entries = {
-        name: source
-        for name, source in stage.data.sources.items()
-        if source.weight > 0 and (context.only is None or name in context.only)
-    }
-    _refuse_unreadable(entries, stage)
     sources, collate = {}, {}
-    for name, entry in entries.items():
-        source, words = _source(name, entry, stage, context, training=True)
+    for name, opened in _opened(chosen(stage.data.sources, context), context).items():
+        source, words = _source(opened, stage, training=True)
         sources[name] = source
         collate[name] = Collate(
             source.task,
@@ -64,98 +61,68 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
         DataError: a format is not known.
         MissingDataError: an annotation file or image folder is not there.
     """
-    entries = _chosen_validations(stage, context)
-    _refuse_unreadable(entries, stage)
     sources, collate, evaluators = {}, {}, {}
-    for name, entry in entries.items():
-        source, words = _source(name, entry, stage, context, training=False)
+    for name, opened in _opened(_chosen_validations(stage, context), context).items():
+        source, words = _source(opened, stage, training=False)
         sources[name] = source
         collate[name] = Collate(source.task, words, training=False)
-        evaluators[name] = _evaluator(entry, source, words, context.root)
+        evaluators[name] = _evaluator(opened, source, words)
     return Datasets(sources, collate, evaluators)
 
 
-def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Entry]:
-    entries: dict[str, Entry] = dict(stage.validation)
+def _opened(entries: Mapping[str, Entry], context: DataContext) -> dict[str, Opened[Options]]:
+    formats = Formats.of(context.formats)
+    return {
+        name: open_entry(name, entry, context, formats, tasks=LEARNS, options=Options)
+        for name, entry in entries.items()
+    }
+
+
+def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
+    entries = stage.validation
     if context.only is None:
         return entries
     named = {name: entry for name, entry in entries.items() if name in context.only}
     if named:
         return named
-    tasks = {_task(name, stage.data.sources[name]).name for name in context.only if name in stage.data.sources}
-    return {name: entry for name, entry in entries.items() if _task(name, entry).name in tasks}
+    tasks = {_task_of(name, stage.data.sources[name]) for name in context.only if name in stage.data.sources}
+    return {name: entry for name, entry in entries.items() if _task_of(name, entry) in tasks}
 
 
-def _refuse_unreadable(entries: Mapping[str, Entry], stage: Stage) -> None:
-    for name, entry in entries.items():
-        if entry.format not in PARSED_FORMATS:
-            raise DataError(
-                f"source {name!r} has the format {entry.format!r}, which is not known",
-                where=f"stage {stage.number} {stage.name}, {_files(entry)}",
-                known=PARSED_FORMATS,
-                do=suggest(entry.format, PARSED_FORMATS, f"choose one: --set data.sources.{name}.format=..."),
-            )
+def _task_of(name: str, entry: Source | Validation) -> str:
+    return str(entry.options.get("task", name))
 
 
-def _source(
-    name: str, entry: Entry, stage: Stage, context: DataContext, *, training: bool
-) -> tuple[ImageSource, tuple[str, ...]]:
+def _source(opened: Opened[Options], stage: Stage, *, training: bool) -> tuple[ImageSource, tuple[str, ...]]:
     """A source and the names its labels stand for."""
-    _check_options(name, entry)
-    task = _task(name, entry)
-    images = locate(context.root, entry.images, f"source {name!r}")
-    index = open_index(_parser(name, entry, context.root), context.cache)
-    words, labels = _names(name, entry, task, index)
+    task = task_named(opened.options.task or opened.name, f"source {opened.name!r}, options.task")
+    index = opened.index()
+    words, labels = _names(opened, task, index)
     source = ImageSource(
-        name=name,
+        name=opened.name,
         records=Records(index, keep_empty=not training),
-        images=images,
+        images=opened.images,
         task=task,
         pipeline=pipeline(stage.data.transform),
         labels=labels,
         training=training,
-        has_masks=task.has_masks and entry.format != "COCO boxes",
-        sidecars=entry.format == SIDECARS,
+        has_masks=task.has_masks and opened.format.has_masks,
+        sidecars=opened.format.name == SIDECARS,
         max_pixels=stage.data.max_pixels,
     )
     return source, words
 
 
-def _parser(name: str, entry: Entry, root: Path) -> Parser:
-    what = f"source {name!r}"
-    if entry.format == "RefCOCO":
-        references, instances = _two_files(name, entry)
-        return Refer(
-            locate(root, references, what, also=".json"),
-            locate(root, instances, what),
-            entry.options.get("split", "train"),
-        )
-    path = locate(root, _files(entry), what)
-    kinds = {"RefCOCO-COCO": RefCoco, "LVIS v1": Lvis, "Visual Genome phrases": Phrases}
-    return kinds.get(entry.format, CocoInstances)(path)
-
-
-def _two_files(name: str, entry: Entry) -> tuple[str, str]:
-    files = entry.annotations
-    if isinstance(files, str) or len(files) != 2:
-        raise RecipeError(
-            "RefCOCO takes two files: the references and instances.json",
-            where=f"data.sources.{name}.annotations",
-            do='write annotations: ["refer/refcoco/refs(unc).p", "refer/refcoco/instances.json"]',
-        )
-    return files[0], files[1]
-
-
-def _names(name: str, entry: Entry, task: Task, index: Index) -> tuple[tuple[str, ...], np.ndarray]:
+def _names(opened: Opened[Options], task: Task, index: Index) -> tuple[tuple[str, ...], np.ndarray]:
     """The vocabulary, and the label in it of each category of the file."""
     categories: list[str] = index.meta["categories"]
     identity = np.arange(len(categories))
-    if entry.options.get("names") == "file":
+    if opened.options.names == "file":
         if task.words == "all" and len(categories) > task.denoising_classes:
             raise RecipeError(
                 f"{len(categories)} categories, but task {task.name!r} has room for {task.denoising_classes}",
-                where=f"source {name!r}, options.names",
-                do=f"choose a task with more classes: --set data.sources.{name}.options.task=...",
+                where=f"source {opened.name!r}, options.names",
+                do=f"choose a task with more classes: --set data.sources.{opened.name}.options.task=...",
             )
         return tuple(categories), identity
     words = vocabulary.names(task.vocabulary)
@@ -173,7 +140,7 @@ def _names(name: str, entry: Entry, task: Task, index: Index) -> tuple[tuple[str
         do=suggest(
             unknown[0],
             words,
-            f"rename it, or use the file's own names: --set data.sources.{name}.options.names=file",
+            f"rename it, or use the file's own names: --set data.sources.{opened.name}.options.names=file",
         ),
     )
 
@@ -182,42 +149,11 @@ def _plain(name: str) -> str:
     return name.strip().lower()
 
 
-def _evaluator(entry: Entry, source: ImageSource, words: Sequence[str], root: Path) -> Callable[[], Evaluator]:
-    annotations = locate(root, _files(entry), f"validation set {source.name!r}")
+def _evaluator(opened: Opened[Options], source: ImageSource, words: Sequence[str]) -> Callable[[], Evaluator]:
+    kind = protocol(opened.format, f"validation set {source.name!r}")
     iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
     if source.task.words == "expression":
-        if entry.format == "RefCOCO":
-            raise DataError(
-                "referring expressions are evaluated against RefCOCO in COCO form",
-                where=f"validation set {source.name!r}",
-                known=("RefCOCO-COCO",),
-                do="give instances_val.json as the published GLEE reads it, one image entry per referred object",
-            )
-        return partial(RefCocoEvaluator, annotations, iou_types=iou_types)
+        return partial(kind, opened.files[0], iou_types=iou_types)
     ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
     ids[source.labels] = source.records.index.meta["category_ids"]
-    kind = LvisEvaluator if entry.format == "LVIS v1" else CocoEvaluator
-    return partial(kind, annotations, iou_types=iou_types, category_ids=ids.tolist())
-
-
-def _task(name: str, entry: Entry) -> Task:
-    return task_named(entry.options.get("task", name), f"source {name!r}, options.task")
-
-
-def _check_options(name: str, entry: Entry) -> None:
-    for key in entry.options:
-        if key not in OPTIONS:
-            raise RecipeError(
-                f"a source has no option {key!r}",
-                where=f"source {name!r}, options",
-                known=OPTIONS,
-                do=suggest(key, OPTIONS, "remove it or choose one of these"),
-            )
-    names: Any = entry.options.get("names", "published")
-    if names not in ("published", "file"):
-        raise RecipeError(f"names is {names!r}", where=f"source {name!r}, options.names", known=("published", "file"))
-
-
-def _files(entry: Entry) -> str:
-    files = entry.annotations
-    return files if isinstance(files, str) else files[0] if files else ""
+    return partial(kind, opened.files[0], iou_types=iou_types, category_ids=ids.tolist())

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from mmcore.contract.values import Draw, Sample
+from mmcore.data.formats.sa1b import sidecar_masks
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.records import Record, Records
 from mmcore.data.transforms import Transform
 from mmcore.errors import DataError
 
 from mmcore_glee.data.augment import Pipeline
-from mmcore_glee.data.sa1b import sidecar_masks
 from mmcore_glee.data.samples import Objects, image_only, make_sample
 from mmcore_glee.data.tasks import Task
 from mmcore_glee.vocabulary import clean_expression, has_ordinal, swap_sides

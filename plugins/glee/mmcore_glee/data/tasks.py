@@ -64,18 +64,6 @@ _TASKS = (
 
 TASKS = {task.name: task for task in _TASKS}
 
-SIDECARS = "SA-1B index and sidecars"
-PARSED_FORMATS = (
-    "COCO instances",
-    "COCO boxes",
-    "RefCOCO-COCO",
-    "RefCOCO",
-    "LVIS v1",
-    "Visual Genome phrases",
-    SIDECARS,
-)
-"""Annotation formats that can be read. "RefCOCO" is the original `refs(*).p` beside `instances.json`."""
-
 
 def task_named(name: object, where: str) -> Task:
     """The task with this name.

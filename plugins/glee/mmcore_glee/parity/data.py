@@ -17,6 +17,7 @@ import torch
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.data.formats.coco import CocoInstances, Lvis, Phrases
 from mmcore.data.formats.refer import RefCoco
+from mmcore.data.formats.sa1b import kept
 from mmcore.data.index import open_index
 from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 from mmcore.data.records import Record, Records
@@ -27,7 +28,6 @@ from mmcore.parity import Case, Check, Report
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import NO_LIMIT, LargeScaleJitter, Multiscale, Pipeline
-from mmcore_glee.data.sa1b import kept
 from mmcore_glee.data.sources import ImageSource, spoken
 from mmcore_glee.data.tasks import TASKS
 from mmcore_glee.parity.sampler import group_by_aspect, record_weights, repeat_factors

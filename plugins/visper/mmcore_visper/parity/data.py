@@ -20,7 +20,7 @@ from mmcore.parity import Case, Check, Report
 from mmcore.vision.clip_images import ClipImages
 from torch import Tensor
 
-from mmcore_visper.data.assemble import PROBE_REQUEST
+from mmcore_visper.data.formats import PROBE_REQUEST
 
 TOKENIZERS = {"llama3": ("tokenizer_llama3",), "phi3": ("tokenizer_phi3", "tokenizer_phi3_fast")}
 """Folders beside the conversations, by template; the second of Phi-3 is the first, converted."""

@@ -1,10 +1,10 @@
-"""SA-1B (Kirillov et al. 2023) as GLEE trains on it: an index without masks, and the masks beside each image.
+"""SA-1B (Kirillov et al. 2023): an index without masks, and the masks in the JSON file beside each image.
 
-    python -m mmcore_glee.data.sa1b SA1B_scaleup/images sa_000000 sa_000001 --out SA1B_scaleup/sa1b.json
+    python -m mmcore.data.formats.sa1b SA1B_scaleup/images sa_000000 sa_000001 --out SA1B_scaleup/sa1b.json
 
-SA-1B has a JSON file beside every image, with a hundred overlapping masks. GLEE keeps the masks that no larger mask
-covers by half (its documents, "Data preparation"), and rewrites those files. Here they stay as they were downloaded:
-the index names the masks that are kept by their ids, and files that GLEE's own scripts rewrote are read just the same.
+SA-1B has a hundred overlapping masks for every image. The index keeps those that no larger mask covers by half (Wu et
+al., CVPR 2024, prepare their data so) and names them by their ids, so the files stay as they were downloaded; files
+that other scripts have thinned out are read just the same.
 """
 
 import json
@@ -15,9 +15,11 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
-import torch.nn.functional as F
+
 from mmcore.base.files import replace_text
+from mmcore.data.formats import miniature
+from mmcore.data.formats.coco import CocoInstances
+from mmcore.data.formats.format import Format, Written
 from mmcore.errors import DataError, MissingDataError, MmcoreError
 from mmcore.geometry import masks
 
@@ -26,6 +28,8 @@ SHRINK = 8
 OVERLAP = 0.5
 """Share of a mask, or of a union, from which a larger mask replaces it."""
 TINY = 1e-6
+SIDECARS = "SA-1B index and sidecars"
+"""Name of the format: who reads such records takes the masks from `sidecar_masks`."""
 
 
 def sidecar_masks(image: Path, ids: Sequence[int], where: str) -> list[dict[str, Any]]:
@@ -46,7 +50,7 @@ def sidecar_masks(image: Path, ids: Sequence[int], where: str) -> list[dict[str,
             raise DataError(
                 f"annotation {id_} of the index is not among the {len(annotations)} of the file beside the image",
                 where=f"{path}, {where}",
-                do="make the index again from these files: python -m mmcore_glee.data.sa1b --help",
+                do="make the index again from these files: python -m mmcore.data.formats.sa1b --help",
             )
     return [annotations[id_] for id_ in ids]
 
@@ -82,12 +86,15 @@ def kept(annotations: Sequence[Mapping[str, Any]], where: str | None = None) -> 
 
     A mask goes when a larger one, kept or not, has half of their union or half of its area in common with it.
     """
+    import torch
+    from torch.nn import functional
+
     if not annotations:
         return []
     order = np.argsort([-float(annotation["area"]) for annotation in annotations], kind="stable")
     bitmaps = masks.decode_all([annotations[i]["segmentation"] for i in order], where=where)
     small = (bitmaps.shape[1] // SHRINK, bitmaps.shape[2] // SHRINK)
-    rows = F.interpolate(torch.from_numpy(bitmaps)[:, None].float(), small, mode="nearest").flatten(1)
+    rows = functional.interpolate(torch.from_numpy(bitmaps)[:, None].float(), small, mode="nearest").flatten(1)
     common, areas = rows @ rows.T, rows.sum(1)
     union = areas[:, None] + areas - common
     covered = torch.maximum((common + TINY) / (union + TINY), (common + TINY) / (areas + TINY))
@@ -118,20 +125,69 @@ def index_of(root: Path, folders: Sequence[str]) -> Iterator[tuple[dict[str, Any
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The index.")
 def main(root: Path, folders: tuple[str, ...], out: Path) -> None:
     """Write the index of some FOLDERS of SA-1B below ROOT; nothing there is changed."""
-    images, annotations = [], []
     try:
-        for number, (image, found) in enumerate(index_of(root, folders), start=1):
-            images.append(image)
-            annotations += found
-            if number % 500 == 0:
-                print(f"{number:,} images, {len(annotations):,} masks kept", file=sys.stderr)
+        images, kept_masks = write_index(root, folders, out)
     except MmcoreError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    print(f"{out}: {images:,} images, {kept_masks:,} masks")
+
+
+def write_index(root: Path, folders: Sequence[str], out: Path) -> tuple[int, int]:
+    """Write the index of some folders; returns its numbers of images and masks.
+
+    Raises:
+        MissingDataError: a folder holds no JSON files.
+        DataError: one of them is something else.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (image, found) in enumerate(index_of(root, folders), start=1):
+        images.append(image)
+        annotations += found
+        if number % 500 == 0:
+            print(f"{number:,} images, {len(annotations):,} masks kept", file=sys.stderr)
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, json.dumps(content))
-    print(f"{out}: {len(images):,} images, {len(annotations):,} masks")
+    return len(images), len(annotations)
+
+
+# ---- format ----
+
+
+def _write(folder: Path) -> Written:
+    pictures = folder / "images" / "sa_000000"
+    miniature.write_pictures(pictures)
+    for scene in miniature.scenes():
+        image = {"image_id": scene.image_id, "file_name": miniature.file_name(scene)}
+        annotations = [
+            {
+                "id": thing.annotation_id,
+                "area": thing.area,
+                "bbox": thing.box_xywh,
+                "segmentation": masks.encode(masks.to_bitmap(thing.segmentation, scene.height, scene.width)),
+            }
+            for thing in miniature.objects(scene)
+        ]
+        beside = {"image": {**image, "height": scene.height, "width": scene.width}, "annotations": annotations}
+        miniature.write_json(pictures / f"{scene.image_id}.json", beside)
+    write_index(folder / "images", ["sa_000000"], folder / "sa1b.json")
+    return Written("sa1b.json", "images")
+
+
+FORMATS = (
+    Format(
+        name=SIDECARS,
+        title="an index without masks or names, and a JSON file with masks beside each image",
+        content="objects",
+        tasks=("detect", "segment"),
+        parser=lambda files, options: CocoInstances(files[0]),
+        has_masks=True,
+        sample=_write,
+    ),
+)
+"""Not recognised by content: its index is a COCO file with boxes alone."""
 
 
 if __name__ == "__main__":

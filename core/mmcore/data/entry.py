@@ -1,0 +1,151 @@
+"""From an entry of a recipe to what lies on disk: its format, its typed options, its files, its index of records.
+
+Every family opens its sources and validation sets with `open_entry`, so paths are resolved, options are checked and
+formats are known in one place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from mmcore.contract.protocols import DataContext
+from mmcore.contract.recipe import Recipe, Source, Validation
+from mmcore.data.formats.format import Format
+from mmcore.data.formats.registry import Formats
+from mmcore.data.images import locate
+from mmcore.data.index import Index, open_index
+from mmcore.errors import RecipeError, suggest
+
+Entry = Source | Validation
+Own = TypeVar("Own", bound=Recipe)
+"""A family's own options of an entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[Own]):
+    """An entry whose files are there and whose options are checked.
+
+    Attributes:
+        name: under which the recipe knows it.
+        format: of its annotations.
+        options: what the family understands of the entry's options.
+        format_options: what the format understands of them.
+        files: its annotation files.
+        images: folder below which the records' images lie.
+        cache: folder that holds indexes.
+    """
+
+    name: str
+    format: Format
+    options: Own
+    format_options: Any
+    files: tuple[Path, ...]
+    images: Path
+    cache: Path
+
+    def index(self) -> Index:
+        """The index of its records, built now if it does not exist.
+
+        Raises:
+            DataError: a file is not what the format says.
+        """
+        assert self.format.parser is not None, "questions have no index"
+        return open_index(self.format.parser(self.files, self.format_options), self.cache)
+
+
+def open_entry(
+    name: str,
+    entry: Entry,
+    context: DataContext,
+    formats: Formats,
+    *,
+    tasks: Sequence[str],
+    options: type[Own],
+) -> Opened[Own]:
+    """Find an entry's files and check its options.
+
+    Args:
+        name: of the entry.
+        entry: a source or a validation set of the recipe.
+        context: where data lies.
+        formats: all that are known.
+        tasks: what the family can do with it; a format that serves none of them is refused.
+        options: what the family understands of the entry's options.
+
+    Raises:
+        DataError: the format is not known, or serves none of the tasks.
+        RecipeError: an option does not exist or does not fit, or the number of files is another.
+        MissingDataError: a file or folder is not there.
+        UnsafeDataError: a path leaves its root.
+    """
+    what = f"source {name!r}"
+    format = formats.named(entry.format, f"{what}, {_listed(entry)}", tasks)
+    of_format, of_family = _checked_options(entry.options, format.options, options, what)
+    root = Path(context.root)
+    images = locate(root, entry.images, what)  # looked for first: without it annotations are of no use
+    return Opened(
+        name=name,
+        format=format,
+        options=of_family,
+        format_options=of_format,
+        files=_files(entry, format, root, what),
+        images=images,
+        cache=context.cache,
+    )
+
+
+def chosen(entries: Mapping[str, Source], context: DataContext) -> dict[str, Source]:
+    """The training sources that a run draws from: those with a weight, narrowed by --sources."""
+    return {
+        name: source
+        for name, source in entries.items()
+        if source.weight > 0 and (context.only is None or name in context.only)
+    }
+
+
+def _listed(entry: Entry) -> str:
+    return entry.annotations if isinstance(entry.annotations, str) else ", ".join(entry.annotations)
+
+
+def _files(entry: Entry, format: Format, root: Path, what: str) -> tuple[Path, ...]:
+    given = (entry.annotations,) if isinstance(entry.annotations, str) else entry.annotations
+    if len(given) != len(format.files):
+        raise RecipeError(
+            f"{format.name} takes {len(format.files)} annotation file{'s' if len(format.files) > 1 else ''} "
+            f"({', '.join(format.files)}), not {len(given)}",
+            where=f"{what}, annotations",
+            do=f"write annotations: [{', '.join(format.files)}]",
+        )
+    return tuple(locate(root, path, what, also=None if i else format.also) for i, path in enumerate(given))
+
+
+def _checked_options(
+    given: Mapping[str, Any], of_format: type[Recipe], of_family: type[Own], what: str
+) -> tuple[Recipe, Own]:
+    """The options of the format and of the family, each key in exactly one of them."""
+    known = [*of_family.model_fields, *of_format.model_fields]
+    for key in given:
+        if key not in known:
+            raise RecipeError(
+                f"a source has no option {key!r}",
+                where=f"{what}, options",
+                known=known,
+                do=suggest(key, known, "remove it or choose one of these"),
+            )
+    return _typed(of_format, given, what), _typed(of_family, given, what)
+
+
+Typed = TypeVar("Typed", bound=Recipe)
+
+
+def _typed(kind: type[Typed], given: Mapping[str, Any], what: str) -> Typed:
+    try:
+        return kind.model_validate({key: value for key, value in given.items() if key in kind.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = f"{key}: {first['msg'].lower()}, got {first['input']!r}"
+        raise RecipeError(message, where=f"{what}, options") from None

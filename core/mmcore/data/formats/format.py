@@ -1,0 +1,79 @@
+"""What an annotation format is: how its files are read, what they can teach, and how they are recognised.
+
+A `Format` is one value. The core registers its own in `mmcore.data.formats.registry`; plugins and extensions add
+theirs. A recipe names a format by `Format.name`; a family asks which tasks a format serves and never parses again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mmcore.contract.recipe import Recipe
+from mmcore.data.formats.glimpse import Glimpse
+from mmcore.data.index import Parser
+
+TASKS: Mapping[str, str] = {
+    "detect": "objects with boxes and category names",
+    "segment": "objects with masks",
+    "refer": "one object for an expression",
+    "ground": "objects named by phrases in free words",
+    "caption": "a description of an image",
+    "converse": "questions and answers, with or without an image",
+    "ask": "questions with answers to compare with, for evaluation",
+    "probe": "what hidden states know of an image",
+}
+"""What annotations can teach or measure, by the name that formats, families and own-data files use."""
+
+Content = Literal["objects", "conversations", "questions"]
+"""What the records are: images with objects (`mmcore.data.records`), conversations (`mmcore.data.formats.llava`), or
+questions that are read whole (`mmcore.evaluate.vqa`)."""
+
+
+class NoOptions(Recipe):
+    """Of a format that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a sample writer has written below its folder, as a recipe would name it."""
+
+    annotations: str | tuple[str, ...]
+    images: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """One annotation format.
+
+    Attributes:
+        name: as recipes and own-data files name it.
+        title: one line for people.
+        content: what its records are.
+        tasks: what they can serve, names of `TASKS`.
+        parser: annotation files and typed options -> parser of the index; None for questions.
+        options: what `options` of a source may hold for this format.
+        files: what each of its annotation files or folders is, for errors.
+        also: another ending under which the first file may be there instead.
+        has_masks: whether objects have masks.
+        evaluator: name of the protocol in `mmcore.evaluate.protocols` that judges it; None is not evaluated by itself.
+        sniff: whether a glimpse of the first file is of this format.
+        sample: writes a miniature below a folder.
+    """
+
+    name: str
+    title: str
+    content: Content
+    tasks: tuple[str, ...]
+    parser: Callable[[Sequence[Path], Any], Parser] | None = None
+    options: type[Recipe] = NoOptions
+    files: tuple[str, ...] = ("annotations",)
+    also: str | None = None
+    has_masks: bool = False
+    evaluator: str | None = None
+    sniff: Callable[[Glimpse], bool] | None = None
+    sample: Callable[[Path], Written] | None = None
+
+    def serves(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Those of `tasks` that its records can serve."""
+        return tuple(task for task in tasks if task in self.tasks)

@@ -1,0 +1,114 @@
+"""Every annotation format that a run knows: the core's, and those that plugins and extensions bring.
+
+formats = Formats.of(extra)            # extra: Format values of plugins
+formats["COCO instances"].tasks        # ("detect", "segment")
+formats.recognise(path).name           # by content
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from mmcore.data.formats import captions, coco, llava, questions, refer, sa1b
+from mmcore.data.formats.format import TASKS, Format
+from mmcore.data.formats.glimpse import look
+from mmcore.errors import DataError, PluginError, suggest
+
+CORE: tuple[Format, ...] = (
+    *coco.FORMATS,
+    *refer.FORMATS,
+    *sa1b.FORMATS,
+    *captions.FORMATS,
+    *llava.FORMATS,
+    *questions.FORMATS,
+)
+"""The core's formats; of several that recognise a file the last one is taken."""
+
+
+class Formats(Mapping[str, Format]):
+    """Formats by name, in the order in which they were registered."""
+
+    def __init__(self, formats: Iterable[Format]) -> None:
+        self._formats: dict[str, Format] = {}
+        for format in formats:
+            if format.name in self._formats:
+                raise PluginError(
+                    f"two annotation formats have the name {format.name!r}", do="rename one, or leave its plugin out"
+                )
+            for task in format.tasks:
+                if task not in TASKS:
+                    raise PluginError(
+                        f"format {format.name!r} serves an unknown task {task!r}",
+                        known=TASKS,
+                        do=suggest(task, TASKS, "choose among these"),
+                    )
+            self._formats[format.name] = format
+
+    @classmethod
+    def of(cls, extra: Iterable[Format] = ()) -> Self:
+        """The core's formats and some more.
+
+        Raises:
+            PluginError: two have one name, or a task does not exist.
+        """
+        return cls((*CORE, *extra))
+
+    def __getitem__(self, name: str) -> Format:
+        return self._formats[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._formats)
+
+    def __len__(self) -> int:
+        return len(self._formats)
+
+    def serving(self, tasks: Sequence[str]) -> list[str]:
+        """Names of the formats that serve at least one of these tasks."""
+        return [name for name, format in self.items() if format.serves(tasks)]
+
+    def named(self, name: str, where: str, tasks: Sequence[str] | None = None) -> Format:
+        """The format with this name.
+
+        Args:
+            name: as the recipe has it.
+            where: in the recipe, for errors.
+            tasks: it should serve at least one of them; None is any.
+
+        Raises:
+            DataError: there is none, or it serves none of the tasks.
+        """
+        known = list(self) if tasks is None else self.serving(tasks)
+        format = self.get(name)
+        if format is None:
+            raise DataError(
+                f"the format {name!r} is not known",
+                where=where,
+                known=known,
+                do=suggest(name, known, "choose one of these, or see `mmcore data formats`"),
+            )
+        if tasks is not None and not format.serves(tasks):
+            raise DataError(
+                f"the format {name!r} serves {', '.join(format.tasks)}; wanted is {' or '.join(tasks)}",
+                where=where,
+                known=known,
+                do="choose one of these formats, or another family: see `mmcore data formats`",
+            )
+        return format
+
+    def recognise(self, path: Path) -> Format:
+        """The format of an annotation file or folder, by its content.
+
+        Raises:
+            MissingDataError: it is not there.
+            DataError: it is of no format that can be recognised.
+        """
+        glimpse = look(path)
+        found = [format for format in self.values() if format.sniff is not None and format.sniff(glimpse)]
+        if not found:
+            raise DataError(
+                f"it is not clear which annotation format this {glimpse.kind} is",
+                where=path,
+                known=[name for name, format in self.items() if format.sniff is not None],
+                do="name it with `format:`; `mmcore data formats` lists them",
+            )
+        return found[-1]

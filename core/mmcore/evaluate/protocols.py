@@ -1,0 +1,35 @@
+"""The evaluation protocol that an annotation format names (`mmcore.data.formats.format.Format.evaluator`)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmcore.data.formats.format import Format
+from mmcore.errors import DataError
+from mmcore.evaluate.coco import CocoEvaluator
+from mmcore.evaluate.lvis import LvisEvaluator
+from mmcore.evaluate.refcoco import RefCocoEvaluator
+from mmcore.evaluate.vqa import AnswerEvaluator
+
+PROTOCOLS: Mapping[str, Callable[..., Any]] = {
+    "coco": CocoEvaluator,
+    "lvis": LvisEvaluator,
+    "refcoco": RefCocoEvaluator,
+    "answers": AnswerEvaluator,
+}
+
+
+def protocol(format: Format, where: str) -> Callable[..., Any]:
+    """The class of evaluators of a format.
+
+    Raises:
+        DataError: records of this format are not evaluated.
+    """
+    if format.evaluator in PROTOCOLS:
+        return PROTOCOLS[format.evaluator]
+    known = [f"{name} ({cls.__name__})" for name, cls in PROTOCOLS.items()]
+    raise DataError(
+        f"the format {format.name!r} has no evaluation protocol",
+        where=where,
+        known=known,
+        do="give the validation set in another format, or leave it out; see `mmcore data formats`",
+    )
