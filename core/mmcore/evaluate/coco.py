@@ -20,6 +20,7 @@ from mmcore.evaluate.ground_truth import (
     Item,
     check_masks,
     ground_truth_mask,
+    ground_truth_object,
     item_of,
     once_per_image,
     read_annotations,
@@ -145,13 +146,13 @@ class CocoEvaluator:
         for annotation in self._truth()["annotations"]:
             if annotation["image_id"] not in image_ids:
                 continue
-            one: dict[str, Any] = {"iscrowd": 0, **annotation}
+            # Numbered anew: to COCOeval a match with the object of id 0 is no match.
+            one = ground_truth_object(annotation, self.annotations) | {"id": len(objects) + 1}
             if iou_type == "segm":
                 rle = ground_truth_mask(annotation, *sizes[annotation["image_id"]], self.annotations)
                 if rle is None:
                     continue
                 one["segmentation"] = rle
-            one.setdefault("area", one["bbox"][2] * one["bbox"][3])
             objects.append(one)
         return objects
 

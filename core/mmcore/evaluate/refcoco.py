@@ -20,6 +20,7 @@ from mmcore.evaluate.ground_truth import (
     Item,
     check_masks,
     ground_truth_mask,
+    ground_truth_object,
     item_of,
     once_per_image,
     read_annotations,
@@ -73,7 +74,8 @@ class RefCocoEvaluator:
             ShapeError: a predicted mask has another size than its image.
         """
         sizes = self._sizes()
-        objects = {annotation["image_id"]: annotation for annotation in self._truth()["annotations"]}
+        truth = self._truth()["annotations"]
+        objects = {one["image_id"]: ground_truth_object(one, self.annotations) for one in truth}
         unique = [item for item in once_per_image(items, sizes, self.annotations) if item["image_id"] in objects]
         metrics: dict[str, float] = {}
         if not unique:
@@ -137,4 +139,4 @@ def _box_iou(item: Item, annotation: dict[str, Any]) -> float:
 
 def _iou(found: Any, truth: Any, annotation: dict[str, Any]) -> float:
     """The overlap of two xywh boxes or of two RLE masks as pycocotools computes it, in float64."""
-    return float(np.asarray(coco_mask.iou([found], [truth], [int(annotation.get("iscrowd", 0))]))[0, 0])
+    return float(np.asarray(coco_mask.iou([found], [truth], [annotation["iscrowd"]]))[0, 0])

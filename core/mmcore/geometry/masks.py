@@ -6,7 +6,8 @@
 
 pycocotools decodes in C and trusts its input: a string that ends inside a number is read past its end, and sizes
 are multiplied in 32 bits. So counts from files are read and checked here, in NumPy, and decoded here as well (runs to
-pixels is one `repeat`); pycocotools draws polygons, merges and encodes.
+pixels is one `repeat`); pycocotools draws polygons, merges and encodes. What it is given is rebuilt from the very bytes
+and numbers that were checked, never the object they were read from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ coco_mask: Any = mask  # its stubs know fewer forms of masks than its functions 
 
 Rle = dict[str, Any]
 """{"size": [height, width], "counts": str}."""
+
+_MAX_COORDINATE = 2**26
+"""Pixels from the origin at which a polygon's corner is no longer one: times five, it still fits into 32 bits."""
 
 MAX_MASK_PIXELS = 178_956_970
 """Largest mask that is decoded; the same limit as for images (`mmcore.contract.recipe.Data.max_pixels`)."""
@@ -75,12 +79,11 @@ def compress(rle: Mapping[str, Any], *, where: str | None = None) -> Rle:
         DataError: the counts do not fill the size.
         UnsafeDataError: the counts are malformed or the size is too large.
     """
-    height, width = check_rle(rle, where=where)
+    height, width, runs = _checked_runs(rle, where)
     counts = rle["counts"]
     if isinstance(counts, str | bytes):
-        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        return {"size": [height, width], "counts": text}
-    return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width))
+        return {"size": [height, width], "counts": _ascii(counts, where).decode("ascii")}
+    return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
 
 
 def check_rle(rle: Mapping[str, Any], *, where: str | None = None) -> tuple[int, int]:
@@ -191,7 +194,7 @@ def _checked_runs(rle: Mapping[str, Any], where: str | None) -> tuple[int, int, 
     height, width = check_size(rle.get("size"), where=where)
     counts = rle.get("counts")
     if isinstance(counts, str | bytes):
-        runs = _runs(counts.encode("latin-1", "replace") if isinstance(counts, str) else counts, where)
+        runs = _runs(_ascii(counts, where), where)
     elif isinstance(counts, list) and all(type(run) is int and abs(run) <= MAX_MASK_PIXELS for run in counts):
         runs = np.asarray(counts, np.int64)
     else:
@@ -202,6 +205,16 @@ def _checked_runs(rle: Mapping[str, Any], where: str | None) -> tuple[int, int, 
     if covered != height * width:
         raise DataError(f"RLE covers {covered} pixels, its size {height}x{width} has {height * width}", where=where)
     return height, width, runs
+
+
+def _ascii(counts: str | bytes, where: str | None) -> bytes:
+    """Compressed counts as the bytes that are checked and, unchanged, used."""
+    try:
+        return counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+    except UnicodeEncodeError as error:
+        raise UnsafeDataError(
+            f"RLE counts contain a character outside '0' to 'o': {error.object[error.start]!a}", where=where
+        ) from None
 
 
 def _fill(runs: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -239,15 +252,28 @@ def _runs(text: bytes, where: str | None) -> np.ndarray:
 def _checked(polygons: Sequence[Sequence[float]], height: int, width: int, where: str | None) -> list[list[float]]:
     if not polygons:
         raise DataError("object has no polygon", where=where)
-    perimeter = 0.0
+    perimeter, checked = 0.0, []
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise DataError(f"polygon has {len(polygon)} numbers; it takes an even count of at least 6", where=where)
-        points = np.asarray(polygon, np.float64).reshape(-1, 2)
-        if not np.isfinite(points).all():
-            raise DataError("polygon has a coordinate that is not a finite number", where=where)
+        points = _points(polygon, where)
+        farthest = float(np.abs(points).max())
+        if farthest > _MAX_COORDINATE:
+            raise UnsafeDataError(f"polygon leaves its {height}x{width} image by {farthest:.3g} pixels", where=where)
+        checked.append(points.reshape(-1).tolist())
         perimeter += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     # The rasteriser walks along every edge in steps of a fifth of a pixel and remembers them all.
     if 5 * perimeter > MAX_MASK_PIXELS:
         raise UnsafeDataError(f"polygon leaves its {height}x{width} image by {perimeter:.3g} pixels", where=where)
-    return [list(polygon) for polygon in polygons]
+    return checked
+
+
+def _points(polygon: Sequence[float], where: str | None) -> np.ndarray:
+    """(points, 2) float64 corners, x and y."""
+    try:
+        points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError("polygon has a coordinate that is no number", where=where) from None
+    if not np.isfinite(points).all():
+        raise DataError("polygon has a coordinate that is not a finite number", where=where)
+    return points

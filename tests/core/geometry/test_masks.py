@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mmcore.errors import DataError, UnsafeDataError
@@ -74,6 +74,27 @@ def test_random_counts_are_refused_or_describe_exactly_their_size(counts, height
     assert coco_mask.area({"size": [height, width], "counts": counts}) == decoded.sum()
 
 
+@settings(max_examples=300)
+@given(
+    st.text(st.characters(min_codepoint=40, max_codepoint=115) | st.characters(), max_size=12),
+    st.integers(1, 9),
+    st.integers(1, 9),
+)
+@example("0\u2610", 3, 5)
+@example("\u016f?", 1, 1)
+@example("0\udc3f", 3, 5)
+def test_what_reaches_the_c_code_is_what_was_checked(counts, height, width):
+    """A character that one encoding turns into '?' and another into three bytes once passed the check as the first."""
+    try:
+        safe = masks.compress({"size": [height, width], "counts": counts})
+    except DataError:
+        return
+    assert safe["counts"] == counts
+    assert counts.isascii()
+    assert int(coco_mask.area(safe)) == masks.area(safe) <= height * width
+    assert int(coco_mask.iou([safe], [safe], [0])[0, 0]) in (0, 1)
+
+
 @pytest.mark.parametrize(
     ("rle", "message"),
     [
@@ -81,6 +102,7 @@ def test_random_counts_are_refused_or_describe_exactly_their_size(counts, height
         ({"size": [4, 4], "counts": "o" * 5000 + "0"}, "more than 30 bits"),
         ({"size": [4, 4], "counts": "\x00\xff"}, "outside"),
         ({"size": [4, 4], "counts": "é漢"}, "outside"),
+        ({"size": [3, 5], "counts": "0\u2610"}, "outside"),
         ({"size": [4, 4], "counts": [4, 4.5]}, "whole numbers"),
         ({"size": [4, 4], "counts": [1 << 70]}, "whole numbers"),
         ({"size": [4, 4], "counts": None}, "neither"),
@@ -103,7 +125,16 @@ def test_run_lengths_of_another_size_are_refused(counts):
 
 
 @pytest.mark.parametrize(
-    "polygon", [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, float("nan"), 5, 6], [0, 0, 1e12, 0, 5, 5]]
+    "polygon",
+    [
+        [1, 2, 3, 4],
+        [1, 2, 3, 4, 5, 6, 7],
+        [1, 2, 3, float("nan"), 5, 6],
+        [0, 0, 1e12, 0, 5, 5],
+        [1e300] * 6,
+        ["a"] * 6,
+        [10**400] * 6,
+    ],
 )
 def test_unusable_polygons_are_refused(polygon):
     with pytest.raises(DataError, match="polygon"):
