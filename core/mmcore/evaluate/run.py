@@ -4,7 +4,8 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmcore.base.distributed import Place, all_gather_json, gather_json
+from mmcore.base.distributed import Place, all_gather_json, broadcast_json, gather_json
 from mmcore.base.files import replace_text
 from mmcore.contract.protocols import Collate, Datasets, DataSource
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Batch, Draw
+from mmcore.data.bad import Incident, Policy
 from mmcore.errors import CheckpointError, DataError, MmcoreError, UsageError, suggest
 
 
@@ -34,6 +36,8 @@ def evaluate(
     limit: int | None = None,
     autocast: torch.dtype | None = None,
     progress: bool = True,
+    policy: Policy = "error",
+    take_bad: Callable[[Sequence[Incident]], None] | None = None,
 ) -> dict[str, float]:
     """Metrics of `model` on one validation source, by the evaluator its plugin gives.
 
@@ -53,12 +57,15 @@ def evaluate(
         limit: only this many images, from the first.
         autocast: run `predict` under automatic mixed precision of this type.
         progress: show a progress line on stderr.
+        policy: what a record that cannot be read does. "error" stops, for a benchmark with images left out would not
+            be one; otherwise another record is predicted in its place, and it is left out of the metrics and told.
+        take_bad: is given the records that were left out, on the process that met them.
 
     Returns:
         Fractions by name, such as `bbox/AP50`; empty on all processes but the first.
     Raises:
         UsageError: there is no such validation source.
-        DataError: an image cannot be read, by whichever process; a benchmark with images left out would not be one.
+        DataError: an image cannot be read, by whichever process; or the metrics cannot be made. On all processes.
     """
     place = distributed or Place()
     data, evaluator = _pick(datasets, source)
@@ -67,20 +74,25 @@ def evaluate(
         raise DataError(f"validation set {source!r} has no images", where=source)
     batches = shares(total, batch_size, place)
     line = _Progress(source, total, enabled=progress and place.is_first)
-    began = time.monotonic()
+    began, left_out = time.monotonic(), []
     with _evaluating(model), torch.inference_mode(), _precision(device, autocast):
-        for read in _load(data, datasets.collate[source], batches, workers):
-            batch = _agreed(read, place)
+        for read in _load(_Batches(data, datasets.collate[source], batches, policy, total), workers):
+            batch, incidents = _agreed(read, place)
+            left_out += incidents
             evaluator.update(batch, model.predict(batch.to(device)))  # type: ignore[operator]
             line.advance(len(batch) * place.world_size)
     items = _gather(evaluator.state(), place)
     line.close()
-    if not place.is_first:
-        return {}
-    metrics = _first(stage, source, evaluator.summarise(items))
-    if folder is not None:
-        _write(folder, source, evaluator, items, metrics, time.monotonic() - began)
-    return metrics
+    _tell_left_out(left_out, source, total, place)
+    if take_bad is not None:
+        take_bad(left_out)
+    with _together(place, source):
+        if not place.is_first:
+            return {}
+        metrics = _first(stage, source, evaluator.summarise(items))
+        if folder is not None:
+            _write(folder, source, evaluator, items, metrics, time.monotonic() - began)
+        return metrics
 
 
 def shares(total: int, batch_size: int, place: Place) -> list[list[int]]:
@@ -118,34 +130,69 @@ def _pick(datasets: Datasets, source: str) -> tuple[DataSource, Any]:
 class _Batches(torch.utils.data.Dataset[Any]):
     """Batches by number. A worker hands errors over as values, since the loader would rewrite their message."""
 
-    def __init__(self, source: DataSource, collate: Collate, batches: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, source: DataSource, collate: Collate, batches: Sequence[Sequence[int]], policy: Policy, total: int
+    ) -> None:
         self.source, self.collate, self.batches = source, collate, batches
+        self.policy, self.total = policy, total
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Batch | MmcoreError:
+    def __getitem__(self, number: int) -> "Read | MmcoreError":
+        incidents: list[Incident] = []
         try:
-            samples = [self.source.sample(Draw(self.source.name, p, 0)) for p in self.batches[number]]
-            for position, sample in zip(self.batches[number], samples):
-                if sample is None:
-                    raise DataError(
-                        "nothing is left of a validation record after its transform",
-                        where=f"{self.source.name}, record {position}",
-                        do="check the annotation with `mmcore data check`",
-                    )
-            return self.collate([sample for sample in samples if sample is not None], 0)
+            samples = [self._sample(position, incidents) for position in self.batches[number]]
+            return self.collate(samples, 0), incidents
         except MmcoreError as error:
             return error
+        except Exception as error:  # a plugin's code may raise anything
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            return DataError(
+                f"{type(error).__name__}: {error}",
+                where=f"validation set {self.source.name}, records {', '.join(map(str, self.batches[number]))}; "
+                f"{Path(last.filename).name}:{last.lineno} in {last.name}",
+            )
+
+    def _sample(self, position: int, incidents: list[Incident]) -> Any:
+        """The sample of a record, or of the next that can be read: evaluators count an image once however often it
+        comes, and every process goes on predicting as many batches as the others."""
+        for place in range(position, position + min(self.total, _MAX_IN_A_ROW)):
+            try:
+                return self._read(place % self.total)
+            except DataError as error:
+                if self.policy == "error":
+                    raise
+                incidents.append(Incident(self.source.name, place % self.total, error.what, error.where or ""))
+        raise DataError(
+            f"{len(incidents)} records of validation set {self.source.name!r} in a row cannot be read",
+            where=f"the last: {incidents[-1].where}: {incidents[-1].what}",
+            do="see `mmcore data check` for what is wrong with this set",
+        )
+
+    def _read(self, position: int) -> Any:
+        sample = self.source.sample(Draw(self.source.name, position, 0))
+        if sample is None:
+            raise DataError(
+                "nothing is left of a validation record after its transform",
+                where=f"{self.source.name}, record {position}",
+                do="check the annotation with `mmcore data check`",
+            )
+        return sample
 
 
-def _load(
-    source: DataSource, collate: Collate, batches: list[list[int]], workers: int
-) -> Iterator[Batch | MmcoreError]:
+Read = tuple[Batch, list[Incident]]
+"""A batch, and the records that could not be read and were replaced in it."""
+
+_MAX_IN_A_ROW = 100
+
+
+def _load(batches: _Batches, workers: int) -> Iterator[Read | MmcoreError]:
     loader = DataLoader(
-        _Batches(source, collate, batches),
+        batches,
         batch_size=None,
         num_workers=min(workers, len(batches)),
+        collate_fn=_as_it_is,
         # Its own generator: starting workers draws a seed, and training must not notice an evaluation.
         generator=torch.Generator().manual_seed(0),
         multiprocessing_context="spawn" if workers and torch.cuda.is_initialized() else None,
@@ -153,21 +200,66 @@ def _load(
     yield from loader
 
 
-def _agreed(read: Batch | MmcoreError, place: Place) -> Batch:
+def _as_it_is(read: Any) -> Any:
+    return read
+
+
+def _agreed(read: Read | MmcoreError, place: Place) -> Read:
     """The batch, if every process has one; else all of them stop with the same error.
 
     A process that stopped alone would leave the others waiting for it, in the forward pass of sharded weights at the
     latest.
     """
     if place.world_size > 1:
-        failed = (read.what, read.where, read.known, read.do) if isinstance(read, MmcoreError) else None
-        told = [error for error in all_gather_json(failed) if error is not None]
-        if told and not isinstance(read, MmcoreError):
-            what, where, known, do = told[0]
-            raise DataError(what, where=where, known=known, do=do)
+        _raise_first(all_gather_json(_told(read) if isinstance(read, MmcoreError) else None))
     if isinstance(read, MmcoreError):
         raise read
     return read
+
+
+def _told(error: MmcoreError) -> list[str | None]:
+    return [error.what, error.where, error.known, error.do]
+
+
+def _raise_first(told: Sequence[list[str | None] | None]) -> None:
+    for what, where, known, do in filter(None, told):
+        raise DataError(str(what), where=where, known=known, do=do)
+
+
+@contextlib.contextmanager
+def _together(place: Place, source: str) -> Generator[None]:
+    """What the first process does alone; when it fails, all of them fail, so that none waits for it."""
+    failure: MmcoreError | None = None
+    try:
+        yield
+    except MmcoreError as error:
+        failure = error
+    except Exception as error:  # of an evaluator that a plugin brought, or of the toolkit behind it
+        failure = DataError(
+            f"the metrics of {source!r} cannot be made: {type(error).__name__}: {error}",
+            where=f"validation set {source}",
+            do="look at its annotation file with `mmcore data check`; --debug shows where it failed",
+        )
+        failure.__cause__ = error
+    if place.world_size > 1:
+        told = broadcast_json(_told(failure) if failure else None)
+        if failure is None:
+            _raise_first([told])
+    if failure is not None:
+        raise failure
+
+
+def _tell_left_out(left_out: Sequence[Incident], source: str, total: int, place: Place) -> None:
+    own = sorted({(one.position, one.where, one.what) for one in left_out})
+    parts = all_gather_json(own) if place.world_size > 1 else [own]
+    every = {position: (where, what) for part in parts for position, where, what in part}
+    if every and place.is_first:
+        where, what = every[min(every)]
+        print(
+            f"validation set {source}: {len(every)} of {total} records cannot be read and are left out of the metrics, "
+            f"the first: {where}: {what}",
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.contract.recipe import Stage
-from mmcore.errors import CheckpointError
+from mmcore.errors import CheckpointError, DataError
 from mmcore.runs.build import (
     attach,
     build_datasets,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mmcore.contract.protocols import Datasets
+    from mmcore.data.loader import Loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,9 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             seed=settings.seed,
             device=choose_device(settings),
             resume=resume or not fresh,
-            evaluate=_evaluation(settings, validation, run_dir) if validation and validation.evaluators else None,
+            evaluate=_evaluation(settings, validation, loader, run_dir)
+            if validation and validation.evaluators
+            else None,
             picture=partial(_picture, datasets),
             log_every=settings.log_every,
         )
@@ -173,6 +176,12 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
         if here.is_first:
             _finish(family, settings, run_dir, trained.step, trained.metrics)
         distributed.barrier()
+        if trained.evaluation_failed is not None:
+            raise DataError(
+                f"the training is complete and saved; its last evaluation failed: {trained.evaluation_failed}",
+                where=run_dir,
+                do=f"repair what it names, then `mmcore train --resume {run_dir}` makes the evaluation up",
+            )
     finally:
         distributed.stop()
 
@@ -194,11 +203,17 @@ def _with_known_best(stage: Stage, validation: "Datasets | None") -> Stage:
     return stage if any(stage.best_metric.startswith(f"{name}/") for name in known) else stage.replace(best_metric=None)
 
 
-def _evaluation(settings: Settings, validation: "Datasets", run_dir: Path) -> Any:
-    """The loop's evaluation: every validation set, metrics under `SET/NAME`, predictions kept for the newest only."""
+def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Loader", run_dir: Path) -> Any:
+    """The loop's evaluation: every validation set, metrics under `SET/NAME`, predictions kept for the newest only.
+
+    Records that cannot be read follow the policy of the training data, and are listed beside its bad samples.
+    """
     from mmcore.base import distributed
     from mmcore.evaluate.run import evaluate
     from mmcore.train.objective import DTYPES
+
+    if validation is None or not validation.evaluators:
+        return None
 
     def run(model: "nn.Module", step: int) -> dict[str, float]:
         del step
@@ -214,6 +229,8 @@ def _evaluation(settings: Settings, validation: "Datasets", run_dir: Path) -> An
                 distributed=distributed.place(),
                 folder=run_dir / "evals" / source,
                 autocast=DTYPES[settings.stage.precision],
+                policy=settings.stage.data.bad_samples,
+                take_bad=loader.bad.take,
             )
             metrics |= {f"{source}/{name}": value for name, value in found.items()}
         return metrics

@@ -1,13 +1,16 @@
-"""The training loop, top to bottom: draw, forward, normalise, backward, guard, step, log, evaluate, save.
+"""The training loop, top to bottom: draw, forward, normalise, backward, guard, step, log, save, evaluate.
 
 A run is a function of its recipe, data and seed: what a step draws and which random numbers its forward pass sees
 depend on the position alone (`mmcore.data.order`, `_seed`), so a checkpoint holds no generator state and a run that
 was killed anywhere continues as if it had not been.
+
+A step that is evaluated is saved first, so that no evaluation can cost a run. What it found stands in `metrics.jsonl`;
+a run that goes on from such a checkpoint takes it from there, or evaluates if it had not come to that.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +29,12 @@ from mmcore.contract.values import Batch
 from mmcore.errors import CheckpointError, RecipeError, Stopped
 from mmcore.train import checkpoint, schedule, stored
 from mmcore.train.engine import Engine, PlainEngine
+from mmcore.train.evaluations import Evaluate, Evaluations, Position, due
 from mmcore.train.guard import Guard, Picture
 from mmcore.train.metrics import Recorder
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
-from mmcore.train.progress import Progress, Window, brief
+from mmcore.train.progress import Progress, Window
 
 _FORWARD = name_key("forward")
 
@@ -44,10 +48,6 @@ class Batches(Protocol):
         Accumulation step j of step s on process r is number (s * accumulation + j) * world_size + r.
         """
         ...
-
-
-Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-"""Model (whole weights, eval mode) and finished steps -> metrics, on every process."""
 
 
 @dataclass(kw_only=True)
@@ -87,17 +87,8 @@ class Trained:
     metrics: Mapping[str, float]
     """Of the last evaluation."""
     checkpoint: Path
-
-
-@dataclass(slots=True)
-class Position:
-    """Everything of the state that is not a tensor of the engine."""
-
-    step: int = 0
-    samples: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    evaluation_failed: str | None = None
+    """Why the last evaluation gave nothing."""
 
 
 def train(setup: TrainSetup) -> Trained:
@@ -137,25 +128,32 @@ class _Run:
         self.engine = build_engine(setup, loaded, here.world_size)
         skipped = loaded.state["skipped"] if loaded else 0
         self.guard = Guard(setup.run_dir, self.stage.skip_nonfinite, skipped, setup.picture)
+        self.evaluations = Evaluations(
+            setup.run_dir, self.stage, setup.evaluate, self.stop_step, self.position, self.recorder, self._say
+        )
         self.window = Window()
         self._say(f"{'resumed at' if loaded else 'start at'} step {self.position.step} of {self.stop_step}")
 
     def to_the_end(self, signals: StopSignals) -> Trained:
-        """All remaining steps, then the last evaluation and checkpoint."""
+        """All remaining steps, each saved and evaluated where that is due, the last one always."""
         position = self.position
+        if position.step:
+            self.evaluations.catch_up(self.engine)
         micro_batches = iter(self.setup.batches.iterate(position.step, self.stop_step))
         while position.step < self.stop_step:
             stop = self._step(micro_batches, signals)
-            last = position.step == self.stop_step
-            improved = self._evaluate() if last or _due(self.stage.eval_every, position.step) else False
-            if last or stop or improved or _due(self.stage.checkpoint_every, position.step):
-                self._save(improved)
-            if stop and not last:
+            last, evaluate = position.step == self.stop_step, self.evaluations.due()
+            if last or stop or evaluate or due(self.stage.checkpoint_every, position.step):
+                self._save()
+            if stop and (evaluate or not last):
                 self._stop(stop)
+            if evaluate:
+                self.evaluations.run(self.engine)
+                self.window = Window()
         path = stored.path_of(self.setup.run_dir, position.step)
         if not path.is_dir():  # --max-steps 0, or a finished run whose last checkpoint was deleted
-            self._save(False)
-        return Trained(position.step, dict(position.metrics), path)
+            self._save()
+        return Trained(position.step, dict(position.metrics), path, self.evaluations.failed)
 
     def _step(self, micro_batches: Iterator[tuple[int, Batch]], signals: StopSignals) -> int:
         """One optimiser step; returns the signal by which a process was asked to stop, or 0."""
@@ -174,7 +172,7 @@ class _Run:
         updated = self._update(total, norm, batches, parts)
         self.position.step += 1
         self.window.steps += 1
-        if _due(self.setup.log_every, self.position.step) or self.position.step in (1, self.stop_step):
+        if due(self.setup.log_every, self.position.step) or self.position.step in (1, self.stop_step):
             self._log(total, parts, updated)
         return stop
 
@@ -246,34 +244,7 @@ class _Run:
                 merged[name] = merged.get(name, 0.0) + value
         return merged
 
-    def _evaluate(self) -> bool:
-        """Evaluate; returns whether this is the best step so far."""
-        if self.setup.evaluate is None:
-            return False
-        began = time.monotonic()
-        self.engine.model.eval()
-        with self.engine.evaluating():
-            metrics = dict(distributed.broadcast_json(dict(self.setup.evaluate(self.engine.model, self.position.step))))
-        self.position.metrics = metrics
-        if self.recorder is not None:
-            timing = {"seconds": round(time.monotonic() - began, 3)}
-            self.recorder.write({"step": self.position.step, "eval": metrics, "timing": timing})
-        self._say(f"step {self.position.step}: {brief(metrics)}")
-        self.window = Window()
-        return self._is_best(metrics)
-
-    def _is_best(self, metrics: Mapping[str, float]) -> bool:
-        name = self.stage.best_metric
-        if name is None:
-            return False
-        if name not in metrics:
-            raise RecipeError(f"the evaluation gives no {name!r}", where="best_metric", known=metrics)
-        if self.position.best is not None and not metrics[name] > self.position.best:
-            return False
-        self.position.best, self.position.best_step = metrics[name], self.position.step
-        return True
-
-    def _save(self, best: bool) -> None:
+    def _save(self) -> None:
         if self.recorder is not None:
             self.recorder.sync()
         position, scale = self.position, self.engine.loss_scale
@@ -288,8 +259,6 @@ class _Run:
         }
         path = checkpoint.save(self.setup.run_dir, position.step, self.engine, state)
         if self.here.is_first:
-            if best:
-                stored.mark_best(self.setup.run_dir, position.step)
             stored.retain(self.setup.run_dir, keep_last=self.stage.keep_last, keep_every=self.stage.keep_every)
         self._say(f"saved {path}")
         distributed.barrier()
@@ -362,10 +331,6 @@ def build_engine(setup: TrainSetup, loaded: checkpoint.Loaded | None, world_size
         if engine.loss_scale is not None and loaded.state["loss_scale"] is not None:
             engine.loss_scale.value, engine.loss_scale.good_steps = loaded.state["loss_scale"]
     return engine
-
-
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0
 
 
 def _seed(seed: int, m: int) -> None:

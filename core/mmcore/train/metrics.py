@@ -1,7 +1,8 @@
 """What a run leaves behind to be read: `metrics.jsonl`, `log.txt` and TensorBoard events, written by the first process.
 
 `metrics.jsonl` has one JSON object a line: of a training step (`step`, `total`, `losses`, `lr` by group, `grad_norm`,
-`samples`, `skipped`, `timing`) or of an evaluation (`step`, `eval`, `timing`). Everything but `timing` is a function of
+`samples`, `skipped`, `timing`) or of an evaluation (`step`, `eval`, `timing`, and `failed` with the reason when it gave
+nothing). Everything but `timing` is a function of
 the recipe, the data and the seed; a resumed run cuts the lines past its checkpoint, so that the file without `timing`
 equals that of a run that was never interrupted.
 """
@@ -29,8 +30,9 @@ class Recorder:
     """
 
     def __init__(self, run_dir: Path, step: int, *, tensorboard: bool = True) -> None:
-        cut(run_dir / METRICS_NAME, step)
-        self._metrics = open(run_dir / METRICS_NAME, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 see close
+        self._path = run_dir / METRICS_NAME
+        cut(self._path, step)
+        self._metrics = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 see close
         self._log = open(run_dir / LOG_NAME, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._board = _board(run_dir / "tensorboard", step) if tensorboard else None
 
@@ -40,6 +42,13 @@ class Recorder:
         if self._board is not None:
             for name, value in _flat(record, ""):
                 self._board.add_scalar(name, value, int(record["step"]))
+
+    def evaluation(self, step: int) -> dict[str, float | None] | None:
+        """The metrics that a resumed run had found at its checkpoint's step, or None."""
+        records = read(self._path)
+        return next(
+            (record["eval"] for record in reversed(records) if "eval" in record and record["step"] == step), None
+        )
 
     def say(self, text: str) -> None:
         """Append to `log.txt`, with the time of day."""
@@ -57,10 +66,14 @@ class Recorder:
 
 
 def cut(path: Path, step: int) -> None:
-    """Remove the lines of a `metrics.jsonl` past `step`, and a half-written last one."""
+    """Remove the lines of a `metrics.jsonl` past `step`, a failed evaluation at it, and a half-written last line."""
     if not path.exists():
         return
-    kept = [line for record, line in read_lines(path) if record["step"] <= step]
+    kept = [
+        line
+        for record, line in read_lines(path)
+        if record["step"] < step or (record["step"] == step and "failed" not in record)
+    ]
     text = "".join(line + "\n" for line in kept)
     if text != path.read_text(encoding="utf-8", errors="replace"):
         replace_text(path, text)

@@ -118,9 +118,13 @@ def state_of(path: Path) -> dict[str, Any]:
     return json.loads((path / STATE).read_text())
 
 
-def mark_best(run_dir: Path, step: int) -> None:
-    """Let `best` name the checkpoint of `step`."""
-    replace_text(run_dir / FOLDER / "best", name_of(step) + "\n")
+def mark_best(run_dir: Path, step: int | None) -> None:
+    """Let `best` name the checkpoint of `step`, where there is one; without one there is no `best`."""
+    path = run_dir / FOLDER / "best"
+    if step is None or not path_of(run_dir, step).is_dir():
+        path.unlink(missing_ok=True)
+    elif named(run_dir, "best") != step:
+        replace_text(path, name_of(step) + "\n")
 
 
 def retain(run_dir: Path, *, keep_last: int, keep_every: int | None) -> list[int]:

@@ -162,3 +162,12 @@ def evaluate_together(rank: int, folder: Path) -> None:
         (folder / f"{rank}.json").write_text(json.dumps([caught.value.what, caught.value.where]))
     finally:
         dist.destroy_process_group()
+
+
+def test_records_that_cannot_be_read_are_left_out_counted_and_told_where_the_policy_says_so(capsys) -> None:
+    taken: list = []
+    assert run(data=datasets(Seven(broken=2)), policy="skip", take_bad=taken.extend)["images"] == 6.0
+    assert [(one.source, one.position, one.what) for one in taken] == [("seven", 2, "the picture is cut off")]
+    told = capsys.readouterr().err
+    assert "1 of 7 records cannot be read" in told
+    assert "2.jpg" in told
