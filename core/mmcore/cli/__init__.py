@@ -20,7 +20,7 @@ COMMANDS = {
     "plugins": ("mmcore.cli.plugins:plugins", "List, show, create and check plugins."),
     "data": ("mmcore.cli.data:data", "Make sample data; check, draw and index data."),
     "runs": ("mmcore.cli.runs:runs", "List runs."),
-    "report": ("mmcore.cli.runs:report", "Draw the curves of a run."),
+    "report": ("mmcore.cli.report:report", "Draw the curves of a run, or compare several."),
     "doctor": ("mmcore.cli.doctor:doctor", "Check this machine and the installation."),
 }
 

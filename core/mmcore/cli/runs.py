@@ -1,4 +1,4 @@
-"""`mmcore runs` and `mmcore report`: what runs there are, and how one went."""
+"""`mmcore runs`: what runs there are, and how far each is."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mmcore.base.lock import holder
-from mmcore.errors import CheckpointError, MmcoreError
+from mmcore.errors import MmcoreError
 from mmcore.runs.settings import CONFIG_NAME, read_settings
 from mmcore.train.metrics import METRICS_NAME, read
 from mmcore.train.stored import named, path_of, state_of, steps_of
@@ -105,7 +105,7 @@ def runs(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps([*map(asdict, summaries), *failed], indent=2))
         return
     if not summaries and not unreadable:
-        click.echo(f"no runs in {folder}; `mmcore train --plugin glee --stage 2 --demo` makes one")
+        click.echo(f"no runs in {folder}; `mmcore train --plugin NAME --stage STAGE --demo` makes one")
         return
     _table(summaries)
     for path, what in unreadable:
@@ -129,45 +129,3 @@ def _table(summaries: list[RunSummary]) -> None:
 
 def _metrics(metrics: Mapping[str, float], most: int) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:most]) or "-"
-
-
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The picture. Default: RUN/curves.png.")
-@click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
-def report(run: Path, out: Path | None, as_json: bool) -> None:
-    """Draw the curves of RUN as a PNG and say how it went."""
-    from mmcore.show.plots import plot_curves
-
-    summary = summarise(run)
-    records = [record for record in read(run / METRICS_NAME) if "total" in record]
-    if not records:
-        raise CheckpointError("no step has been logged yet", where=run / METRICS_NAME, do="wait for the first log line")
-    picture = plot_curves(run, output=out)
-    first, last = records[0], records[-1]
-    figures = {
-        "curves": str(picture),
-        "first": {"step": first["step"], "loss": first["total"]},
-        "last": {"step": last["step"], "loss": last["total"]},
-        "samples": last.get("samples"),
-        "skipped": last.get("skipped", 0),
-        "timing": last.get("timing", {}),
-    }
-    if as_json:
-        click.echo(json.dumps({**asdict(summary), **figures}, indent=2))
-        return
-    click.echo(f"{summary.name}: {summary.plugin} {summary.variant}, stage {summary.stage}, {summary.state}")
-    of = f" of {summary.steps:,}" if summary.steps else ""
-    click.echo(f"  step {summary.step:,}{of}, {figures['samples'] or 0:,} samples, {figures['skipped']} steps skipped")
-    click.echo(
-        f"  loss {_number(first['total'])} at step {first['step']}, {_number(last['total'])} at step {last['step']}"
-    )
-    for name, value in summary.metrics.items():
-        click.echo(f"  {name} {value:.4g}")
-    kept = ", ".join(map(str, summary.checkpoints)) or "none"
-    click.echo(f"  checkpoints {kept}" + (f", best {summary.best}" if summary.best is not None else ""))
-    click.echo(f"  curves {picture}")
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"

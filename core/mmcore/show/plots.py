@@ -98,7 +98,66 @@ def plot_curves(run_dir: Path, *, output: Path | None = None, title: str | None 
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[1]:
         axis.set_xlabel("optimiser step")
-    output = Path(output) if output else Path(run_dir) / PICTURE_NAME
+    return _save(figure, Path(output) if output else Path(run_dir) / PICTURE_NAME)
+
+
+def plot_comparison(runs: Mapping[str, Path], output: Path) -> Path:
+    """Draw the loss, the validation metrics and the rates of several runs over one another.
+
+    Args:
+        runs: label -> run folder, which holds `metrics.jsonl`.
+        output: the PNG; it is replaced when it exists.
+
+    Raises:
+        CheckpointError: one of them has logged nothing yet.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = {label: read_curves(Path(folder) / metrics.METRICS_NAME) for label, folder in runs.items()}
+    shown = choose_metrics(list(dict.fromkeys(name for curves in found.values() for name in curves.metrics)))[:4]
+    panels: list[tuple[str, Any]] = [
+        ("total loss (running mean)", lambda curves: (curves.steps, smooth(curves.total))),
+        *((name, lambda curves, name=name: curves.metrics.get(name, ([], []))) for name in shown),
+        ("learning rate", lambda curves: curves.rates),
+    ]
+    columns = 2 if len(panels) <= 4 else 3
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
+    for axis, (title, series) in zip(axes, panels):
+        axis.set_title(title, fontsize=11)
+        drawn = [number for number, one in enumerate(found.values()) if _draw_series(axis, series(one), number)]
+        if not drawn:
+            _say(axis, "not logged")
+        axis.grid(True, alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel("optimiser step")
+    _log_scale_if_wide(axes[0], [value for curves in found.values() for value in curves.total])
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    handles = [axes[0].plot([], [], color=_colour(n), linewidth=2, label=name)[0] for n, name in enumerate(found)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(found)), frameon=False)
+    return _save(figure, Path(output))
+
+
+def _draw_series(axis: Any, series: tuple[Sequence[int], Sequence[float]], number: int) -> bool:
+    """One run's line in one panel; whether there was anything to draw."""
+    steps, values = series
+    if not len(steps):
+        return False
+    axis.plot(
+        steps, values, color=_colour(number), linewidth=1.6, marker="o" if len(steps) < 12 else None, markersize=3
+    )
+    return True
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def _save(figure: Any, output: Path) -> Path:
     temporary = output.with_name(f".{output.stem}.{os.getpid()}.png")
     figure.savefig(temporary)
     temporary.replace(output)

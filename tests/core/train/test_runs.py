@@ -1,13 +1,17 @@
 """`mmcore runs` and `mmcore report` over real run folders."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from mmcore.cli.runs import report, runs
+from mmcore.cli.report import labels, report
+from mmcore.cli.runs import runs
+from mmcore.contract.recipe import AdamW
 from mmcore.errors import CheckpointError
-from mmcore.runs.settings import Settings, write_config
+from mmcore.runs.settings import Settings, read_settings, write_config
+from PIL import Image
 
 
 @pytest.fixture
@@ -58,6 +62,38 @@ def test_a_report_draws_the_curves_and_says_how_it_went(folder: Path) -> None:
     record = json.loads(invoke(report, str(folder / "finished"), "--json"))
     assert record["last"]["step"] == 12
     assert record["metrics"]["toy/score"] == -6.0
+
+
+def test_several_runs_are_compared_by_settings_figures_and_curves(folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    settings = read_settings(folder / "stopped")
+    write_config(settings.replace(stage=settings.stage.replace(optim=AdamW(lr=0.5))), folder / "stopped")
+    text = invoke(report, "finished", "stopped", "--csv", "all.csv")
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
+    assert lines["step"] == ["12/12", "5/12"]
+    assert lines["toy/score"][0] == "-6"
+    assert lines["stage.optim.lr"][1] == "0.5"
+    assert "stage.global_batch" not in lines, "what is equal is not told"
+    with Image.open(folder / "comparison.png") as picture:
+        assert min(picture.size) > 400
+    rows = list(csv.DictReader((folder / "all.csv").read_text().splitlines()))
+    assert {row["run"] for row in rows} == {"finished", "stopped"}
+    logged = [float(row["total"]) for row in rows if row["run"] == "finished" and row["total"]]
+    records = map(json.loads, (folder / "finished" / "metrics.jsonl").read_text().splitlines())
+    assert logged == [record["total"] for record in records if "total" in record]
+
+
+def test_runs_with_equal_settings_say_so(folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    assert "the settings are equal" in invoke(report, "finished", "stopped")
+    record = json.loads(invoke(report, "finished", "stopped", "--json"))
+    assert [run["label"] for run in record["runs"]] == ["finished", "stopped"]
+    assert record["differences"] == {}
+
+
+def test_labels_tell_runs_of_one_name_apart() -> None:
+    assert labels((Path("a/run"), Path("b/run"))) == ["a/run", "b/run"]
+    assert labels((Path("a/run"), Path("b/walk"))) == ["run", "walk"]
 
 
 def test_a_report_of_no_run_is_an_error(tmp_path: Path) -> None:
