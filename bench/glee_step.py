@@ -82,7 +82,7 @@ class Step:
         self._exchange(off)
         batch = self.padded if "text" in off else self.batch
         losses = self.model(batch, plain.KeyedDraws())
-        values = torch.stack([loss.total / max(batch.counts[loss.per], 1) for loss in losses.values()])
+        values = torch.stack([loss.total / max(batch.normalisers[loss.per], 1) for loss in losses.values()])
         values.sum().backward()
         self.model.zero_grad(set_to_none=True)
         return dict(zip(losses, values.tolist(), strict=True))
@@ -112,7 +112,7 @@ def make_batch(size: Size) -> GleeBatch:
     return GleeBatch(
         source="bench",
         draws=tuple(Draw("bench", i, i) for i in range(size.images)),
-        counts={
+        normalisers={
             "objects": float(count),
             "samples": float(size.images),
             "batches": 1.0,

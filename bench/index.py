@@ -204,7 +204,7 @@ def measure_workers(way: Way, path: Path, cache: Path) -> dict[str, Any]:
     loader = Loader(Datasets({"records": source}, {"records": _memory_batch}), order, num_workers=2, pin_memory=False)
     per_process: dict[int, list[dict[str, float]]] = {}
     for _, batch in loader.iterate(0, 2 * READS // 50):
-        per_process.setdefault(int(batch.counts["pid"]), []).append(batch.counts)
+        per_process.setdefault(int(batch.statistics["pid"]), []).append(batch.statistics)
     loader.close()
     return {
         "private_before_mib": max(seen[0]["private"] for seen in per_process.values()) / common.MIB,
@@ -235,7 +235,7 @@ class _Source:
 def _memory_batch(samples: Any, seed: int) -> Any:
     from mmcore.contract.values import Batch
 
-    return Batch("records", tuple(samples), {"pid": float(os.getpid()), **private_memory()})
+    return Batch("records", tuple(samples), {}, statistics={"pid": float(os.getpid()), **private_memory()})
 
 
 def private_memory() -> dict[str, float]:

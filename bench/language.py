@@ -29,6 +29,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from mmcore.contract.values import map_tensors
 from mmcore.language import models, splice
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from torch import Tensor
@@ -75,7 +76,7 @@ class Step:
     def ours(self, *, packed: bool, whole: bool) -> Tensor:
         """The toolkit's step; the layout, which a data worker makes, is timed with it."""
         plan = splice.lay_out(self.encoded, EXPANSION, pack_to=ROW if packed else None)
-        plan = plan.map_tensors(lambda tensor: tensor.to(self.device))
+        plan = map_tensors(plan, lambda tensor: tensor.to(self.device))
         last = self.model(self.model.embed(plan, self.features), plan).last
         if not whole:
             return self.model.token_loss(last, plan) / len(plan.targets)

@@ -26,7 +26,7 @@ from mmcore.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from mmcore.contract.protocols import DataContext, Datasets
-    from mmcore.contract.values import Batch, DetectionBatch, Draw, Loss, Losses, Prediction, Sample, Span
+    from mmcore.contract.values import Batch, DetectionBatch, Draw, Loss, Losses, Phrase, Prediction, Sample
 
 _LAZY = {
     "Batch": "mmcore.contract.values",
@@ -36,9 +36,9 @@ _LAZY = {
     "Draw": "mmcore.contract.values",
     "Loss": "mmcore.contract.values",
     "Losses": "mmcore.contract.values",
+    "Phrase": "mmcore.contract.values",
     "Prediction": "mmcore.contract.values",
     "Sample": "mmcore.contract.values",
-    "Span": "mmcore.contract.values",
 }
 
 __all__ = [
@@ -61,12 +61,12 @@ __all__ = [
     "Loss",
     "Losses",
     "MultiStep",
+    "Phrase",
     "Prediction",
     "Sample",
     "Source",
     "SourcePerBatch",
     "SourcePerSample",
-    "Span",
     "Stage",
     "Validation",
     "WholeEpochs",

@@ -174,7 +174,10 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
         kind, _, metric = name.rpartition("/")
         kinds.setdefault(kind, {})[metric] = value
     console = Console()
-    console.print(f"[bold]{source}[/bold]  {record['images']} images, {record['seconds']:.0f} s, percent")
+    seen = f"{record['images']} images"
+    if record["records"] != record["images"]:
+        seen = f"{record['records']} records, {seen}"
+    console.print(f"[bold]{source}[/bold]  {seen}, {record['seconds']:.0f} s, percent")
     for kind, values in kinds.items():
         table = Table(show_edge=False, pad_edge=False, box=None)
         table.add_column(kind or "all", style="bold")

@@ -278,7 +278,7 @@ def _losses_fit(subject: Subject) -> str:
             )
             _require(bool(torch.isfinite(loss.total)), f"{name}: loss {key} is not finite")
             _require(
-                loss.per in batch.counts, f"{name}: loss {key} is per {loss.per!r}, which the batch does not count"
+                loss.per in batch.normalisers, f"{name}: loss {key} is per {loss.per!r}, which the batch does not count"
             )
     return f"{len(names)} losses"
 
@@ -460,7 +460,7 @@ def _draw_batch(datasets: "Datasets", name: str, count: int, turn: int = 0) -> "
 
 
 def _total(losses: "Losses", batch: "Batch") -> "torch.Tensor":
-    return sum(loss.total / max(1.0, batch.counts[loss.per]) for loss in losses.values())  # type: ignore[return-value]
+    return sum(loss.total / max(1.0, batch.normalisers[loss.per]) for loss in losses.values())  # type: ignore[return-value]
 
 
 def _idle(model: "nn.Module", stage: Stage) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ class Loader:
                 raise result.error
             self.bad.take(result.incidents)
             assert result.batch is not None
-            self.cut += int(result.batch.counts.get("cut", 0))
+            self.cut += int(result.batch.statistics.get("cut", 0))
             yield result.m, result.batch
 
     def close(self) -> None:

@@ -293,7 +293,8 @@ def _write(
 ) -> None:
     record = {
         "source": source,
-        "images": len({item["image_id"] for item in items if "image_id" in item}),
+        "images": len({item["image_id"] for item in items if item.get("image_id") is not None}),
+        "records": len({item.get("record_id", item["image_id"]) for item in items if "image_id" in item}),
         "seconds": round(seconds, 1),
         "metrics": metrics,
         "categories": getattr(evaluator, "category_ap", {}),

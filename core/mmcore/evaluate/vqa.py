@@ -206,10 +206,12 @@ class AnswerEvaluator:
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the answers of one batch."""
-        self._items += [{"image_id": one.image_id, "text": (one.text or "").strip()} for one in predictions]
+        self._items += [
+            {"image_id": one.image_id, "record_id": one.key, "text": (one.text or "").strip()} for one in predictions
+        ]
 
     def state(self) -> list[Item]:
-        """Question id (`image_id`) and answer."""
+        """Image, question id (`record_id`) and answer."""
         return self._items
 
     def results(self, items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -249,7 +251,7 @@ class AnswerEvaluator:
 
     def answered(self, items: Sequence[Item]) -> list[tuple[Question, str]]:
         """Each question among the items once, with what was said, in the order of the file."""
-        said = {item["image_id"]: item["text"] for item in items}
+        said = {item["record_id"]: item["text"] for item in items}
         return [(question, said[id_]) for id_, question in self.questions.items() if id_ in said]
 
     def score(self, question: Question, said: str) -> float:

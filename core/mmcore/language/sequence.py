@@ -6,14 +6,16 @@ embeds the words, copies the features into their rows and knows which positions 
 device.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
-import numpy as np
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from mmcore.contract.values import Encoded, Turn
+
+__all__ = ["IGNORE", "IMAGE", "REGION", "Encoded", "Location", "Sequences", "Turn"]
 
 IMAGE = -200
 """Placeholder id of an image, as in LLaVA."""
@@ -21,28 +23,6 @@ REGION = -300
 """Placeholder id of a region that becomes rows of its own (Griffon's second picture, GLaMM's box)."""
 IGNORE = -100
 """Label of a position that is not learned."""
-
-
-class Turn(NamedTuple):
-    """One message of a conversation."""
-
-    role: str
-    """`user` or `assistant`."""
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One tokenised conversation, placeholders not yet expanded."""
-
-    ids: np.ndarray
-    """(tokens,) int64: vocabulary ids, and negative placeholder ids."""
-    labels: np.ndarray
-    """(tokens,) int64: the ids to learn, `IGNORE` elsewhere; not shifted."""
-    cut: int = 0
-    """Tokens that did not fit the maximum length."""
-    problem: str | None = None
-    """Why nothing of this sample is learned, when the published masking rule gives up on it."""
 
 
 class Location(NamedTuple):
@@ -83,12 +63,6 @@ class Sequences:
     """Kind -> which of its features have a place, for kinds that the maximum length cut; others have all of them."""
     cut: tuple[int, ...] = ()
     """Positions of each sample that the maximum length cut."""
-
-    def map_tensors(self, function: Any) -> Self:
-        """The same sequences with `function` applied to every tensor."""
-        from mmcore.contract.values import map_tensors
-
-        return type(self)(**{f.name: map_tensors(getattr(self, f.name), function) for f in dataclasses.fields(self)})
 
     @property
     def shape(self) -> tuple[int, int]:

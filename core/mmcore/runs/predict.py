@@ -92,7 +92,7 @@ def predict_image(model: nn.Module, image: np.ndarray, question: Question, devic
 
 
 def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
-    """A prediction as JSON: kept objects best first, boxes in pixels xyxy, masks as COCO RLE, spans by object."""
+    """A prediction as JSON: kept objects best first, boxes in pixels xyxy, masks as COCO RLE, phrases by object."""
     kept = select(prediction, question.threshold, question.top)
     place = {row: number for number, row in enumerate(kept)}
     result: dict[str, Any] = {"height": prediction.size[0], "width": prediction.size[1]}
@@ -104,9 +104,9 @@ def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
     result["objects"] = [_object(prediction, row) for row in kept]
     if prediction.text is not None:
         result["text"] = prediction.text
-        result["spans"] = [
-            {"start": s.start, "end": s.end, "objects": [place[row] for row in s.objects if row in place]}
-            for s in prediction.spans
+        result["phrases"] = [
+            {"start": p.start, "end": p.end, "objects": [place[row] for row in p.objects if row in place]}
+            for p in prediction.phrases
         ]
     return result
 

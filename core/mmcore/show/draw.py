@@ -58,7 +58,7 @@ def draw_prediction(
 ) -> Image.Image:
     """The image with what was predicted on it: objects scoring at least `threshold`, the best `top` of them.
 
-    Text stands below the picture, its spans in the colours of the objects they mean.
+    Text stands below the picture, its phrases in the colours of the objects they mean.
     """
     kept = select(prediction, threshold, top)
     colours = {row: PALETTE[place % len(PALETTE)] for place, row in enumerate(kept)}
@@ -72,7 +72,7 @@ def draw_prediction(
         )
         for row in kept
     ]
-    return draw_marks(image, marks, _span_runs(prediction, colours))
+    return draw_marks(image, marks, _phrase_runs(prediction, colours))
 
 
 def select(prediction: Prediction, threshold: float, top: int | None = None) -> list[int]:
@@ -93,7 +93,7 @@ def draw_sample(sample: Sample, *, names: Sequence[str] | None = None) -> Image.
         names: vocabulary that `sample.labels` index; without it labels are shown as numbers.
     """
     image = Image.fromarray(sample.image.permute(1, 2, 0).cpu().numpy())
-    labels = sample.phrases or _named(sample.labels.tolist(), names, sample.expression)
+    labels = sample.names or _named(sample.labels.tolist(), names, sample.expression)
     bitmaps = [None] * len(labels) if sample.masks is None else list(sample.masks.cpu().numpy())
     marks = [
         Mark(PALETTE[i % len(PALETTE)], tuple(box), bitmap, label)
@@ -203,17 +203,17 @@ def _expression_runs(expression: str | None, marks: Sequence[Mark]) -> list[Run]
     return [Run(expression, marks[0].colour if marks else None), Run("\n")]
 
 
-def _span_runs(prediction: Prediction, colours: dict[int, Colour]) -> list[Run]:
-    """The text cut at its spans; a span of which no object is shown stays plain."""
+def _phrase_runs(prediction: Prediction, colours: dict[int, Colour]) -> list[Run]:
+    """The text cut at its phrases; a phrase of which no object is shown stays plain."""
     if not prediction.text:
         return []
     runs, at = [], 0
-    for span in sorted(prediction.spans):
-        shown = [colours[row] for row in span.objects if row in colours]
-        if not shown or span.start < at:
+    for phrase in sorted(prediction.phrases):
+        shown = [colours[row] for row in phrase.objects if row in colours]
+        if not shown or phrase.start < at:
             continue
-        runs += [Run(prediction.text[at : span.start]), Run(prediction.text[span.start : span.end], shown[0])]
-        at = span.end
+        runs += [Run(prediction.text[at : phrase.start]), Run(prediction.text[phrase.start : phrase.end], shown[0])]
+        at = phrase.end
     return [run for run in [*runs, Run(prediction.text[at:])] if run.text]
 
 

@@ -87,7 +87,7 @@ class Guard:
 
 
 def save_batch(batch: Batch, folder: Path, losses: dict[str, float]) -> None:
-    """A batch as `tensors.safetensors`, and its source, draws, counts and losses as `batch.json`."""
+    """A batch as `tensors.safetensors`, and its other fields and losses as `batch.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     plain = {f.name: _split(getattr(batch, f.name), f.name, tensors) for f in dataclasses.fields(batch)}
@@ -112,4 +112,6 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {str(key): _split(item, f"{name}.{key}", tensors) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_split(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _split(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in dataclasses.fields(value)}
     return value

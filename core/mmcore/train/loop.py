@@ -177,7 +177,7 @@ class _Run:
         return stop
 
     def _draw(self, micro_batches: Iterator[tuple[int, Batch]]) -> list[tuple[int, Batch]]:
-        """The step's micro-batches, all before the first forward: their counts normalise each of them."""
+        """The step's micro-batches, all before the first forward: what they hold normalises each of them."""
         began = time.monotonic()
         batches = [next(micro_batches) for _ in range(self.accumulation)]
         self.window.waited += time.monotonic() - began
@@ -189,8 +189,8 @@ class _Run:
         return batches
 
     def _agree(self, batches: Sequence[tuple[int, Batch]], signals: StopSignals) -> tuple[int, list[dict[str, float]]]:
-        """The one message of a step among the hosts: everybody's counts, and whether somebody was asked to stop."""
-        counts, samples = [batch.counts for _, batch in batches], sum(len(batch) for _, batch in batches)
+        """The one message of a step among the hosts: what divides the losses, and whether anybody was asked to stop."""
+        counts, samples = [batch.normalisers for _, batch in batches], sum(len(batch) for _, batch in batches)
         words = distributed.all_gather_json({"stop": signals.pending, "samples": samples, "counts": counts})
         self.position.samples += sum(word["samples"] for word in words)
         every = [word["counts"] for word in words]

@@ -27,7 +27,7 @@ def divisors(
     """What the losses of each accumulation step are divided by, so that the sum over everything is the loss.
 
     Args:
-        counts: per process, per accumulation step, the `Batch.counts` of that micro-batch.
+        counts: per process, per accumulation step, the `Batch.normalisers` of that micro-batch.
         mode: the recipe's `normalise`.
         rank: of this process; only "process" asks.
 
@@ -91,6 +91,6 @@ def _divisor(divisors: Mapping[str, float], per: str, loss: str) -> float:
         raise ShapeError(
             f"the loss {loss!r} is per {per!r}, which the batch does not count",
             known=divisors,
-            do="have the collator put it into Batch.counts; a batch without any counts 0",
+            do="have the collator put it into Batch.normalisers; a batch without any counts 0",
         )
     return divisors[per]

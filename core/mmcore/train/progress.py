@@ -30,8 +30,8 @@ class Window:
     def add(self, batch: Batch) -> None:
         self.samples += len(batch)
         # A language model learns few of the tokens that it reads; what it reads is its speed.
-        self.tokens += batch.counts.get("positions", batch.counts.get("tokens", 0.0))
-        self.padding += batch.counts.get("padding", 0.0)
+        self.tokens += batch.statistics.get("positions", 0.0)
+        self.padding += batch.statistics.get("padding", 0.0)
 
     def timing(self, world_size: int, device: torch.device) -> dict[str, float]:
         """Rates over the window; `world_size` processes are taken to be alike."""

@@ -221,7 +221,7 @@ def encode_text(
             target = teacher_memo.encode(teacher, batch.names, ids)
         distance = ((hidden - target).square().mean(-1) * mask).sum()
     x = hidden @ projection
-    count = int(batch.counts["text_tokens"]) if "text_tokens" in batch.counts else None
+    count = int(batch.normalisers["text_tokens"]) if "text_tokens" in batch.normalisers else None
     tokens = valid_tokens(x, mask, count)
     return TextFeatures(pool(x, mask), tokens.expand(len(batch.images), -1, -1), None, None, distance)
 

@@ -31,7 +31,7 @@ def sample(number, *, size=(40, 50), labels=(0, 1), masks=True, expression=None,
         image_id=100 + number,
         original_size=(400, 500),
         expression=expression,
-        phrases=phrases,
+        names=phrases,
     )
 
 
@@ -64,7 +64,7 @@ def test_boxes_are_fractions_of_the_padded_image():
 
 def test_counts_say_what_the_losses_are_divided_by():
     batch = collate("coco")([sample(0), sample(1, labels=())], 0)
-    assert batch.counts == {
+    assert batch.normalisers == {
         "objects": 2.0,
         "samples": 2.0,
         "batches": 1.0,
@@ -72,7 +72,7 @@ def test_counts_say_what_the_losses_are_divided_by():
     }
     assert batch.num_objects == (2, 0)
     grounding = collate("grounding")([sample(0, labels=(0,), expression="a dog")], 0)
-    assert grounding.counts["text_tokens"] == 0
+    assert grounding.normalisers["text_tokens"] == 0
 
 
 def test_a_batch_without_objects_is_a_batch():
@@ -156,7 +156,7 @@ def test_a_visual_prompt_keeps_one_object_per_image():
             continue
         modes[batch.prompt_mode] += 1
         assert batch.num_objects == (1, 1)
-        assert batch.counts["objects"] == 2
+        assert batch.normalisers["objects"] == 2
         assert batch.prompt_masks.shape == (2, 64, 64)
         assert batch.labels[0] in (0, 1)
         if batch.prompt_mode == "mask":

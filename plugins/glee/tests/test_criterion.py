@@ -40,7 +40,7 @@ def make_batch(counts=(2, 0, 3), *, masks=True, task="coco", prompt=False, class
     return GleeBatch(
         source="test",
         draws=(),
-        counts={"objects": float(objects), "batches": 1.0},
+        normalisers={"objects": float(objects), "batches": 1.0},
         images=torch.zeros(batch, 3, *size, dtype=torch.uint8),
         image_sizes=(size,) * batch,
         original_sizes=(size,) * batch,

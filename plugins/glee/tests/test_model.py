@@ -31,7 +31,7 @@ def batch(num_objects: tuple[int, ...] = (2, 1), *, masks: bool = True, task: st
     return GleeBatch(
         source="source",
         draws=tuple(Draw("source", i, i) for i in range(images)),
-        counts={
+        normalisers={
             "objects": float(total),
             "batches": 1.0,
             "text_tokens": 0.0 if grounding else float(mask.sum()),
@@ -64,7 +64,7 @@ def model() -> Glee:
 
 
 def total(losses: Losses, given: GleeBatch) -> Tensor:
-    return torch.stack([loss.total / max(given.counts[loss.per], 1.0) for loss in losses.values()]).sum()
+    return torch.stack([loss.total / max(given.normalisers[loss.per], 1.0) for loss in losses.values()]).sum()
 
 
 def step(model: Glee, given: GleeBatch, seed: int = 0) -> tuple[Losses, set[str]]:

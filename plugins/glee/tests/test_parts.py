@@ -152,7 +152,7 @@ def batch(num_objects: tuple[int, ...], task: str = "coco") -> GleeBatch:
     return GleeBatch(
         source="s",
         draws=(),
-        counts={},
+        normalisers={},
         images=torch.zeros(images, 3, 32, 32, dtype=torch.uint8),
         image_sizes=((32, 32),) * images,
         original_sizes=((32, 32),) * images,

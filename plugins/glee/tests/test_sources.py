@@ -1,5 +1,6 @@
 """Sources read real files: samples depend on their draw alone, words follow the picture, mistakes name the remedy."""
 
+import dataclasses
 import json
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -61,12 +62,30 @@ def one_image(root: Path, annotations, *, expressions=None, categories=((18, "do
 SQUARE = {"bbox": [10.5, 10, 30, 20], "segmentation": [[10.5, 10, 40.5, 10, 40.5, 30, 10.5, 30]]}
 
 
+class Watched:
+    """An image pipeline that remembers what it drew."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.drawn = pipeline, []
+
+    def __getattr__(self, name):
+        return getattr(self.pipeline, name)
+
+    def train(self, *given, **named):
+        self.drawn.append(self.pipeline.train(*given, **named))
+        return self.drawn[-1]
+
+
+def watched(source):
+    return dataclasses.replace(source, pipeline=Watched(source.pipeline))
+
+
 def same(one: Sample | None, two: Sample | None) -> bool:
     if one is None or two is None:
         return one is two
     tensors = ("image", "boxes_xyxy", "labels", "masks")
     equal = all(torch.equal(getattr(one, name), getattr(two, name)) for name in tensors)
-    return equal and (one.expression, one.image_id, one.extra) == (two.expression, two.image_id, two.extra)
+    return equal and (one.expression, one.image_id, one.names) == (two.expression, two.image_id, two.names)
 
 
 def test_the_recipe_builds_sources_that_keep_the_contract(demo):
@@ -128,11 +147,11 @@ def test_boxes_of_whole_objects_surround_their_masks(demo):
 
 def test_a_mirrored_image_swaps_left_and_right(tmp_path):
     one_image(tmp_path, [SQUARE], expressions=["The Left one"], categories=[(1, "object")])
-    source = build(TINY, "train", context(tmp_path, "refcoco")).sources["refcoco"]
+    source = watched(build(TINY, "train", context(tmp_path, "refcoco")).sources["refcoco"])
     heard = set()
     for seed in range(40):
         sample = source.sample(Draw("refcoco", 0, seed))
-        flipped = any(isinstance(step, Flip) for step in sample.extra["transform"].steps)
+        flipped = any(isinstance(step, Flip) for step in source.pipeline.drawn[-1].steps)
         assert sample.expression == ("the right one" if flipped else "the left one")
         heard.add(sample.expression)
     assert len(heard) == 2
@@ -143,9 +162,10 @@ def test_expressions_that_count_are_never_cropped(tmp_path):
     for expressions, cropped in ((["second dog"], False), (["a dog", "the FIRST dog"], False), (["a dog"], True)):
         root = tmp_path / expressions[0]
         one_image(root, [SQUARE], expressions=expressions, categories=[(1, "object")])
-        source = build(stage, "train", context(root, "refcoco")).sources["refcoco"]
-        samples = [source.sample(Draw("refcoco", 0, seed)) for seed in range(30)]
-        steps = [step for sample in samples if sample for step in sample.extra["transform"].steps]
+        source = watched(build(stage, "train", context(root, "refcoco")).sources["refcoco"])
+        for seed in range(30):
+            source.sample(Draw("refcoco", 0, seed))
+        steps = [step for transform in source.pipeline.drawn for step in transform.steps]
         assert any(isinstance(step, Crop) for step in steps) == cropped
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from mmcore.contract.values import ConversationSample, Draw, Prediction
+from mmcore.contract.values import MAIN, ConversationSample, Draw, Prediction
 from mmcore.errors import UsageError
 from mmcore.language.conversation import template
 from mmcore.language.generate import Stop, generate
@@ -47,8 +47,10 @@ def answer(model: "Visper", batch: VisperBatch) -> list[Prediction]:
     )
     texts = tokenizer.batch_decode(found.ids, skip_special_tokens=True)
     return [
-        Prediction(image_id=image_id, size=size, text=text.strip())
-        for image_id, size, text in zip(batch.image_ids, batch.original_sizes, texts, strict=True)
+        Prediction(image_id=image, size=size, record_id=record, text=text.strip())
+        for image, record, size, text in zip(
+            batch.image_ids, batch.record_ids, batch.original_sizes, texts, strict=True
+        )
     ]
 
 
@@ -74,7 +76,7 @@ def prompts(
         ConversationSample(
             encoded=encoded,
             turns=turns,
-            images=(reading.tower(image),),
+            images={MAIN: (reading.tower(image),)},
             draw=Draw("prompt", number, 0),
             image_id=number,
             original_size=(image.shape[0], image.shape[1]),
@@ -97,11 +99,16 @@ def reading_of(model: "Visper") -> Reading:
     )
 
 
-def scores(predictions: Sequence[torch.Tensor], batch: VisperBatch) -> list[Prediction]:
-    """Each image with its scores, from one (images,) tensor per layer."""
-    rows = torch.stack(list(predictions), 1).float().cpu()
+def similarities(predictions: Sequence[torch.Tensor], batch: VisperBatch) -> list[Prediction]:
+    """Each image with its measure `cosine`, one number a layer, from one (images,) tensor per layer."""
+    rows = torch.stack(list(predictions), 1).float().tolist()
     chosen = batch.image_samples.tolist()
     return [
-        Prediction(image_id=batch.image_ids[sample], size=batch.original_sizes[sample], scores=row)
+        Prediction(
+            image_id=batch.image_ids[sample],
+            size=batch.original_sizes[sample],
+            record_id=batch.record_ids[sample],
+            measures={"cosine": tuple(row)},
+        )
         for sample, row in zip(chosen, rows, strict=True)
     ]

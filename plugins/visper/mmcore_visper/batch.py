@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
-from mmcore.contract.values import Batch
+from mmcore.contract.values import Batch, Id
 from mmcore.language.sequence import Sequences, Turn
 from torch import Tensor
 
@@ -18,7 +18,9 @@ class VisperBatch(Batch):
     """Normalised for the vision tower; no rows when the batch is all text."""
     image_samples: Int[Tensor, " images"]
     """Sample of each image."""
-    image_ids: tuple[int | str, ...]
+    image_ids: tuple[Id | None, ...]
+    record_ids: tuple[Id | None, ...]
+    """Of each conversation or question."""
     original_sizes: tuple[tuple[int, int], ...]
     """Height and width of each sample's image on disk, pixels; (0, 0) without one."""
     turns: tuple[tuple[Turn, ...], ...] = ()

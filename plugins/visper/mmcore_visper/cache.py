@@ -51,9 +51,9 @@ class LiveTargets:
     """Of the teachers."""
 
     def of(self, rgb: UInt8[np.ndarray, "height width 3"], path: Path) -> dict[str, dict[str, Tensor]]:
-        """The picture prepared for every teacher: `{"teacher_inputs": {task: pixels}}`."""
+        """The picture prepared for every teacher: `{"images": {task: pixels}}`."""
         del path
-        return {"teacher_inputs": {teacher.task: teacher.inputs(rgb) for teacher in self.teachers}}
+        return {"images": {teacher.task: teacher.inputs(rgb) for teacher in self.teachers}}
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class CachedTargets:
     """Of the teachers."""
 
     def of(self, rgb: UInt8[np.ndarray, "height width 3"], path: Path) -> dict[str, dict[str, Tensor]]:
-        """The cached targets of a picture: `{"targets": {task: features}}`, float32.
+        """The cached targets of a picture: `{"features": {task: features}}`, float32.
 
         Raises:
             DataError: the cache has no such picture, or the picture has changed since.
         """
         del rgb
         row = self.cache.read(key_of(path, self.root), path)
-        return {"targets": {task: torch.from_numpy(row[task]).float() for task in self.tasks}}
+        return {"features": {task: torch.from_numpy(row[task]).float() for task in self.tasks}}
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class _Prepare:
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, path: Path) -> dict[str, Tensor]:
-        return self.live.of(read_image(path, max_pixels=self.max_pixels), path)["teacher_inputs"]
+        return self.live.of(read_image(path, max_pixels=self.max_pixels), path)["images"]
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,11 @@ class VisperProbe(Visper):
 
     @torch.no_grad()
     def predict(self, batch: VisperBatch) -> list[Prediction]:
-        """Each image's scores: one per layer, the cosine between its whole prediction and the target.
+        """Each image's measure `cosine`: one number per layer, the cosine between its whole prediction and the target.
 
         A prompt, which brings nothing to compare with, is answered by the probed model.
         """
-        from mmcore_visper.answers import scores
+        from mmcore_visper.answers import similarities
 
         if len(batch.images) and not batch.targets and not batch.teacher_inputs:
             return super().predict(batch)
@@ -75,7 +75,7 @@ class VisperProbe(Visper):
         if not found:
             return []
         target = self.targets(batch)[self.task.name]
-        return scores([cosine(prediction, target) for prediction in found], batch)
+        return similarities([cosine(prediction, target) for prediction in found], batch)
 
     @torch.no_grad()
     def interpret(self, batch: VisperBatch) -> Interpretation:

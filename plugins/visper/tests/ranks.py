@@ -54,11 +54,12 @@ def tiny_batch(
     return VisperBatch(
         source="tiny",
         draws=tuple(Draw("tiny", number, 0) for number in range(len(rows))),
-        counts={"tokens": float(len(sequences.targets)), "samples": float(len(rows))},
+        normalisers={"tokens": float(len(sequences.targets)), "samples": float(len(rows))},
         sequences=sequences,
         images=torch.randn(count, 3, side, side, generator=random),
         image_samples=torch.tensor([i for i, has_image in enumerate(images) if has_image], dtype=torch.int64),
         image_ids=tuple(range(len(rows))),
+        record_ids=(None,) * len(rows),
         original_sizes=((0, 0),) * len(rows),
         targets={t.name: torch.randn(count, *t.target_shape, generator=random) for t in config.tasks} if count else {},
     )
@@ -81,7 +82,7 @@ def train(zero: int, whole: bool, rank: int) -> dict[str, object]:
     totals, parts = [], []
     for number, shares in enumerate(STEPS):
         batches = [tiny_batch(images=images, seed=10 * number + r) for r, images in enumerate(shares)]
-        counts = divisors([[batch.counts] for batch in batches], "global")[0]
+        counts = divisors([[batch.normalisers] for batch in batches], "global")[0]
         loss = engine.forward(batches[rank], counts)
         engine.backward(loss)
         totals.append(engine.health(loss.detach())[0])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmcore.contract.protocols import DataContext, Datasets
 from mmcore.contract.recipe import Stage
-from mmcore.contract.values import Draw
+from mmcore.contract.values import MAIN, Draw
 from mmcore.errors import DataError, MissingDataError
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import VARIANTS
@@ -74,7 +74,7 @@ def test_a_batch_of_text_alone_has_no_image_rows(context: DataContext) -> None:
     datasets = build(TINY_IFT, "train", context)
     batch = batch_of(datasets, "questions", [text_position(datasets)])
     assert tuple(batch.images.shape) == (0, 3, 96, 96)
-    assert batch.counts["images"] == 0
+    assert batch.statistics["images"] == 0
     assert not len(batch.image_samples)
     assert all(len(where) == 0 for where in batch.sequences.slots.values())
 
@@ -83,17 +83,17 @@ def test_text_and_pictures_share_a_batch_and_rows_say_whose_they_are(context: Da
     datasets = build(TINY_IFT, "train", context)
     batch = batch_of(datasets, "questions", [0, text_position(datasets), 1])
     assert batch.image_samples.tolist() == [0, 2]
-    assert batch.counts["samples"] == 3
-    assert batch.counts["images"] == len(batch.images) == 2
+    assert batch.normalisers["samples"] == 3
+    assert batch.statistics["images"] == len(batch.images) == 2
     assert batch.original_sizes[1] == (0, 0)
 
 
 def test_counts_are_those_of_the_plan(context: DataContext) -> None:
     batch = batch_of(build(TINY_IFT, "train", context), "questions", [0, 1, 2])
     rows, length = batch.sequences.shape
-    assert batch.counts["tokens"] == len(batch.sequences.targets)
-    assert batch.counts["positions"] == int(batch.sequences.valid.sum())
-    assert batch.counts["positions"] + batch.counts["padding"] == rows * length
+    assert batch.normalisers["tokens"] == len(batch.sequences.targets)
+    assert batch.statistics["positions"] == int(batch.sequences.valid.sum())
+    assert batch.statistics["positions"] + batch.statistics["padding"] == rows * length
 
 
 def test_pictures_of_the_first_stage_are_cut_and_later_ones_padded(context: DataContext) -> None:
@@ -111,7 +111,8 @@ def test_teachers_see_the_whole_picture_in_the_stage_with_embedding_losses_only(
 
 def test_coco_captions_become_the_same_kind_of_batch(context: DataContext) -> None:
     batch = batch_of(build(TINY_PT, "train", context), "coco_captions", [0, 1])
-    assert batch.image_ids == (0, 0)
+    assert batch.image_ids == ("250000.jpg",) * 2
+    assert batch.record_ids == (0, 0)
     assert said(batch, context).count("<|eot_id|>") == 2
 
 
@@ -133,7 +134,7 @@ def test_sources_travel_to_workers(context: DataContext) -> None:
     again = pickle.loads(pickle.dumps(datasets.sources["captions"]))
     here, there = (one.sample(Draw("captions", 1, 0)) for one in (datasets.sources["captions"], again))
     assert here is not None
-    assert torch.equal(here.images[0], there.images[0])  # type: ignore[attr-defined]
+    assert torch.equal(here.images[MAIN][0], there.images[MAIN][0])  # type: ignore[attr-defined]
 
 
 def test_a_missing_image_names_file_record_and_picture(context: DataContext) -> None:
@@ -176,4 +177,4 @@ def test_photographs_with_their_captions_are_read_as_conversations(shared: Path,
     assert len(datasets.sources["coco_captions"]) == 400
     batch = batch_of(datasets, "coco_captions", [0, 133, 399])
     assert len(batch.images) == 3
-    assert batch.counts["cut"] == 0
+    assert batch.statistics["cut"] == 0

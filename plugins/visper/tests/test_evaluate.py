@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import RecipeError
 from mmcore.evaluate.vqa import Question
@@ -104,8 +103,8 @@ def test_the_larger_depth_is_closer_also_in_bytes() -> None:
 
 def test_probing_averages_over_images_and_draws_the_layers(tmp_path: Path) -> None:
     evaluator = ProbeEvaluator("depth")
-    scores = [torch.tensor([0.1, 0.5, 0.3]), torch.tensor([0.3, 0.7, 0.1])]
-    predictions = [Prediction(image_id=n, size=(1, 1), scores=score) for n, score in enumerate(scores)]
+    layers = [(0.1, 0.5, 0.3), (0.3, 0.7, 0.1)]
+    predictions = [Prediction(image_id=n, size=(1, 1), measures={"cosine": row}) for n, row in enumerate(layers)]
     evaluator.update(Batch("x", (), {}), predictions)
     items = [*evaluator.state(), evaluator.state()[0]]
     metrics = evaluator.summarise(items)

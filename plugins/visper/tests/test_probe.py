@@ -43,8 +43,8 @@ def test_scores_are_the_similarity_of_whole_predictions_layer_by_layer(probe, ra
     (prediction,) = probe.predict(batch)
     assert prediction.image_id == 1
     expected = [float(cosine(p, batch.targets[probe.task.name]).detach()) for p in probe.probe(batch)]
-    assert prediction.scores is not None
-    assert prediction.scores.tolist() == pytest.approx(expected, abs=1e-6)
+    assert prediction.scores is None
+    assert prediction.measures["cosine"] == pytest.approx(expected, abs=1e-6)
     assert probe.predict(ranks.tiny_batch(probe.config, (0, 0))) == []
 
 

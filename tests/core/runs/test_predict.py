@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcore.contract.values import Batch, Prediction, Span
+from mmcore.contract.values import Batch, Phrase, Prediction
 from mmcore.errors import DataError, MissingDataError, UsageError
 from mmcore.geometry import masks
 from mmcore.runs.predict import Question, find_images, predict_file, predict_image, to_json
@@ -57,18 +57,18 @@ def test_a_family_that_cannot_predict_on_loose_images_says_so() -> None:
         predict_image(nn.Linear(1, 1), np.zeros((4, 4, 3), np.uint8), Question(), "cpu")
 
 
-def test_spans_point_at_the_kept_objects_in_their_new_order() -> None:
+def test_phrases_point_at_the_kept_objects_in_their_new_order() -> None:
     found = Prediction(
         0,
         (10, 10),
         boxes_xyxy=torch.zeros(3, 4),
         scores=torch.tensor([0.5, 0.1, 0.8]),
         text="a cat and a dog",
-        spans=(Span(2, 5, (0, 1)), Span(12, 15, (2,))),
+        phrases=(Phrase(0, 2, 5, (0, 1)), Phrase(0, 12, 15, (2,))),
     )
     result = to_json(found, Question(threshold=0.3))
     assert [one["score"] for one in result["objects"]] == [0.8, 0.5]
-    assert [span["objects"] for span in result["spans"]] == [[1], [0]]
+    assert [phrase["objects"] for phrase in result["phrases"]] == [[1], [0]]
 
 
 def test_folders_stand_for_the_images_inside(photo: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from mmcore.contract.values import DetectionBatch, Draw, Prediction, Sample, Span
+from mmcore.contract.values import DetectionBatch, Draw, Phrase, Prediction, Sample
 from mmcore.geometry import masks
 from mmcore.show import draw
 from mmcore.show.draw import Mark, Run, contact_sheet, draw_marks, draw_prediction, draw_row, draw_sample, select
@@ -77,9 +77,9 @@ def test_swapped_and_infinite_boxes_are_survived() -> None:
 def test_text_stands_below_in_as_many_lines_as_it_needs() -> None:
     image = Image.new("RGB", (600, 400))
     text = "a dog runs " * 40
-    spans = (Span(2, 5, (1,)), Span(13, 16, (9,)))
-    short = draw_prediction(image, prediction(400, 600, text="a dog", spans=(Span(2, 5, (0,)),)))
-    long = draw_prediction(image, prediction(400, 600, text=text, spans=spans))
+    phrases = (Phrase(0, 2, 5, (1,)), Phrase(0, 13, 16, (9,)))
+    short = draw_prediction(image, prediction(400, 600, text="a dog", phrases=(Phrase(0, 2, 5, (0,)),)))
+    long = draw_prediction(image, prediction(400, 600, text=text, phrases=phrases))
     assert 400 < short.height < long.height
     strip = np.asarray(short)[400:]
     assert (strip == draw.PALETTE[0]).all(-1).any()
@@ -117,7 +117,7 @@ def test_a_batch_row_shows_its_own_objects_only() -> None:
     batch = DetectionBatch(
         source="coco",
         draws=(Draw("coco", 0, 0), Draw("coco", 1, 0)),
-        counts={},
+        normalisers={},
         images=torch.full((2, 3, 40, 60), 90, dtype=torch.uint8),
         image_sizes=((40, 60), (30, 50)),
         original_sizes=((40, 60), (30, 50)),

@@ -79,7 +79,7 @@ class Collate:
         return GleeBatch(
             source=samples[0].draw.source,
             draws=tuple(sample.draw for sample in samples),
-            counts={
+            normalisers={
                 "objects": float(sum(len(sample.labels) for sample in samples)),
                 "samples": float(len(samples)),
                 "batches": 1.0,

@@ -76,8 +76,7 @@ def make_sample(
         image_id=image_id,
         original_size=transform.size,
         expression=expression,
-        phrases=objects.phrases,
-        extra={"transform": transform},
+        names=objects.phrases,
     )
     return keep_objects(sample, torch.from_numpy(kept))
 
@@ -94,11 +93,11 @@ def keep_objects(sample: Sample, rows: Tensor) -> Sample:
     """The sample with only those objects."""
     if bool(rows.all()):
         return sample
-    phrases = sample.phrases
+    names = sample.names
     return replace(
         sample,
         labels=sample.labels[rows],
         boxes_xyxy=sample.boxes_xyxy[rows],
         masks=None if sample.masks is None else sample.masks[rows],
-        phrases=None if phrases is None else tuple(p for p, kept in zip(phrases, rows.tolist()) if kept),
+        names=None if names is None else tuple(name for name, kept in zip(names, rows.tolist()) if kept),
     )

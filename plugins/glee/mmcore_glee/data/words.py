@@ -38,7 +38,7 @@ def phrases_of_batch(
     samples: Sequence[Sample], negatives: Sequence[str], num_names: int, rng: np.random.Generator
 ) -> tuple[list[Sample], tuple[str, ...]]:
     """The phrases of the batch and random others up to `num_names`, shuffled; labels count positions in that list."""
-    present = list(dict.fromkeys(phrase for sample in samples for phrase in sample.phrases or ()))
+    present = list(dict.fromkeys(phrase for sample in samples for phrase in sample.names or ()))
     if len(present) > num_names:
         present = [present[i] for i in rng.permutation(len(present))[:num_names]]
     # As many draws as names: even if all of them occur in the batch, enough are left.
@@ -50,6 +50,6 @@ def phrases_of_batch(
     position = {name: i for i, name in enumerate(names)}
     relabelled = []
     for sample in samples:
-        labels = torch.tensor([position.get(phrase, -1) for phrase in sample.phrases or ()], dtype=torch.int64)
+        labels = torch.tensor([position.get(phrase, -1) for phrase in sample.names or ()], dtype=torch.int64)
         relabelled.append(keep_objects(replace(sample, labels=labels), labels >= 0))
     return relabelled, tuple(names)

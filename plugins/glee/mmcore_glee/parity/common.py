@@ -249,7 +249,7 @@ def make_batch(
     return GleeBatch(
         source=case.name,
         draws=(),
-        counts={
+        normalisers={
             "objects": float(sum(num_objects)),
             "batches": 1.0,
             "text_tokens": 0.0 if grounding else float(mask.sum()),

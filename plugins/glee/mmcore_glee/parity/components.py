@@ -137,7 +137,7 @@ def check_text(case: Case, report: Report) -> None:
         actual = {
             "out.pooled": text.classes,
             "out.fusion_tokens": text.fusion[0],
-            "out.dist_loss": (text.distance / batch.counts["text_tokens"]).reshape(1),
+            "out.dist_loss": (text.distance / batch.normalisers["text_tokens"]).reshape(1),
             "out.hidden_valid": hidden[batch.attention_mask.bool()],
         }
         close_all(report, actual, given, case.outputs(), **_limits(case))

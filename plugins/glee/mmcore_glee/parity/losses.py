@@ -96,7 +96,7 @@ def _batch(case: Case) -> GleeBatch:
     return GleeBatch(
         source=case.name,
         draws=(),
-        counts={},
+        normalisers={},
         images=torch.zeros(num_images, 3, height, width, dtype=torch.uint8),
         image_sizes=((height, width),) * num_images,
         original_sizes=((height, width),) * num_images,

@@ -109,7 +109,7 @@ def _one_step(
         return recorded["step"].losses
 
     model.forward = forward  # type: ignore[method-assign]
-    total = engine.forward(batch, divisors([[batch.counts]], "micro_batch")[0])
+    total = engine.forward(batch, divisors([[batch.normalisers]], "micro_batch")[0])
     engine.backward(total)
     value, norm = engine.health(total.detach())
     engine.step(rate)

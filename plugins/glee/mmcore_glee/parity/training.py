@@ -94,7 +94,7 @@ def _watch(model: Glee) -> Iterator[dict[str, Any]]:
 
 def normalised(losses: Losses, batch: GleeBatch) -> dict[str, Tensor]:
     """Each loss divided by its count in this micro-batch, as one process of the published code does."""
-    return {name: loss.total / max(batch.counts[loss.per], 1.0) for name, loss in losses.items()}
+    return {name: loss.total / max(batch.normalisers[loss.per], 1.0) for name, loss in losses.items()}
 
 
 def check_training(case: Case, report: Report) -> None:

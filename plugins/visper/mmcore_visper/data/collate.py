@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from mmcore.contract.values import ConversationSample
+from mmcore.contract.values import MAIN, ConversationSample
 from mmcore.language.splice import lay_out
 from mmcore.show.conversation import as_picture, draw_conversation, tokens_of
 from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
@@ -45,14 +45,13 @@ class Collate:
         )
         rows, length = sequences.shape
         used = sum(location.length for location in sequences.locations)
-        pictured = [number for number, sample in enumerate(samples) if sample.images]
+        pictured = [number for number, sample in enumerate(samples) if MAIN in sample.images]
         cut = [sample.encoded.cut + lost for sample, lost in zip(samples, sequences.cut, strict=True)]
         return VisperBatch(
             source=samples[0].draw.source,
             draws=tuple(sample.draw for sample in samples),
-            counts={
-                "tokens": float(len(sequences.targets)),
-                "samples": float(len(samples)),
+            normalisers={"tokens": float(len(sequences.targets)), "samples": float(len(samples))},
+            statistics={
                 "images": float(len(pictured)),
                 "positions": float(used),
                 "padding": float(rows * length - used),
@@ -62,11 +61,12 @@ class Collate:
             images=self._images(samples),
             image_samples=torch.tensor(pictured, dtype=torch.int64),
             image_ids=tuple(sample.image_id for sample in samples),
+            record_ids=tuple(sample.record_id for sample in samples),
             original_sizes=tuple(sample.original_size for sample in samples),
             turns=tuple(sample.turns for sample in samples),
-            targets=_stacked(samples, "targets"),
-            teacher_inputs=_stacked(samples, "teacher_inputs"),
-            max_new_tokens=max((sample.extra.get("max_new_tokens", 0) for sample in samples), default=0) or None,
+            targets=_stacked([sample.features for sample in samples]),
+            teacher_inputs=_stacked([_teachers_images(sample) for sample in samples]),
+            max_new_tokens=max((sample.max_new_tokens or 0 for sample in samples), default=0) or None,
         )
 
     def draw(self, batch: VisperBatch) -> list[Image.Image]:
@@ -80,7 +80,7 @@ class Collate:
                 image = as_picture(batch.images[places[sample]].numpy(), CLIP_MEAN, CLIP_STD)
                 height, width = batch.original_sizes[sample]
                 size = f"{width}x{height} became {image.width}x{image.height}"
-            facts = f"{batch.source} record {draw.position}, id {batch.image_ids[sample]}: {size}"
+            facts = f"{batch.source} record {draw.position}, id {batch.record_ids[sample]}: {size}"
             pictures.append(draw_conversation(image, tokens, facts))
         return pictures
 
@@ -93,12 +93,17 @@ class Collate:
         return f" {text}" if glued else text
 
     def _images(self, samples: Sequence[ConversationSample]) -> Tensor:
-        images = [image for sample in samples for image in sample.images]
+        images = [image for sample in samples for image in sample.images.get(MAIN, ())]
         side = self.config.image_size
         return torch.stack(images) if images else torch.zeros(0, 3, side, side)
 
 
-def _stacked(samples: Sequence[ConversationSample], key: str) -> dict[str, Tensor]:
-    """What every picture of the batch has under `key`, task by task; nothing when none has any."""
-    parts: list[Mapping[str, Any]] = [sample.extra[key] for sample in samples if key in sample.extra]
-    return {task: torch.stack([part[task] for part in parts]) for task in (parts[0] if parts else ())}
+def _teachers_images(sample: ConversationSample) -> dict[str, Tensor]:
+    """The picture as each live teacher takes it."""
+    return {role: image for role, (image, *_) in sample.images.items() if role != MAIN}
+
+
+def _stacked(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What every picture of the batch has, task by task; nothing when none has any."""
+    given = [part for part in parts if part]
+    return {task: torch.stack([part[task] for part in given]) for task in (given[0] if given else ())}

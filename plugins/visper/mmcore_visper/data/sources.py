@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from mmcore.contract.values import ConversationSample, Draw
+from mmcore.contract.values import MAIN, ConversationSample, Draw
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.errors import DataError
@@ -145,17 +145,20 @@ class ConversationSource:
         turns = record.turns(self.reading.template)
         encoded = self.reading.conversation(turns, has_image=record.image is not None, where=record.where)
         if record.image is None:
-            return ConversationSample(encoded, turns, (), draw, record.id, (0, 0))
+            return ConversationSample(encoded, turns, {}, draw, None, (0, 0), record.id)
         rgb = record.read_image(self.images, max_pixels=self.reading.max_pixels)
         seen, targets = self.reading.squashed(rgb), self.reading.targets
+        found = targets.of(seen, self.images / record.image) if targets else {}
+        teachers = {task: (pixels,) for task, pixels in found.get("images", {}).items()}
         return ConversationSample(
             encoded=encoded,
             turns=turns,
-            images=(self.reading.tower(seen),),
+            images={MAIN: (self.reading.tower(seen),), **teachers},
             draw=draw,
-            image_id=record.id,
+            image_id=record.image,
             original_size=(rgb.shape[0], rgb.shape[1]),
-            extra={"image": record.image, **(targets.of(seen, self.images / record.image) if targets else {})},
+            record_id=record.id,
+            features=found.get("features", {}),
         )
 
 
@@ -203,13 +206,21 @@ class QuestionSource:
         """
         question = self.questions[draw.position]
         encoded, turns = self.reading.prompt(question.text + self.suffix, has_image=question.image is not None)
-        extra = {"max_new_tokens": self.max_new_tokens}
+        longest = self.max_new_tokens
         if question.image is None:
-            return ConversationSample(encoded, turns, (), draw, question.id, (0, 0), extra)
+            return ConversationSample(encoded, turns, {}, draw, None, (0, 0), question.id, max_new_tokens=longest)
         try:
             rgb = read_image(safe_join(self.images, question.image), max_pixels=self.reading.max_pixels)
         except DataError as error:
             where = f"{self.label}, record {draw.position} (id {question.id}): {error.where}"
             raise type(error)(error.what, where=where, known=error.known, do=error.do) from None
-        size = (rgb.shape[0], rgb.shape[1])
-        return ConversationSample(encoded, turns, (self.reading.tower(rgb),), draw, question.id, size, extra)
+        return ConversationSample(
+            encoded=encoded,
+            turns=turns,
+            images={MAIN: (self.reading.tower(rgb),)},
+            draw=draw,
+            image_id=question.image,
+            original_size=(rgb.shape[0], rgb.shape[1]),
+            record_id=question.id,
+            max_new_tokens=longest,
+        )

@@ -13,7 +13,7 @@ class Targets(Protocol):
     """Where the targets of the embedding losses come from."""
 
     def of(self, rgb: UInt8[np.ndarray, "height width 3"], path: Path) -> Mapping[str, Mapping[str, Tensor]]:
-        """`{"teacher_inputs": {task: pixels}}` or `{"targets": {task: features}}` of one picture.
+        """`{"images": {task: pixels}}` or `{"features": {task: features}}` of one picture.
 
         Args:
             rgb: the picture as it is on disk.

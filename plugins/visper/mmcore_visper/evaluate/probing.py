@@ -33,10 +33,11 @@ class ProbeEvaluator:
         self._items: list[Item] = []
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
-        """Take in the similarities of one batch; a prediction's scores are one per layer."""
+        """Take in the similarities of one batch; a prediction's measure `cosine` has one number per layer."""
         for one in predictions:
-            if one.scores is not None:
-                self._items.append({"image_id": one.image_id, "cosine": [round(v, 6) for v in one.scores.tolist()]})
+            if "cosine" in one.measures:
+                cosine = [round(value, 6) for value in one.measures["cosine"]]
+                self._items.append({"image_id": one.image_id, "record_id": one.key, "cosine": cosine})
 
     def state(self) -> list[Item]:
         """One item per image."""
@@ -71,7 +72,7 @@ class ProbeEvaluator:
 
 def _once(items: Sequence[Item]) -> Mapping[Any, Item]:
     """Each image once: the last batches of several processes repeat some."""
-    return {item["image_id"]: item for item in items}
+    return {item["record_id"]: item for item in items}
 
 
 def mean_iou(truth: UInt8[np.ndarray, "height width"], predicted: UInt8[np.ndarray, "height width"]) -> float:

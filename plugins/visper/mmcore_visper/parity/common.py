@@ -134,11 +134,12 @@ def make_batch(
     return VisperBatch(
         source=case.name,
         draws=tuple(Draw(case.name, row, 0) for row in range(len(rows))),
-        counts={"tokens": float(len(sequences.targets)), "samples": float(len(rows))},
+        normalisers={"tokens": float(len(sequences.targets)), "samples": float(len(rows))},
         sequences=sequences,
         images=images,
         image_samples=torch.tensor(with_image, dtype=torch.int64),
         image_ids=tuple(range(len(rows))),
+        record_ids=(None,) * len(rows),
         original_sizes=((0, 0),) * len(rows),
         targets=dict(targets or {}),
     )

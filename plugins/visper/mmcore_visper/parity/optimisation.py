@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmcore import Cosine, Stage
-from mmcore.contract.values import ConversationSample, Draw
+from mmcore.contract.values import MAIN, ConversationSample, Draw
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.language.conversation import template
 from mmcore.language.tokens import load_tokenizer
@@ -132,11 +132,12 @@ def _samples(case: Case, config: VisperConfig) -> list[ConversationSample]:
             ConversationSample(
                 encoded=reading.conversation(turns, has_image=has_image, where=record.where),
                 turns=turns,
-                images=(reading.tower(record.read_image(images)),) if has_image else (),
+                images={MAIN: (reading.tower(record.read_image(images)),)} if has_image else {},
                 draw=Draw(case.name, number, 0),
-                image_id=record.id,
+                image_id=record.image,
+                record_id=record.id,
                 original_size=(0, 0),
-                extra={"targets": _targets(case, number)} if case.data["targets"] and has_image else {},
+                features=_targets(case, number) if case.data["targets"] and has_image else {},
             )
         )
     return samples
@@ -205,7 +206,7 @@ def _engine(case: Case, config: VisperConfig, stage: Stage) -> PlainEngine:
 
 
 def _step(engine: PlainEngine, batch: VisperBatch, stage: Stage, i: int) -> float:
-    total = engine.forward(batch, divisors([[batch.counts]], stage.normalise)[0])
+    total = engine.forward(batch, divisors([[batch.normalisers]], stage.normalise)[0])
     engine.backward(total)
     value, _ = engine.health(total.detach())
     engine.step(factor(stage.schedule, i, stage.steps or 1))

@@ -92,7 +92,7 @@ def train_only(model: Visper, stage: str) -> None:
 
 def normalised(losses: Losses, batch: VisperBatch) -> dict[str, Tensor]:
     """Means over what each loss is counted by."""
-    return {name: loss.total / max(batch.counts[loss.per], 1.0) for name, loss in losses.items()}
+    return {name: loss.total / max(batch.normalisers[loss.per], 1.0) for name, loss in losses.items()}
 
 
 def check_ift(case: Case, report: Report) -> None:
