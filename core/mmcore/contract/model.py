@@ -3,6 +3,8 @@
 forward(batch) -> Losses            one training micro-batch
 predict(batch) -> list[Prediction]  inference, one prediction per image or conversation
 prepare(images, names, prompt) -> Batch   optional: the batch `predict` takes, from loose images (`mmcore.runs.predict`)
+loss_weights -> {name: factor}      the factor of each loss that has one, the recipe's applied; others are refused
+max_length -> int                   optional: the longest sequence, tokens; without it the recipe's entry is refused
 published(format) -> WeightMap      published parameter names <-> ours (`mmcore.weights.maps`), e.g. "upstream"
 published_parts(tensors) -> WeightMap     optional: the upstream map for a run that lacks parts, which then stay new
 initialise(path) -> report          optional: fill from a published file the family recognises

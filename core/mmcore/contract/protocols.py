@@ -92,6 +92,11 @@ class Evaluator(Protocol):
     beside it, such as a picture or a file for another tool.
     """
 
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """What `summarise` can give, `*` for what depends on the data; a recipe may name these and no others."""
+        ...
+
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the predictions of one batch, in the order of its images."""
         ...

@@ -60,6 +60,16 @@ class CocoEvaluator:
         self._dataset: dict[str, Any] | None = None
         self._items: list[Item] = []
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Every figure of every kind of overlap; one that is undefined in the data is left out of the summary."""
+        return tuple(f"{iou_type}/{name}" for iou_type in self.iou_types for name in self._names())
+
+    def _names(self) -> tuple[str, ...]:
+        sizes = list(AREAS)[1:]
+        recalls = [f"AR@{limit}" for limit in self.max_detections]
+        return ("AP", "AP50", "AP75", *(f"AP{size}" for size in sizes), *recalls, *(f"AR{size}" for size in sizes))
+
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the predictions of one batch."""
         self._items += [item_of(prediction) for prediction in predictions]

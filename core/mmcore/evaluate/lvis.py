@@ -20,6 +20,8 @@ from mmcore.evaluate.ground_truth import Item
 
 MAX_DETECTIONS = 300
 FREQUENCIES = ("r", "c", "f")
+UNREPORTED = ("AR@1", "AR@10")
+"""COCO's figures that LVIS does not know."""
 
 
 class LvisEvaluator(CocoEvaluator):
@@ -41,6 +43,10 @@ class LvisEvaluator(CocoEvaluator):
     ) -> None:
         limits = (1, 10, MAX_DETECTIONS)
         super().__init__(annotations, iou_types=iou_types, category_ids=category_ids, max_detections=limits)
+
+    def _names(self) -> tuple[str, ...]:
+        limited = (name for name in super()._names() if name not in UNREPORTED)
+        return (*limited, *(f"AP{group}" for group in FREQUENCIES))
 
     def results(self, items: Sequence[Item]) -> list[dict[str, Any]]:
         """The best detections of each image in COCO's result format; see `CocoEvaluator.results`."""
@@ -81,7 +87,7 @@ class LvisEvaluator(CocoEvaluator):
 
     def _metrics(self, evaluation: Any) -> dict[str, float]:
         metrics = super()._metrics(evaluation)
-        limited = {name: value for name, value in metrics.items() if name not in ("AR@1", "AR@10")}
+        limited = {name: value for name, value in metrics.items() if name not in UNREPORTED}
         precision = np.asarray(evaluation.eval["precision"])
         groups = {category["id"]: category.get("frequency") for category in self._truth()["categories"]}
         of_category = np.array([groups[id_] for id_ in evaluation.params.catIds], dtype=object)

@@ -44,6 +44,12 @@ class RefCocoEvaluator:
         self._dataset: dict[str, Any] | None = None
         self._items: list[Item] = []
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Precision of boxes at each threshold, overall and mean IoU of masks."""
+        boxes = tuple(f"bbox/P@{limit}" for limit in THRESHOLDS) if "bbox" in self.iou_types else ()
+        return boxes + (("segm/oIoU", "segm/mIoU") if "segm" in self.iou_types else ())
+
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the predictions of one batch; of several detections for an image the first best one counts."""
         self._items += [_best(item_of(prediction)) for prediction in predictions]

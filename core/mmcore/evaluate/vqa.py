@@ -204,6 +204,11 @@ class AnswerEvaluator:
         self.blind, self.commonest = blind, commonest
         self._items: list[Item] = []
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the summary, which depend on the categories of the questions: those of silence."""
+        return tuple(self.summarise([{"image_id": id_, "text": ""} for id_ in self.questions]))
+
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the answers of one batch."""
         self._items += [

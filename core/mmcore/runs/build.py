@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.contract.recipe import Stage
 from mmcore.errors import DataError, MissingDataError, PluginError, RecipeError, UsageError
+from mmcore.runs.checks import check_model
 from mmcore.runs.settings import Family, Settings, active_sources, cache_folder
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def build_model(family: Family, settings: Settings) -> "nn.Module":
             where=f"plugin {family.plugin.label}",
             do="see the model contract in the documentation of mmcore.contract.model",
         )
+    check_model(model, settings.stage, family.plugin.name)
     _apply_options(model, family, settings.stage)
     return model
 

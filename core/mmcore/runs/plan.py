@@ -11,6 +11,7 @@ from typing import Any
 from mmcore.contract.recipe import Source, Validation
 from mmcore.errors import MmcoreError
 from mmcore.runs.build import build_datasets, build_model, data_context, prepare_demo, total_steps
+from mmcore.runs.checks import check_metrics
 from mmcore.runs.config import Origins, to_tree
 from mmcore.runs.settings import Family, Request, Settings, active_sources, settle, validations
 
@@ -152,16 +153,25 @@ def _files(entry: Source | Validation) -> str:
 
 
 def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iterator[SourcePlan]:
+    from mmcore.contract.protocols import Datasets
+
+    evaluators = {}
     for name, validation in validations(settings).items():
         records, problem = None, None
         narrowed = settings.replace(stage=settings.stage.replace(validation={name: validation}))
         try:
-            records = len(build_datasets(family, narrowed, "val").sources[name])
+            datasets = build_datasets(family, narrowed, "val")
+            records, evaluators[name] = len(datasets.sources[name]), datasets.evaluators[name]
         except MmcoreError as error:
             problem = error.what
         except KeyError:
             problem = "no plugin gives this set"
         yield SourcePlan(name, validation.format, _files(validation), 0.0, records, None, problem)
+    try:
+        note = check_metrics(settings.stage, Datasets({}, {}, evaluators), settings.only)
+        plan.notes += [note] if note and settings.only else []
+    except MmcoreError as error:
+        plan.problems.append(str(error))
 
 
 def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:

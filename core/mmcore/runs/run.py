@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcore.contract.recipe import Stage
 from mmcore.errors import CheckpointError, DataError
 from mmcore.runs.build import (
     attach,
@@ -19,6 +18,7 @@ from mmcore.runs.build import (
     prepare_demo,
     total_steps,
 )
+from mmcore.runs.checks import check_metrics
 from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings, write_config, write_run_record
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
         datasets = build_datasets(family, settings, "train")
         validation = build_datasets(family, settings, "val") if stage.validation else None
         order = build_order(settings, datasets)
+        no_best = check_metrics(stage, validation, settings.only)
+        if no_best:
+            stage = stage.replace(best_metric=None)
+            if here.is_first:
+                print(no_best, file=sys.stderr)
         model = build_model(family, settings)
         attach(model, settings, run_dir)
         fresh = not checkpoint.steps_of(run_dir)
@@ -151,7 +156,7 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             run_folder=run_dir,
         )
         setup = TrainSetup(
-            stage=_with_known_best(stage, validation),
+            stage=stage,
             model=model,
             batches=loader,
             run_dir=run_dir,
@@ -193,14 +198,6 @@ def _tell_bad_samples(summary: Mapping[str, Any], run_dir: Path) -> None:
     if summary["bad"]:
         counts = ", ".join(f"{source} {count}" for source, count in summary["bad"].items())
         print(f"samples that could not be used and were replaced: {counts}; see {run_dir / FILE_NAME}", file=sys.stderr)
-
-
-def _with_known_best(stage: Stage, validation: "Datasets | None") -> Stage:
-    """The stage without a best metric whose validation set this run does not evaluate."""
-    if stage.best_metric is None:
-        return stage
-    known = validation.evaluators if validation else {}
-    return stage if any(stage.best_metric.startswith(f"{name}/") for name in known) else stage.replace(best_metric=None)
 
 
 def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Loader", run_dir: Path) -> Any:

@@ -179,6 +179,11 @@ class Glee(nn.Module):
         assert text.prompts_valid is not None
         return PromptTokens((text.prompts.to(pixels.dtype),), (text.prompts_valid,))
 
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """The factor of each loss, whatever layer it is of."""
+        return self.config.loss_weights
+
     def _text_losses(self, text: TextFeatures, like: Tensor) -> dict[str, Loss]:
         weight = self.config.loss_weights["dist_loss"]
         distance = like.new_zeros(()) if text.distance is None else text.distance

@@ -61,7 +61,8 @@ class Visper(nn.Module):
 
     Args:
         config: sizes and switches.
-        loss_weights: factor of each loss by name, "text" and the tasks; those not named have the configuration's.
+        loss_weights: factor of each loss by name, "text" and the tasks that are predicted; those not named have the
+            configuration's.
     """
 
     teachers: Teach | None = None
@@ -71,7 +72,7 @@ class Visper(nn.Module):
         super().__init__()
         self.config = config
         self._places: tuple[Path, ...] = ()
-        own = {"text": 1.0} | {task.name: task.weight for task in config.tasks}
+        own = {"text": 1.0} | {task.name: task.weight for task in config.tasks if config.predictors}
         self.loss_weights = own | {name: weight for name, weight in (loss_weights or {}).items() if name in own}
         self.tower = build_tower(config.tower).requires_grad_(False)
         self.projector = build_projector(config.tower, config.width)
@@ -80,6 +81,11 @@ class Visper(nn.Module):
         self.predictors = build_predictors(config) if config.predictors else nn.ModuleDict()
         self.logit_scales = LogitScales(config) if config.predictors and config.use_contrastive else None
         self.depth_decoder = build_depth_decoder(config)
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence in training, tokens."""
+        return self.config.max_length
 
     # Training
 

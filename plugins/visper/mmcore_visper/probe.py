@@ -34,6 +34,7 @@ class VisperProbe(Visper):
     def __init__(self, config: VisperConfig) -> None:
         super().__init__(config.replace(predictors=False))
         self.requires_grad_(False)
+        self.loss_weights = {}  # the probes' loss is the only one
         assert config.probe is not None
         self.task = config.task(config.probe)
         self.layers = tuple(range(1, config.num_layers + 1))

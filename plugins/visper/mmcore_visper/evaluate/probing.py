@@ -32,6 +32,11 @@ class ProbeEvaluator:
         self.task = task or "probe"
         self._items: list[Item] = []
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Mean and best layer, and each layer."""
+        return ("mean", "best", "layer/*")
+
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the similarities of one batch; a prediction's measure `cosine` has one number per layer."""
         for one in predictions:
