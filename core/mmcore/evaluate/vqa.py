@@ -207,7 +207,7 @@ class AnswerEvaluator:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The names of the summary, which depend on the categories of the questions: those of silence."""
-        return tuple(self.summarise([{"image_id": id_, "text": ""} for id_ in self.questions]))
+        return tuple(self.summarise([{"record_id": id_, "text": ""} for id_ in self.questions]))
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the answers of one batch."""
