@@ -1,7 +1,7 @@
 """Answers to questions about pictures: prompts in, greedy text out, as in the published evaluations."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from mmcore.errors import UsageError
 from mmcore.language.conversation import template
 from mmcore.language.generate import Stop, generate
 from mmcore.vision.clip_images import ClipImages
+from mmcore.vision.towers import image_library
 
 from mmcore_visper.batch import VisperBatch
-from mmcore_visper.config import ConvNextTower
 from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.sources import Reading
 from mmcore_visper.export import end_ids
@@ -89,11 +89,10 @@ def prompts(
 def reading_of(model: "Visper") -> Reading:
     """How a model's pictures and texts are read."""
     config = model.config
-    library: Any = "torchvision" if isinstance(config.tower, ConvNextTower) else "transformers"
     return Reading(
         template=template(config.template),
         tokenizer=model.tokenizer,
-        pixels=ClipImages(config.image_size, config.image_aspect, library=library),
+        pixels=ClipImages(config.image_size, config.image_aspect, library=image_library(config.tower)),
         max_length=config.max_length,
         image_rows=sum(rows for _, rows in next(iter(config.expansion.values()))),
     )

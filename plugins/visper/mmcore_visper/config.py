@@ -11,80 +11,12 @@ from typing import Any, Literal
 
 from mmcore.errors import RecipeError, suggest
 from mmcore.language.sequence import IMAGE
+from mmcore.vision.clip_vit import ClipTower
+from mmcore.vision.convnext import ConvNextTower
+from mmcore.vision.towers import Tower
 
 Task = Literal["gen", "depth", "seg"]
 TASKS: tuple[Task, ...] = ("gen", "depth", "seg")
-
-CLIP_VIT = "openai/clip-vit-large-patch14-336"
-CLIP_CONVNEXT = "laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup-res768"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipTower:
-    """CLIP's vision transformer, read at an inner layer without its class token; the defaults are ViT-L/14-336."""
-
-    hidden_size: int = 1024
-    intermediate_size: int = 4096
-    num_layers: int = 24
-    num_heads: int = 16
-    image_size: int = 336
-    """Side of the picture, pixels."""
-    patch_size: int = 14
-    select_layer: int = -2
-    """Which hidden state is read; counted from the end when negative."""
-    act: str = "quick_gelu"
-    eps: float = 1e-5
-    projection_dim: int = 768
-    """Of the joint space with text; unused here, kept for exported configurations."""
-    name: str = CLIP_VIT
-    """What published configurations call it."""
-
-    def __post_init__(self) -> None:
-        if self.act not in ("quick_gelu", "gelu"):
-            raise RecipeError(f"tower: unknown activation {self.act!r}", known=("quick_gelu", "gelu"))
-        if self.hidden_size % self.num_heads:
-            raise RecipeError(f"tower: {self.hidden_size} channels cannot be cut into {self.num_heads} heads")
-        if not -self.num_layers - 1 <= self.select_layer <= self.num_layers:
-            raise RecipeError(f"tower: there is no hidden state {self.select_layer} of {self.num_layers} layers")
-
-    @property
-    def channels(self) -> int:
-        """Of one image token."""
-        return self.hidden_size
-
-    @property
-    def grid(self) -> int:
-        """Image tokens along one side."""
-        return self.image_size // self.patch_size
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConvNextTower:
-    """CLIP's ConvNeXt trunk from timm; the defaults are the XXL one at 768 pixels."""
-
-    depths: tuple[int, ...] = (3, 4, 30, 3)
-    dims: tuple[int, ...] = (384, 768, 1536, 3072)
-    image_size: int = 768
-    """Side of the picture, pixels."""
-    eps: float = 1e-5
-    drop_path: float = 0.0
-    """Stochastic depth while training. The published code trains with 0.1, since its trainer puts the frozen tower into
-    training mode; 0 gives the features that inference sees."""
-    name: str = CLIP_CONVNEXT
-    """What published configurations call it."""
-
-    @property
-    def channels(self) -> int:
-        """Of one image token."""
-        return self.dims[-1]
-
-    @property
-    def grid(self) -> int:
-        """Image tokens along one side: the stem divides by 4, every later stage by 2."""
-        return self.image_size // (4 * 2 ** (len(self.dims) - 1))
-
-
-Tower = ClipTower | ConvNextTower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,7 +245,7 @@ class VisperConfig:
     @property
     def image_tokens(self) -> int:
         """Rows of one image in the sequence, task tokens not counted."""
-        return self.tower.grid**2
+        return self.tower.num_tokens
 
     @property
     def task_tokens(self) -> tuple[tuple[str, int], ...]:

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.errors import MmcoreError
 from mmcore.language.conversation import template
+from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
+from mmcore.vision.clip_vit import ClipTower
 from mmcore.weights.files import write_safetensors
 from torch import Tensor
 
 from mmcore_visper.chat_template import fitting
-from mmcore_visper.config import ClipTower, VisperConfig
+from mmcore_visper.config import VisperConfig
 from mmcore_visper.llava_layout import expressible, fold, model_config
 from mmcore_visper.published_config import to_published
 from mmcore_visper.special_tokens import Placement, place
-from mmcore_visper.towers import MEAN, STD
 
 if TYPE_CHECKING:
     from mmcore.runs.run import FinishedRun
@@ -152,8 +153,8 @@ def image_processor_config(config: VisperConfig) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(MEAN),
-        "image_std": list(STD),
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
     }
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from mmcore.errors import WeightsError
+from mmcore.vision.clip_vit import ClipTower
 from torch import Tensor
 
-from mmcore_visper.config import ClipTower, VisperConfig
+from mmcore_visper.config import VisperConfig
 
 _RENAMED = (
     ("model.embed_tokens.", "language_model.model.embed_tokens."),

@@ -26,6 +26,8 @@ from mmcore.errors import ShapeError, WeightsError, suggest
 from mmcore.language import models
 from mmcore.language.models import Hidden
 from mmcore.language.sequence import Sequences
+from mmcore.vision.projectors import build_projector
+from mmcore.vision.towers import build_tower
 from mmcore.weights.files import read_tensors
 from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
@@ -36,7 +38,6 @@ from mmcore_visper.config import VARIANTS, TaskConfig, VisperConfig
 from mmcore_visper.dpt import DepthDecoder, as_picture
 from mmcore_visper.losses import embedding_loss, exchange_shares, gather_targets, is_distributed
 from mmcore_visper.predictors import LogitScales, Predictor, TaskTokens, build_predictors
-from mmcore_visper.towers import build_projector, build_tower
 from mmcore_visper.views import View, constant_view, image_view
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Visper(nn.Module):
         own = {"text": 1.0} | {task.name: task.weight for task in config.tasks if config.predictors}
         self.loss_weights = own | {name: weight for name, weight in (loss_weights or {}).items() if name in own}
         self.tower = build_tower(config.tower).requires_grad_(False)
-        self.projector = build_projector(config.tower, config.width)
+        self.projector = build_projector("mlp2x_gelu", config.tower.channels, config.width)
         self.language = models.build(config.language, config.attention)
         self.task_tokens = TaskTokens(config) if config.task_tokens else None
         self.predictors = build_predictors(config) if config.predictors else nn.ModuleDict()
@@ -380,15 +381,8 @@ class Visper(nn.Module):
         last layers.
         """
         del stage
-        return ("predictors.depth.*.mlps.1.*", "predictors.depth.*.mlps.2.*", "depth_decoder", *self._unread_tower())
-
-    def _unread_tower(self) -> Iterator[str]:
-        run = getattr(self.tower, "num_run", None)
-        if run is None:
-            yield "tower.trunk.head"
-            return
-        yield "tower.post_norm"
-        yield from (f"tower.layers.{i}" for i in range(run, len(cast(nn.ModuleList, self.tower.layers))))
+        unread = (f"tower.{part}" for part in self.tower.unread())
+        return ("predictors.depth.*.mlps.1.*", "predictors.depth.*.mlps.2.*", "depth_decoder", *unread)
 
 
 def build(stage: Stage, variant: str) -> Visper:

@@ -10,20 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from mmcore.errors import WeightsError
+from mmcore.vision.clip_vit import CLIP_VIT, ClipTower
+from mmcore.vision.convnext import CLIP_CONVNEXT, ConvNextTower
+from mmcore.vision.towers import Tower
 
 from mmcore_visper.config import (
-    CLIP_CONVNEXT,
-    CLIP_VIT,
     DEPTH,
     GEN,
     SEG,
     TASKS,
     TEMPLATES,
-    ClipTower,
-    ConvNextTower,
     DepthDecoderConfig,
     TaskConfig,
-    Tower,
     VisperConfig,
 )
 

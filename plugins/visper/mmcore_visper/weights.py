@@ -9,10 +9,12 @@ from fnmatch import fnmatchcase
 
 import torch
 from mmcore.errors import WeightsError
+from mmcore.vision.clip_vit import ClipTower, clip_rules
+from mmcore.vision.convnext import convnext_rules
 from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor
 
-from mmcore_visper.config import TASKS, ClipTower, VisperConfig
+from mmcore_visper.config import TASKS, VisperConfig
 
 FORMATS = ("upstream",)
 TOWER = "model.vision_tower.vision_tower."
@@ -28,13 +30,6 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
 """Our parts that some stages lack, and their published names."""
 _COMPUTED = ("*.position_ids", "*.inv_freq")
 
-_CLIP_LAYER = {
-    **{f"self_attn.{part}": part for part in ("q_proj", "k_proj", "v_proj", "out_proj")},
-    "layer_norm1": "norm1",
-    "layer_norm2": "norm2",
-    "mlp.fc1": "fc1",
-    "mlp.fc2": "fc2",
-}
 _RESAMPLER = {
     "layers.*.0.norm1.*": "blocks.*.attention.norm_tokens.*",
     "layers.*.0.norm2.*": "blocks.*.attention.norm_queries.*",
@@ -43,19 +38,6 @@ _RESAMPLER = {
     "*": "*",
 }
 """Within a resampler; the first that fits counts."""
-
-
-def clip_rules(prefix: str) -> list[Rule]:
-    """CLIP's vision transformer."""
-    theirs, ours = f"{prefix}encoder.layers.*", "tower.layers.*"
-    return [
-        Rule(f"{prefix}embeddings.class_embedding", "tower.class_embedding"),
-        Rule(f"{prefix}embeddings.patch_embedding.weight", "tower.patch_embedding.weight"),
-        Rule(f"{prefix}embeddings.position_embedding.weight", "tower.position_embedding.weight"),
-        Rule(f"{prefix}pre_layrnorm.*", "tower.pre_norm.*"),
-        Rule(f"{prefix}post_layernorm.*", "tower.post_norm.*"),
-        *(Rule(f"{theirs}.{a}.*", f"{ours}.{b}.*") for a, b in _CLIP_LAYER.items()),
-    ]
 
 
 def predictor_rules(published: str, ours: str) -> list[Rule]:
@@ -92,7 +74,7 @@ def upstream(
             *(Rule(f"model.special_{task}_tokens", f"task_tokens.{task}") for task in TASKS),
             Rule("da_v2_head.*", "depth_decoder.*"),
             Rule("model.mm_projector.*", "projector.*"),
-            *(clip_rules(f"{TOWER}vision_model.") if is_vit else [Rule(f"{TOWER}*", "tower.trunk.*")]),
+            *(clip_rules(f"{TOWER}vision_model.", "tower.") if is_vit else [Rule(f"{TOWER}*", "tower.trunk.*")]),
             Rule("model.*", "language.model.*"),
             Rule("lm_head.weight", "language.lm_head.weight"),
         ),
@@ -128,13 +110,8 @@ FILLS: Mapping[str, str] = {
 _RULES: Mapping[str, tuple[Rule, ...]] = {
     "projector": (Rule("model.mm_projector.*", "projector.*"),),
     "language": (Rule("model.*", "language.model.*"), Rule("lm_head.weight", "language.lm_head.weight")),
-    "clip": tuple(clip_rules("vision_model.")),
-    "convnext": (
-        Rule("visual.trunk.*", "tower.trunk.*"),  # open_clip
-        Rule("stem.*", "tower.trunk.stem.*"),  # timm
-        Rule("stages.*", "tower.trunk.stages.*"),
-        Rule("head.norm.*", "tower.trunk.head.norm.*"),
-    ),
+    "clip": tuple(clip_rules("vision_model.", "tower.")),
+    "convnext": tuple(convnext_rules("tower.")),
     "depth": (Rule("depth_head.*", "depth_decoder.depth_head.*"),),
 }
 _UNUSED: Mapping[str, tuple[str, ...]] = {

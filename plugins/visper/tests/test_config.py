@@ -3,7 +3,8 @@
 import pytest
 from mmcore.errors import RecipeError, WeightsError
 from mmcore.language.sequence import IMAGE
-from mmcore_visper.config import LLAMA3_VIT, LLAVA15, PHI3_CONVNEXT, TINY, VARIANTS, ClipTower
+from mmcore.vision.clip_vit import ClipTower
+from mmcore_visper.config import LLAMA3_VIT, LLAVA15, PHI3_CONVNEXT, TINY, VARIANTS
 from mmcore_visper.published_config import from_published, to_published
 
 

@@ -18,10 +18,11 @@ from mmcore.language.tokens import load_tokenizer, tokenize
 from mmcore.runs import export as core_export
 from mmcore.runs.opened import OpenedModel, from_pretrained
 from mmcore.runs.settings import Family, Settings
+from mmcore.vision.clip_vit import ClipTower
 from mmcore.weights.files import read_tensors
 from mmcore_visper import export
 from mmcore_visper.batch import VisperBatch
-from mmcore_visper.config import PHI3_VIT, VARIANTS, ClipTower, VisperConfig
+from mmcore_visper.config import PHI3_VIT, VARIANTS, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.published_config import from_published
 from mmcore_visper.recipes import stages

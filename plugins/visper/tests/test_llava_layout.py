@@ -3,7 +3,8 @@
 import pytest
 import torch
 from mmcore.errors import WeightsError
-from mmcore_visper.config import VARIANTS, ConvNextTower
+from mmcore.vision.convnext import ConvNextTower
+from mmcore_visper.config import VARIANTS
 from mmcore_visper.llava_layout import expressible, fold, task_rows
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.__main__ import kinds

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from mmcore.errors import WeightsError
+from mmcore.vision.convnext import ConvNextTower
 from mmcore.weights.files import write_safetensors
-from mmcore_visper.config import TINY, ConvNextTower
+from mmcore_visper.config import TINY
 from mmcore_visper.model import Visper
 from mmcore_visper.published_config import to_published
 from mmcore_visper.weights import kind

@@ -16,9 +16,10 @@ from mmcore.errors import RecipeError, suggest
 from mmcore.evaluate.vqa import Question, blind_answers, read_questions
 from mmcore.language.conversation import template
 from mmcore.vision.clip_images import ClipImages
+from mmcore.vision.towers import image_library
 
 from mmcore_visper.cache import targets_for
-from mmcore_visper.config import VARIANTS, ConvNextTower, VisperConfig
+from mmcore_visper.config import VARIANTS, VisperConfig
 from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.formats import FORMATS, PROBING
 from mmcore_visper.data.sources import ConversationSource, QuestionSource, Reading
@@ -109,11 +110,10 @@ def settings_of(stage: Stage, variant: str) -> VisperConfig:
 
 
 def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: Targets | None) -> Reading:
-    library = "torchvision" if isinstance(config.tower, ConvNextTower) else "transformers"
     return Reading(
         template=template(config.template),
         tokenizer=open_tokenizer(config, [context.root]),
-        pixels=ClipImages(config.image_size, config.image_aspect, library=library),
+        pixels=ClipImages(config.image_size, config.image_aspect, library=image_library(config.tower)),
         max_length=min(config.max_length, stage.max_length or config.max_length),
         image_rows=sum(rows for _, rows in next(iter(config.expansion.values()))),
         targets=targets,

@@ -10,14 +10,18 @@ from mmcore.contract.values import Draw
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.language.splice import lay_out
 from mmcore.parity import Case, Report, deterministic_array, deterministic_image
+from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
+from mmcore.vision.clip_vit import ClipTower
+from mmcore.vision.convnext import ConvNextTower
+from mmcore.vision.towers import Tower
 from torch import Tensor, nn
 
 from mmcore_visper.batch import VisperBatch
-from mmcore_visper.config import ClipTower, ConvNextTower, DepthDecoderConfig, Tower, VisperConfig
+from mmcore_visper.config import DepthDecoderConfig, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.probe import VisperProbe
 from mmcore_visper.published_config import from_published
-from mmcore_visper.towers import normalise
+from mmcore_visper.teachers.common import Pixels
 
 CLIP_SIZES = {
     "hidden_size": "hidden_size",
@@ -107,7 +111,7 @@ def unit(name: str, shape: Sequence[int]) -> Tensor:
 def pixels(seeds: Iterable[int], side: int) -> Tensor:
     """(images, 3, side, side): golden pictures as the towers take them."""
     pictures = [torch.from_numpy(deterministic_image(seed, side, side)).permute(2, 0, 1) for seed in seeds]
-    return normalise(torch.stack(pictures)) if pictures else torch.zeros(0, 3, side, side)
+    return Pixels(CLIP_MEAN, CLIP_STD)(torch.stack(pictures)) if pictures else torch.zeros(0, 3, side, side)
 
 
 def encoded_rows(ids: Tensor, labels: Tensor | None, mask: Tensor | None) -> list[Encoded]:

@@ -7,15 +7,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcore.parity import Case, Check, Report
+from mmcore.vision.clip_vit import ClipTower
+from mmcore.vision.convnext import ConvNextTower
+from mmcore.vision.towers import build_tower
 from mmcore.weights.maps import WeightMap
 from torch import Tensor, nn
 
 from mmcore_visper import weights
-from mmcore_visper.config import ClipTower, ConvNextTower, TaskConfig, VisperConfig
+from mmcore_visper.config import TaskConfig, VisperConfig
 from mmcore_visper.losses import Candidates, contrastive, embedding_loss, gather_targets
 from mmcore_visper.parity.common import CLIP_SIZES, deterministic, limits_of, pixels, unit
 from mmcore_visper.predictors import PerceiverAttention, Predictor, Resampler
-from mmcore_visper.towers import build_tower
 
 
 def check_resampler(case: Case, report: Report) -> None:
