@@ -8,6 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from mmcore.contract.recipe import Source, Stage, Validation
+    from mmcore.runs.opened import OpenedModel
     from mmcore.runs.settings import Settings
 
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     help="With train, --on names training sources: how well does the model know what it was trained on?",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Data root. Default: that of the run.")
+@click.option(
+    "--own",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Evaluate on the validation data that this file describes.",
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Replace one recipe entry; repeatable.")
 @click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Of a run.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images of each set.")
@@ -36,6 +43,7 @@ def evaluate(
     sources: str | None,
     split: Literal["val", "train"],
     data: Path | None,
+    own: Path | None,
     sets: tuple[str, ...],
     checkpoint: str,
     limit: int | None,
@@ -55,9 +63,12 @@ def evaluate(
     from mmcore.base import distributed
     from mmcore.evaluate.run import evaluate as measure
     from mmcore.runs import build
+    from mmcore.runs.before import read_before
     from mmcore.runs.opened import open_model
 
     opened = open_model(target, checkpoint=checkpoint)
+    if own is not None:
+        opened = _on_own(opened, own)
     settings = _adjusted(opened.settings, split, sources, data, sets, device)
     place = build.choose_device(settings)
     here = distributed.start(place)
@@ -89,6 +100,7 @@ def evaluate(
             report["sets"][source] = {
                 **json.loads((folder / "metrics.json").read_text()),
                 "folder": str(folder),
+                "before": read_before(opened.run_dir).get(source, {}),
             }
             if not as_json:
                 _show(source, metrics, report["sets"][source], categories)
@@ -96,6 +108,21 @@ def evaluate(
         distributed.stop()
     if as_json and here.is_first:
         click.echo(json.dumps(report, indent=1))
+
+
+def _on_own(opened: "OpenedModel", own: Path) -> "OpenedModel":
+    """The opened model with the data of an own-data file instead of the recipe's."""
+    from dataclasses import replace
+
+    from mmcore.data.formats.registry import Formats
+    from mmcore.runs.own import with_own
+
+    family, settings = opened.family, opened.settings
+    stage, notes = with_own(settings.stage, own, Formats.of(family.formats()), family.learns())
+    for note in notes:
+        click.echo(note, err=True)
+    changed = {"stage": stage, "data": str(own.expanduser().absolute().parent), "demo": False}
+    return replace(opened, settings=settings.replace(**changed))
 
 
 def _adjusted(
@@ -150,9 +177,8 @@ def as_validation(source: "Source") -> "Validation":
     """A training source as a validation set: the same files, whole and without augmentation."""
     from mmcore.contract.recipe import Validation
 
-    return Validation(
-        annotations=source.annotations, images=source.images, format=source.format, options=source.options
-    )
+    shared = ("annotations", "images", "format", "options", "tasks", "root")
+    return Validation(**{key: getattr(source, key) for key in shared})
 
 
 def _free(root: Path, name: str) -> Path:
@@ -184,6 +210,12 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
         for metric in values:
             table.add_column(metric, justify="right")
         table.add_row("", *(f"{100 * value:.1f}" for value in values.values()))
+        prefix = f"{kind}/" if kind else ""
+        before = [record["before"].get(f"{prefix}{metric}") for metric in values]
+        if any(value is not None for value in before):
+            change = [None if old is None else new - old for old, new in zip(before, values.values(), strict=True)]
+            table.add_row("at the start", *("" if value is None else f"{100 * value:.1f}" for value in before))
+            table.add_row("change", *("" if value is None else f"{100 * value:+.1f}" for value in change))
         console.print(table)
     if categories:
         for kind, values in record["categories"].items():

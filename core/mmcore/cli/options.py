@@ -20,6 +20,13 @@ _OPTIONS = (
     ),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Replace one recipe entry; repeatable."),
     click.option("--data", type=click.Path(path_type=Path), help="Data root. Default: $MMCORE_DATA, else ./data."),
+    click.option(
+        "--own",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Train on the data that this file describes, and on nothing else. Stage default: finetune.",
+    ),
+    click.option("--add", multiple=True, metavar="FILE:WEIGHT", help="Mix described data into the recipe; repeatable."),
     click.option("--sources", metavar="A,B", help="Only these data sources of the recipe."),
     click.option("--demo", is_flag=True, help="Tiny variant on built-in sample data, minutes on a laptop."),
     click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it."),
@@ -39,7 +46,7 @@ def request_from(values: dict[str, Any]) -> Request:
     Raises:
         click.UsageError: --plugin or --stage is missing.
     """
-    for name in ("plugin", "stage"):
+    for name in ("plugin",) if values.get("own") else ("plugin", "stage"):
         if not values.get(name):
             raise click.UsageError(f"--{name} is needed. See `mmcore plugins` for what is installed.")
     known = Request.__dataclass_fields__

@@ -96,6 +96,10 @@ class Source(Recipe):
     """Its kind or task, where the mixture groups by one."""
     options: dict[str, Any] = Field(default={})
     """What only this source's parser or transform understands; the plugin refuses unknown entries."""
+    tasks: tuple[str, ...] = ()
+    """What of all that the format can serve is wanted, such as "detect" without "segment"; empty is everything."""
+    root: str = ""
+    """Folder of an own-data file (--own, --add), instead of the data root; nothing else may set it."""
 
 
 class Data(Recipe):
@@ -161,6 +165,12 @@ class Validation(Recipe):
     annotations: str | tuple[str, ...] = ()
     images: str = ""
     options: dict[str, Any] = Field(default={})
+    tasks: tuple[str, ...] = ()
+    """As of a source."""
+    root: str = ""
+    """As of a source."""
+    before: bool = False
+    """Also evaluate the weights that the run starts from, once, to be shown beside what the run reaches."""
 
 
 class Stage(Recipe):

@@ -31,20 +31,24 @@ class Opened(Generic[Own]):
     Attributes:
         name: under which the recipe knows it.
         format: of its annotations.
+        tasks: what it is wanted for, of what its format serves and the family can do.
         options: what the family understands of the entry's options.
         format_options: what the format understands of them.
         files: its annotation files.
         images: folder below which the records' images lie.
         cache: folder that holds indexes.
+        own: whether it is somebody's own data, described by an own-data file.
     """
 
     name: str
     format: Format
+    tasks: tuple[str, ...]
     options: Own
     format_options: Any
     files: tuple[Path, ...]
     images: Path
     cache: Path
+    own: bool = False
 
     def index(self) -> Index:
         """The index of its records, built now if it does not exist.
@@ -82,18 +86,21 @@ def open_entry(
         UnsafeDataError: a path leaves its root.
     """
     what = f"source {name!r}"
-    format = formats.named(entry.format, f"{what}, {_listed(entry)}", tasks)
+    wanted = [task for task in tasks if not entry.tasks or task in entry.tasks]
+    format = formats.named(entry.format, f"{what}, {_listed(entry)}", wanted or entry.tasks)
     of_format, of_family = _checked_options(entry.options, format.options, options, what)
-    root = Path(context.root)
+    root = Path(entry.root or context.root)
     images = locate(root, entry.images, what)  # looked for first: without it annotations are of no use
     return Opened(
         name=name,
         format=format,
+        tasks=format.serves(wanted),
         options=of_family,
         format_options=of_format,
         files=_files(entry, format, root, what),
         images=images,
         cache=context.cache,
+        own=bool(entry.root),
     )
 
 

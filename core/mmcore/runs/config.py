@@ -41,7 +41,19 @@ def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) 
             assign(tree, path, value, f"--set {text}", origins)
     _check_new("data.sources", tree["data"]["sources"], stage.data.sources, ("weight", "format", "annotations"))
     _check_new("validation", tree["validation"], stage.validation, ("format", "annotations"))
+    _refuse_roots(origins)
     return from_tree(tree, "the resolved recipe"), origins
+
+
+def _refuse_roots(origins: Origins) -> None:
+    """A recipe never names a folder outside the data root: only an own-data file does, which its user writes."""
+    for key, source in origins.items():
+        if key.endswith(".root") and key.startswith(("data.sources.", "validation.")):
+            raise RecipeError(
+                f"{key} is set by --own and --add alone",
+                where=source,
+                do="describe the folder in an own-data file: --own FILE, or --add FILE:WEIGHT",
+            )
 
 
 def _check_new(where: str, entries: Tree, before: Mapping[str, Any], needed: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.errors import CheckpointError, DataError
+from mmcore.runs.before import measure_before
 from mmcore.runs.build import (
     attach,
     build_datasets,
@@ -155,6 +156,9 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             max_in_a_row=stage.data.max_bad_in_a_row,
             run_folder=run_dir,
         )
+        if fresh and validation:
+            before = partial(_before, settings, validation)
+            measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
         setup = TrainSetup(
             stage=stage,
             model=model,
@@ -205,9 +209,6 @@ def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Load
 
     Records that cannot be read follow the policy of the training data, and are listed beside its bad samples.
     """
-    from mmcore.base import distributed
-    from mmcore.evaluate.run import evaluate
-    from mmcore.train.objective import DTYPES
 
     if validation is None or not validation.evaluators:
         return None
@@ -216,23 +217,36 @@ def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Load
         del step
         metrics: dict[str, float] = {}
         for source in validation.evaluators:
-            found = evaluate(
-                model,
-                validation,
-                settings.stage,
-                source,
-                device=choose_device(settings),
-                batch_size=1,  # the published protocols: a larger batch pads images, and numbers change with padding
-                distributed=distributed.place(),
-                folder=run_dir / "evals" / source,
-                autocast=DTYPES[settings.stage.precision],
-                policy=settings.stage.data.bad_samples,
-                take_bad=loader.bad.take,
-            )
+            found = _measured(settings, validation, source, model, run_dir / "evals" / source)
             metrics |= {f"{source}/{name}": value for name, value in found.items()}
         return metrics
 
     return run
+
+
+def _before(settings: Settings, validation: "Datasets", model: "nn.Module", source: str) -> dict[str, float]:
+    return _measured(settings, validation, source, model, None)
+
+
+def _measured(
+    settings: Settings, validation: "Datasets", source: str, model: "nn.Module", folder: Path | None
+) -> dict[str, float]:
+    """Metrics of one validation set during training."""
+    from mmcore.base import distributed
+    from mmcore.evaluate.run import evaluate
+    from mmcore.train.objective import DTYPES
+
+    return evaluate(
+        model,
+        validation,
+        settings.stage,
+        source,
+        device=choose_device(settings),
+        batch_size=1,  # the published protocols: a larger batch pads images, and numbers change with padding
+        distributed=distributed.place(),
+        folder=folder,
+        autocast=DTYPES[settings.stage.precision],
+    )
 
 
 def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:

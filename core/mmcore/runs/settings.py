@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from mmcore.base.yamltext import parse_yaml, to_yaml
 from mmcore.contract.recipe import Recipe, Source, Stage, Validation
-from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
+from mmcore.errors import CheckpointError, PluginError, RecipeError, UsageError, suggest
 from mmcore.plugins import find as plugins
 from mmcore.runs.config import Origins, from_tree, resolve, to_tree
 from mmcore.version import API_VERSION, __version__
@@ -77,6 +77,21 @@ class Family:
     def call(self, hook: str, **arguments: Any) -> Any:
         return plugins.call(self.hooks, self.plugin, hook, **arguments)
 
+    def learns(self) -> tuple[str, ...]:
+        """The tasks of annotations that the family learns.
+
+        Raises:
+            PluginError: it does not say.
+        """
+        tasks = tuple(getattr(self.plugin.module, "learned_tasks", tuple)())
+        if not tasks:
+            raise PluginError(
+                "does not say which tasks it learns, so it cannot be given own data",
+                where=f"plugin {self.plugin.label}",
+                do="write a --config file with the sources it reads",
+            )
+        return tasks
+
     def formats(self) -> "tuple[Format, ...]":
         """The annotation formats that the family brings beside the core's."""
         return tuple(getattr(self.plugin.module, "annotation_formats", tuple)())
@@ -87,12 +102,15 @@ class Request:
     """What a command line asks for, before anything is looked up."""
 
     plugin: str
-    stage: str
+    stage: str | None
+    """None is the stage for own data."""
     variant: str | None = None
     extensions: tuple[str, ...] = ()
     config: Path | None = None
     sets: tuple[str, ...] = ()
     data: Path | None = None
+    own: Path | None = None
+    add: tuple[str, ...] = ()
     sources: tuple[str, ...] | None = None
     init: tuple[str, ...] = ()
     demo: bool = False
@@ -111,8 +129,10 @@ def settle(request: Request) -> tuple[Family, Settings, Origins]:
     """
     family = Family.open(request.plugin, request.extensions)
     variant = request.variant or _default_variant(family.plugin, request.demo)
-    stage = plugins.find_stage(family.stages(variant), request.stage, family.plugin)
+    stage = plugins.find_stage(family.stages(variant), request.stage or "finetune", family.plugin)
+    stage, brought = _with_own_data(stage, request, family)
     stage, origins = resolve(stage, request.config, request.sets)
+    origins = {**brought, **origins}
     only = _check_sources(request.sources, stage)
     settings = Settings(
         plugin=family.plugin.name,
@@ -132,6 +152,25 @@ def settle(request: Request) -> tuple[Family, Settings, Origins]:
     return family, settings, origins
 
 
+def _with_own_data(stage: Stage, request: Request, family: Family) -> tuple[Stage, Origins]:
+    """The stage with the data of --own and --add, and where its entries come from."""
+    if request.own is None and not request.add:
+        return stage, {}
+    from mmcore.data.formats.registry import Formats
+    from mmcore.runs.own import with_added, with_own
+
+    formats, origins = Formats.of(family.formats()), dict[str, str]()
+    files = [(with_own, request.own, f"--own {request.own}")] if request.own else []
+    for make, file, option in [*files, *((with_added, added, f"--add {added}") for added in request.add)]:
+        before = stage
+        stage, notes = make(stage, file, formats, family.learns())  # type: ignore[operator]
+        for note in notes:
+            print(note, file=sys.stderr)
+        origins |= {f"data.sources.{name}": option for name in stage.data.sources if name not in before.data.sources}
+        origins |= {f"validation.{name}": option for name in stage.validation if name not in before.validation}
+    return stage, origins
+
+
 def _default_variant(plugin: plugins.Plugin, demo: bool) -> str:
     if demo and "tiny" in plugin.variants:
         return "tiny"
@@ -147,7 +186,10 @@ def _data_root(request: Request) -> Path:
         if request.data is not None:
             raise UsageError("--demo makes its own data", where=f"--data {request.data}", do="leave one of the two out")
         return cache_folder() / "demo"
-    return (request.data or Path(os.environ.get("MMCORE_DATA", "data"))).expanduser().absolute()
+    given = request.data or os.environ.get("MMCORE_DATA")
+    if given is None and request.own is not None:  # all that the run reads is described there
+        return request.own.expanduser().absolute().parent
+    return Path(given or "data").expanduser().absolute()
 
 
 def cache_folder() -> Path:

@@ -41,6 +41,11 @@ def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Dataset
     return build(stage, split, context)
 
 
+def learned_tasks() -> tuple[str, ...]:
+    """The tasks of annotations that own data may serve."""
+    return ("detect", "segment", "refer", "ground")
+
+
 def write_demo(root: Path) -> Path:
     """Sample scenes in the formats of COCO and RefCOCO, for --demo."""
     from mmcore.data.demo.write import write_demo

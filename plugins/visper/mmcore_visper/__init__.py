@@ -59,6 +59,11 @@ def post_train(run: "FinishedRun") -> None:
     after_training(run)
 
 
+def learned_tasks() -> tuple[str, ...]:
+    """The tasks of annotations that own data may serve."""
+    return ("converse", "caption")
+
+
 def annotation_formats() -> "tuple[Format, ...]":
     """Captions as the probing reads them, and the question files of the benchmarks."""
     from mmcore_visper.data.formats import FORMATS

@@ -130,6 +130,30 @@ VPT_IFT = IFT.replace(
     init=Init(stage="vpt"),
 )
 
+# assumed: a fine-tune on somebody's own conversations or captions.
+FINETUNE = IFT.replace(
+    number=6,
+    name="finetune",
+    title="own data (--own FILE): conversations or captions",
+    origin="assumed; model and losses of visual instruction tuning",
+    notes=(
+        "assumed: 1,000 steps of 32 conversations at half the published rate, the batch being a quarter",
+        "assumed: a warm-up of 3 % and a cosine to 0, as published, whatever the number of steps",
+        "assumed: evaluated and saved five times; give checkpoint_every and eval_every for another rhythm",
+    ),
+    epochs=None,
+    steps=1_000,
+    global_batch=32,
+    micro_batch=4,
+    data=IFT.data.replace(sources={}),
+    validation={},
+    eval_every=200,
+    optim=AdamW(lr=1e-5),
+    normalise="global",
+    init=Init(stage="ift"),
+    checkpoint_every=200,
+)
+
 PROBE = PT.replace(
     number=5,
     name="probe",
@@ -205,6 +229,14 @@ TINY_IFT = IFT.replace(
     checkpoint_every=400,
 )
 
+TINY_FINETUNE = TINY_IFT.replace(
+    number=6,
+    name="finetune",
+    title="own data with a tiny model, for laptops, tests and examples; without --own the sample questions",
+    data=TINY_IFT.data.replace(sources={"questions": DEMO_QUESTIONS}),
+    init=Init(stage="ift", optional=True),
+)
+
 TINY_PROBE = PROBE.replace(
     **ON_A_LAPTOP,
     title="how much of each layer's hidden states predicts depth features, for laptops, tests and examples",
@@ -241,16 +273,25 @@ _STARTS = {
 }
 """What the first stage of each published variant starts from: language model and image tower."""
 
+_TUNED = {
+    "llama3-vit": "hf://shi-labs/OLA-VLM-CLIP-ViT-Llama3-8b",
+    "llama3-convnext": "hf://shi-labs/OLA-VLM-CLIP-ConvNeXT-Llama3-8b",
+    "phi3-vit": "hf://shi-labs/OLA-VLM-CLIP-ViT-Phi3-4k-mini",
+    "phi3-convnext": "hf://shi-labs/OLA-VLM-CLIP-ConvNeXT-Phi3-4k-mini",
+}
+"""What a fine-tune starts from; the baseline's weights are not published, a run of its own is needed."""
+
 
 def stages(variant: str) -> tuple[Stage, ...]:
     """Every stage of one variant, in training order."""
     if variant == "tiny":
-        return (TINY_PT, TINY_IFT, TINY_PROBE)
+        return (TINY_PT, TINY_IFT, TINY_PROBE, TINY_FINETUNE)
     first = PT.replace(init=Init(published=_STARTS[variant]))
     if variant.startswith("llava15"):
         probe = PROBE.replace(model={**PROBE.model, "tasks": ("gen", "depth", "seg")})  # it has none of its own
-        return (_baseline(first), IFT, probe)
-    return (first, IFT, VPT, VPT_IFT, PROBE)
+        return (_baseline(first), IFT, probe, FINETUNE)
+    tuned = FINETUNE.replace(init=Init(stage="ift", published=_TUNED[variant]))
+    return (first, IFT, VPT, VPT_IFT, PROBE, tuned)
 
 
 def _baseline(first: Stage) -> Stage:

@@ -160,6 +160,7 @@ def _write(folder: Path) -> Written:
 FORMATS = (
     Format(
         name="COCO captions",
+        short=("coco", "captions"),
         title="COCO JSON with `caption` instead of objects: every caption answers a request to describe its image",
         content="conversations",
         tasks=("caption",),

@@ -322,6 +322,8 @@ def _instances(files: Sequence[Path], options: NoOptions) -> CocoInstances:
 FORMATS = (
     Format(
         name="COCO instances",
+        short=("coco",),
+        metric="bbox/AP",
         title="COCO JSON with boxes and masks as polygons or RLE; crowds",
         content="objects",
         tasks=("detect", "segment"),
@@ -333,6 +335,8 @@ FORMATS = (
     ),
     Format(
         name="COCO boxes",
+        short=("coco",),
+        metric="bbox/AP",
         title="COCO JSON of which only the boxes count: Objects365, OpenImages, BDD100K as converted",
         content="objects",
         tasks=("detect",),
@@ -343,6 +347,8 @@ FORMATS = (
     ),
     Format(
         name="LVIS v1",
+        short=("lvis",),
+        metric="bbox/AP",
         title="COCO JSON with the categories that an image surely lacks; images by `coco_url`",
         content="objects",
         tasks=("detect", "segment"),
@@ -354,6 +360,7 @@ FORMATS = (
     ),
     Format(
         name="Visual Genome phrases",
+        short=("phrases",),
         title="COCO JSON whose objects are named in free words, as Visual Genome and GRIT are converted",
         content="objects",
         tasks=("ground",),

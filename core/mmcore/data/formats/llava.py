@@ -300,6 +300,8 @@ def _write(folder: Path) -> Written:
 FORMATS = (
     Format(
         name="LLaVA JSON",
+        short=("llava",),
+        metric="accuracy",
         title="conversations of humans and assistants, a JSON list or one object a line; an image is optional",
         content="conversations",
         tasks=("converse",),

@@ -33,6 +33,7 @@ def _write(folder: Path) -> Written:
 FORMATS = (
     Format(
         name="questions",
+        metric="accuracy",
         title="questions with answers to compare with: a JSON list, {questions: [...]}, or one object a line",
         content="questions",
         tasks=("ask",),

@@ -241,6 +241,8 @@ def _write_references(folder: Path) -> Written:
 FORMATS = (
     Format(
         name="RefCOCO-COCO",
+        short=("refcoco",),
+        metric="bbox/P@0.5",
         title="COCO JSON with `expressions` beside each image: one image entry and one object for each reference",
         content="objects",
         tasks=("refer",),
@@ -252,6 +254,7 @@ FORMATS = (
     ),
     Format(
         name="RefCOCO",
+        short=("refcoco",),
         title="RefCOCO, RefCOCO+ and RefCOCOg as distributed: references beside instances.json",
         content="objects",
         tasks=("refer",),

@@ -95,20 +95,25 @@ class Formats(Mapping[str, Format]):
             )
         return format
 
-    def recognise(self, path: Path) -> Format:
+    def recognise(self, path: Path, among: Sequence[str] | None = None) -> Format:
         """The format of an annotation file or folder, by its content.
+
+        Args:
+            path: the file or folder.
+            among: names to choose from; None is all.
 
         Raises:
             MissingDataError: it is not there.
             DataError: it is of no format that can be recognised.
         """
         glimpse = look(path)
-        found = [format for format in self.values() if format.sniff is not None and format.sniff(glimpse)]
+        listed = [format for name, format in self.items() if among is None or name in among]
+        found = [format for format in listed if format.sniff is not None and format.sniff(glimpse)]
         if not found:
             raise DataError(
                 f"it is not clear which annotation format this {glimpse.kind} is",
                 where=path,
-                known=[name for name, format in self.items() if format.sniff is not None],
+                known=[format.name for format in listed if format.sniff is not None],
                 do="name it with `format:`; `mmcore data formats` lists them",
             )
         return found[-1]

@@ -19,7 +19,7 @@ from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import pipeline
 from mmcore_glee.data.collate import Collate
 from mmcore_glee.data.sources import ImageSource
-from mmcore_glee.data.tasks import Task, task_named
+from mmcore_glee.data.tasks import TASKS, Task, task_named
 
 LEARNS = ("detect", "segment", "refer", "ground")
 """The tasks of annotations that GLEE learns (`mmcore.data.formats.format.TASKS`)."""
@@ -29,9 +29,9 @@ class Options(Recipe):
     """What GLEE understands of an entry's `options`, beside those of its format."""
 
     task: str | None = None
-    """The image task that its samples serve; None is the entry's name."""
-    names: Literal["published", "file"] = "published"
-    """Whose category names are the vocabulary: the task's, or the file's own."""
+    """The image task that its samples serve; None is the one of the entry's name, or what own data are good for."""
+    names: Literal["published", "file"] | None = None
+    """Whose category names are the vocabulary: the task's, or the file's own. None is the file's for own data."""
 
 
 def build_train(stage: Stage, context: DataContext) -> Datasets:
@@ -90,13 +90,13 @@ def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validat
 
 
 def _task_of(name: str, entry: Source | Validation) -> str:
-    return str(entry.options.get("task", name))
+    return str(entry.options.get("task", name.partition("_val")[0] if entry.root else name))
 
 
 def _source(opened: Opened[Options], stage: Stage, *, training: bool) -> tuple[ImageSource, tuple[str, ...]]:
     """A source and the names its labels stand for."""
-    task = task_named(opened.options.task or opened.name, f"source {opened.name!r}, options.task")
     index = opened.index()
+    task = _task(opened, index)
     words, labels = _names(opened, task, index)
     source = ImageSource(
         name=opened.name,
@@ -106,18 +106,35 @@ def _source(opened: Opened[Options], stage: Stage, *, training: bool) -> tuple[I
         pipeline=pipeline(stage.data.transform),
         labels=labels,
         training=training,
-        has_masks=task.has_masks and opened.format.has_masks,
+        has_masks=task.has_masks and opened.format.has_masks and bool({"segment", "refer"} & set(opened.tasks)),
         sidecars=opened.format.name == SIDECARS,
         max_pixels=stage.data.max_pixels,
     )
     return source, words
 
 
+def _task(opened: Opened[Options], index: Index) -> Task:
+    """The task that an entry says, is named after, or, being own data, is good for.
+
+    Own categories are trained as COCO's, or as those of LVIS when they are more than COCO has; what objects are called
+    in free words as GRIT's phrases.
+    """
+    named = opened.options.task or opened.name
+    if not opened.own or named in TASKS or opened.options.task:
+        return task_named(named, f"source {opened.name!r}, options.task")
+    if "refer" in opened.tasks:
+        return TASKS["grounding"]
+    if "ground" in opened.tasks and "detect" not in opened.tasks:
+        return TASKS["grit"]
+    room = TASKS["coco"].denoising_classes
+    return TASKS["coco" if len(index.meta["categories"]) <= room else "lvis"]
+
+
 def _names(opened: Opened[Options], task: Task, index: Index) -> tuple[tuple[str, ...], np.ndarray]:
     """The vocabulary, and the label in it of each category of the file."""
     categories: list[str] = index.meta["categories"]
     identity = np.arange(len(categories))
-    if opened.options.names == "file":
+    if (opened.options.names or ("file" if opened.own and task.words in ("all", "sampled") else "published")) == "file":
         if task.words == "all" and len(categories) > task.denoising_classes:
             raise RecipeError(
                 f"{len(categories)} categories, but task {task.name!r} has room for {task.denoising_classes}",

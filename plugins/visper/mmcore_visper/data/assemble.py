@@ -189,7 +189,12 @@ def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validat
     if context.only is None:
         return entries
     named = {name: entry for name, entry in entries.items() if name in context.only}
-    return named or {name: entry for name, entry in entries.items() if entry.options.get("of", name) in context.only}
+    return named or {name: entry for name, entry in entries.items() if _of(name, entry) in context.only}
+
+
+def _of(name: str, entry: Validation) -> str:
+    """The training source that a validation set belongs to."""
+    return str(entry.options.get("of", name.partition("_val")[0] if entry.root else name))
 
 
 def _evaluator(opened: Opened[Options], source: QuestionSource, context: DataContext) -> Callable[[], Evaluator]:

@@ -1,0 +1,235 @@
+"""Own data: one short file describes a data set once, for every family.
+
+    name: shelves
+    root: photos/                      # beside this file, or absolute; everything else lies below it or beside the file
+    train: {format: coco, annotations: train.json}
+    val:   {format: coco, annotations: val.json}
+    tasks: [detect, segment]           # optional; default: all that the annotations can serve
+    before: true                       # optional: what the starting weights reach on val, beside what the run does
+
+`train` and `val` may also be a list, of instances and captions for example: every family takes the files that teach
+what it learns. A file without `format` is recognised by its content; without `images` its pictures are looked for at
+the root and beside it.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from mmcore.base.yamltext import read_yaml
+from mmcore.contract.recipe import Recipe, Source, Validation
+from mmcore.data.formats.format import TASKS, Format
+from mmcore.data.formats.glimpse import look
+from mmcore.data.formats.registry import Formats
+from mmcore.data.images import unsafe_reason
+from mmcore.data.index import open_index
+from mmcore.errors import MissingDataError, RecipeError, UnsafeDataError, suggest
+
+
+class OwnFile(Recipe):
+    """One annotation file or folder of own data."""
+
+    annotations: str | tuple[str, ...]
+    format: str | None = None
+    """A format's name, or its short name; None recognises it by content."""
+    images: str | None = None
+    """Folder below which the annotations name their pictures; None looks for it."""
+    options: dict[str, Any] = Field(default={})
+    """Of the format, or of a family."""
+
+
+class OwnData(Recipe):
+    """An own-data file as it is written."""
+
+    name: str
+    root: str = ""
+    train: tuple[OwnFile, ...]
+    val: tuple[OwnFile, ...] = ()
+    tasks: tuple[str, ...] = ()
+    before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of own data, found on disk and of a known format."""
+
+    format: Format
+    root: Path
+    annotations: tuple[str, ...]
+    """Below `root`."""
+    images: str
+    options: Mapping[str, Any]
+    tasks: tuple[str, ...]
+    """What it is wanted for; never empty."""
+
+    def _entry(self) -> dict[str, Any]:
+        annotations = self.annotations[0] if len(self.annotations) == 1 else self.annotations
+        options = dict(self.options)
+        entry = {"format": self.format.name, "annotations": annotations, "images": self.images, "options": options}
+        return {**entry, "root": str(self.root), "tasks": self.tasks}
+
+    def count(self) -> str:
+        """Its format, and its number of records where that is told by an index."""
+        if self.format.parser is None:
+            return self.format.name
+        files = tuple(self.root / name for name in self.annotations)
+        with tempfile.TemporaryDirectory() as folder:
+            parser = self.format.parser(files, self.format.options.model_validate(dict(self.options)))
+            return f"{self.format.name}, {len(open_index(parser, Path(folder), workers=0)):,} records"
+
+    def source(self, weight: float) -> Source:
+        """It as a training source of a recipe."""
+        return Source(weight=weight, **self._entry())
+
+    def validation(self, *, before: bool) -> Validation:
+        """It as a validation set of a recipe."""
+        metrics = (self.format.metric,) if self.format.metric else ()
+        return Validation(metrics=metrics, before=before, **self._entry())
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Own data whose files are there."""
+
+    path: Path
+    name: str
+    train: tuple[Part, ...]
+    val: tuple[Part, ...]
+    before: bool
+
+
+def describe(path: Path, formats: Formats) -> Described:
+    """Read an own-data file and find everything that it names.
+
+    Args:
+        path: the file.
+        formats: all that are known.
+
+    Raises:
+        RecipeError: a key does not exist (with the nearest one) or does not fit.
+        MissingDataError: a file or folder is not there.
+        UnsafeDataError: a path is absolute or climbs out; only `root` may lie anywhere.
+        DataError: a format is not known, or is not recognised.
+    """
+    own = _parse(path)
+    folder = path.absolute().parent
+    root = Path(os.path.normpath(folder / Path(own.root).expanduser()))
+    if not root.is_dir():
+        raise MissingDataError(
+            f"root {own.root!r} is no folder", where=path, do="name it beside this file, or absolute"
+        )
+    place = _Place(path, folder, root, formats, own.tasks)
+    train = tuple(place.part(file, "train") for file in own.train)
+    val = tuple(place.part(file, "val") for file in own.val)
+    return Described(path, own.name, train, val, own.before)
+
+
+def _parse(path: Path) -> OwnData:
+    tree = read_yaml(path)
+    if not tree:
+        raise RecipeError("the own-data file is empty", where=path, known=list(OwnData.model_fields))
+    for split in ("train", "val"):
+        tree[split] = _listed(tree.get(split, ()))
+    try:
+        own = OwnData.model_validate(_tuples(tree))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(f"{key}: {first['msg'].lower()}, got {first['input']!r}", where=path) from None
+    except RecipeError as error:
+        raise RecipeError(error.what, where=path, known=error.known, do=error.do) from None
+    for task in own.tasks:
+        if task not in TASKS:
+            raise RecipeError(f"no task {task!r}", where=f"{path}, tasks", known=TASKS, do=suggest(task, TASKS, ""))
+    if not own.train or not own.name:
+        raise RecipeError("the own-data file needs a name and train", where=path, do="see docs/own-data.md")
+    return own
+
+
+def _listed(value: Any) -> list[Any]:
+    """One file or several, each as a mapping; a text alone names the annotations."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [{"annotations": one} if isinstance(one, str) else one for one in several if one is not None]
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
+class _Place:
+    """Where the files of one own-data file are looked for."""
+
+    def __init__(self, path: Path, folder: Path, root: Path, formats: Formats, tasks: Sequence[str]) -> None:
+        self.path, self.folder, self.root, self.formats, self.tasks = path, folder, root, formats, tasks
+
+    def part(self, file: OwnFile, split: str) -> Part:
+        """One of its files."""
+        where = f"{self.path}, {split}"
+        given = (file.annotations,) if isinstance(file.annotations, str) else file.annotations
+        found = tuple(self._find(name, f"{where}.annotations") for name in given)
+        format = self._format(file.format, found[0], where)
+        images = self._images(found[0]) if file.images is None else self._find(file.images, f"{where}.images")
+        tasks = format.serves(self.tasks) if self.tasks else format.tasks
+        root = self.root
+        if not all(path.is_relative_to(root) for path in (*found, images)):
+            root = Path(os.path.commonpath([self.root, self.folder]))
+        annotations = tuple(path.relative_to(root).as_posix() for path in found)
+        inside = images.relative_to(root).as_posix()
+        return Part(format, root, annotations, "" if inside == "." else inside, file.options, tasks)
+
+    def _find(self, name: str, where: str) -> Path:
+        if name in ("", "."):
+            return self.root
+        reason = unsafe_reason(name)
+        if reason:
+            raise UnsafeDataError(
+                f"path {name!r} {reason}", where=where, do="name the folder that holds it as `root` of this file"
+            )
+        for base in dict.fromkeys((self.root, self.folder)):
+            if (base / name).exists():
+                return Path(os.path.normpath(base / name))
+        raise MissingDataError(
+            f"{name} is not there",
+            where=where,
+            known=[str(self.root), str(self.folder)],
+            do="correct the path or `root`",
+        )
+
+    def _format(self, name: str | None, annotations: Path, where: str) -> Format:
+        short = [format.name for format in self.formats.values() if name is not None and name.lower() in format.short]
+        if name is None or len(short) > 1:
+            return self.formats.recognise(annotations, among=short or None)
+        return self.formats.named(short[0] if short else name, where)
+
+    def _images(self, annotations: Path) -> Path:
+        """The folder that holds the first picture which the annotations name."""
+        beside = annotations if annotations.is_dir() else annotations.parent
+        named = first_picture(annotations)
+        candidates = (self.root, beside, self.root / "images", beside / "images", beside.parent / "images")
+        for folder in candidates:
+            if named is not None and (folder / named).is_file():
+                return folder
+        return beside if named is None else self.root
+
+
+def first_picture(annotations: Path) -> str | None:
+    """The file name of the first picture that a JSON file of annotations names, None where none is found."""
+    if annotations.is_dir():
+        return None
+    glimpse = look(annotations)
+    element = glimpse.parts.get("images", glimpse.first)
+    if not isinstance(element, dict):
+        return None
+    for key in ("file_name", "image", "images", "filename"):
+        value = element.get(key)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, str) and not unsafe_reason(value.replace("\\", "/")):
+            return value.replace("\\", "/")
+    return None

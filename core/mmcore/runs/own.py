@@ -1,0 +1,111 @@
+"""Own data in a recipe: `--own FILE` takes the place of a stage's data, `--add FILE:WEIGHT` is mixed in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmcore.contract.recipe import Source, Stage, Validation
+from mmcore.data.formats.registry import Formats
+from mmcore.data.own import Described, Part, describe
+from mmcore.errors import DataError, RecipeError, UsageError
+
+DEFAULT_STAGE = "finetune"
+"""The stage that --own takes where none is named."""
+
+LEFT_OUT = "own data left out"
+
+
+def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str]) -> tuple[Stage, list[str]]:
+    """The stage on own data alone.
+
+    Args:
+        stage: of the family.
+        file: the own-data file.
+        formats: all that are known.
+        learns: the tasks that the family learns.
+
+    Returns:
+        The stage, and a line for every file of which the family can learn nothing.
+    Raises:
+        DataError: nothing of it serves a task that the family learns; names the reason and the number of records.
+    """
+    own = describe(file, formats)
+    sources, validation, notes = _entries(own, learns, 1.0)
+    best = next((f"{name}/{one.metrics[0]}" for name, one in validation.items() if one.metrics), None)
+    data = stage.data.replace(sources=sources)
+    return stage.replace(data=data, validation=validation, best_metric=best), notes
+
+
+def with_added(stage: Stage, added: str, formats: Formats, learns: Sequence[str]) -> tuple[Stage, list[str]]:
+    """The stage with own data mixed in.
+
+    Args:
+        stage: of the family.
+        added: `FILE:WEIGHT`; the weight is 1 where it is left out.
+        formats: all that are known.
+        learns: the tasks that the family learns.
+
+    Raises:
+        UsageError: the weight is no positive number.
+        RecipeError: a source of the stage has the name.
+        DataError: as `with_own`.
+    """
+    path, weight = _split(added)
+    own = describe(path, formats)
+    sources, validation, notes = _entries(own, learns, weight)
+    for name in (*sources, *validation):
+        if name in stage.data.sources or name in stage.validation:
+            raise RecipeError(f"the stage has a source {name!r} already", where=path, do="give the data another name")
+    data = stage.data.replace(sources={**stage.data.sources, **sources})
+    return stage.replace(data=data, validation={**stage.validation, **validation}), notes
+
+
+def _split(added: str) -> tuple[Path, float]:
+    path, colon, weight = added.rpartition(":")
+    if not colon or Path(added).is_file():
+        return Path(added), 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(
+            f"{weight!r} is no weight",
+            where=f"--add {added}",
+            do="write --add FILE:WEIGHT, for example shelves.yaml:2.5",
+        )
+    return Path(path), value
+
+
+def _entries(
+    own: Described, learns: Sequence[str], weight: float
+) -> tuple[dict[str, Source], dict[str, Validation], list[str]]:
+    """Training sources and validation sets by name, and what was left out."""
+    asks = (*learns, "ask") if "converse" in learns else tuple(learns)
+    train, lost = _serving(own.train, learns, "train")
+    val, lost_val = _serving(own.val, asks, "val")
+    if not train:
+        raise DataError(
+            f"nothing in {own.name!r} can serve: {'; '.join(lost)}",
+            where=f"{own.path}, train",
+            known=learns,
+            do="give annotations of a format that serves one of these tasks (`mmcore data formats`), or another family",
+        )
+    sources = {name: part.source(weight) for name, part in _named(own.name, train)}
+    validation = {name: part.validation(before=own.before) for name, part in _named(f"{own.name}_val", val)}
+    return sources, validation, [f"{LEFT_OUT}: {line}" for line in (*lost, *lost_val)]
+
+
+def _serving(parts: Sequence[Part], tasks: Sequence[str], split: str) -> tuple[list[Part], list[str]]:
+    """The parts that serve one of the tasks, and why the others do not."""
+    kept = [part for part in parts if any(task in tasks for task in part.tasks)]
+    return kept, [_why(part, tasks, split) for part in parts if part not in kept]
+
+
+def _why(part: Part, tasks: Sequence[str], split: str) -> str:
+    """Why a part cannot serve, and how many records that are."""
+    served = ", ".join(part.tasks) or "none of the tasks it is wanted for"
+    return f"{split} {', '.join(part.annotations)} ({part.count()}) serves {served}; learned are {', '.join(tasks)}"
+
+
+def _named(name: str, parts: Sequence[Part]) -> list[tuple[str, Part]]:
+    return [(name if number == 1 else f"{name}_{number}", part) for number, part in enumerate(parts, 1)]

@@ -1,0 +1,137 @@
+"""Own data: what the short file may say, where its files are looked for, and what is refused in which words."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmcore import AdamW, Constant, Data, Source, Stage
+from mmcore.data.formats import captions, coco
+from mmcore.data.formats.registry import Formats
+from mmcore.data.own import describe
+from mmcore.errors import DataError, MissingDataError, RecipeError, UnsafeDataError, UsageError
+from mmcore.runs.config import resolve
+from mmcore.runs.own import with_added, with_own
+
+FORMATS = Formats.of()
+DETECTS = ("detect", "segment")
+STAGE = Stage(
+    number=1,
+    name="finetune",
+    title="own data",
+    origin="assumed",
+    steps=10,
+    global_batch=4,
+    micro_batch=2,
+    data=Data(sources={"old": Source(weight=2.0, format="COCO instances", annotations="old.json")}),
+    optim=AdamW(lr=1e-3),
+    schedule=Constant(),
+)
+
+
+@pytest.fixture
+def shelves(tmp_path: Path) -> Path:
+    """A folder with instances and captions of the same pictures, and a file that describes both."""
+    photos = tmp_path / "photos"
+    assert coco.FORMATS[0].sample is not None
+    coco.FORMATS[0].sample(photos)
+    assert captions.FORMATS[0].sample is not None
+    captions.FORMATS[0].sample(photos)
+    val = "val: {format: coco, annotations: annotations.json}"
+    return write(tmp_path, f"train: [annotations.json, captions.json]\n{val}")
+
+
+def write(folder: Path, text: str, name: str = "shelves") -> Path:
+    path = folder / "own.yaml"
+    path.write_text(f"name: {name}\nroot: photos/\n{text}\n")
+    return path
+
+
+def test_every_family_takes_the_files_that_teach_what_it_learns(shelves: Path) -> None:
+    stage, notes = with_own(STAGE, shelves, FORMATS, DETECTS)
+    [(name, source)] = stage.data.sources.items()
+    assert (name, source.format, source.annotations, source.images) == (
+        "shelves",
+        "COCO instances",
+        "annotations.json",
+        "images",
+    )
+    assert source.root == str(shelves.parent / "photos")
+    assert list(stage.validation) == ["shelves_val"]
+    assert stage.best_metric == "shelves_val/bbox/AP"
+    assert notes == [
+        "own data left out: train captions.json (COCO captions, 4 records) serves caption; learned are detect, segment"
+    ]
+    stage, notes = with_own(STAGE, shelves, FORMATS, ("caption", "converse"))
+    assert [one.format for one in stage.data.sources.values()] == ["COCO captions"]
+    assert stage.best_metric is None
+    assert len(notes) == 2
+
+
+def test_what_cannot_serve_is_refused_with_the_reason_and_the_count(shelves: Path) -> None:
+    with pytest.raises(DataError, match=r"COCO instances, 4 records\) serves detect, segment; learned are refer"):
+        with_own(STAGE, shelves, FORMATS, ("refer",))
+    masks = write(shelves.parent, "train: {annotations: annotations.json}\ntasks: [segment]")
+    with pytest.raises(DataError, match="serves segment; learned are detect"):
+        with_own(STAGE, masks, FORMATS, ("detect",))
+
+
+def test_own_data_are_mixed_in_by_weight(shelves: Path) -> None:
+    stage, _ = with_added(STAGE, f"{shelves}:0.5", FORMATS, DETECTS)
+    assert {name: source.weight for name, source in stage.data.sources.items()} == {"old": 2.0, "shelves": 0.5}
+    assert with_added(STAGE, str(shelves), FORMATS, DETECTS)[0].data.sources["shelves"].weight == 1.0
+    for weight in ("much", "-1", "0", "inf"):
+        with pytest.raises(UsageError, match="is no weight"):
+            with_added(STAGE, f"{shelves}:{weight}", FORMATS, DETECTS)
+    taken = write(shelves.parent, "train: annotations.json", name="old")
+    with pytest.raises(RecipeError, match="has a source 'old' already"):
+        with_added(STAGE, str(taken), FORMATS, DETECTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trian: annotations.json", r"no key 'trian'(.|\n)*did you mean 'train'"),
+        ("train: {annotation: annotations.json}", r"no key 'annotation'(.|\n)*did you mean 'annotations'"),
+        ("train: annotations.json\ntasks: [detct]", r"no task 'detct'(.|\n)*did you mean 'detect'"),
+        ("train: annotations.json\nbefore: 3", "before"),
+        ("val: annotations.json", "needs a name and train"),
+    ],
+)
+def test_a_wrong_key_is_answered_with_the_nearest(shelves: Path, text: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        describe(write(shelves.parent, text), FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("train: /etc/passwd", UnsafeDataError),
+        ("train: ../secret.json", UnsafeDataError),
+        ("train: {annotations: annotations.json, images: ../..}", UnsafeDataError),
+        ("train: missing.json", MissingDataError),
+        ("train: {annotations: annotations.json, format: cocoo}", DataError),
+    ],
+)
+def test_only_root_may_lie_anywhere(shelves: Path, text: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught:
+        describe(write(shelves.parent, text), FORMATS)
+    assert "own.yaml" in str(caught.value)
+
+
+def test_annotations_may_lie_beside_the_file_and_pictures_beside_the_annotations(shelves: Path) -> None:
+    folder = shelves.parent
+    (folder / "train.json").write_bytes((folder / "photos/annotations.json").read_bytes())
+    [part] = describe(write(folder, "train: train.json"), FORMATS).train
+    assert (part.root, part.annotations, part.images) == (folder, ("train.json",), "photos/images")
+    roboflow = folder / "photos/train"
+    (folder / "photos/images").rename(roboflow)
+    (roboflow / "_annotations.coco.json").write_bytes((folder / "train.json").read_bytes())
+    [part] = describe(write(folder, "train: train/_annotations.coco.json"), FORMATS).train
+    assert part.images == "train"
+
+
+def test_a_recipe_itself_cannot_name_a_root(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(json.dumps({"data": {"sources": {"old": {"root": "/etc"}}}}))
+    for arguments in ((tmp_path / "a.yaml", ()), (None, ["data.sources.old.root=/etc"])):
+        with pytest.raises(RecipeError, match=r"--own and --add alone"):
+            resolve(STAGE, *arguments)
