@@ -261,7 +261,7 @@ def _check_sample(
     if sample is not None:
         _compare(case, report, sample, transform, key, expected, refers=bool(record.expressions))
         if "object_descriptions" in expected:
-            report.equal(f"{key}.object_descriptions", list(sample.phrases or ()), expected["object_descriptions"])
+            report.equal(f"{key}.object_descriptions", list(sample.names or ()), expected["object_descriptions"])
         if "task" in expected:
             report.equal(f"{key}.task", _task_name(source), expected["task"])
 
