@@ -50,10 +50,10 @@ class MmcoreError(Exception):
         self.do = do
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [printable(self.what)]
         for label, text in (("where:", self.where), ("known:", self.known), ("do:", self.do)):
             if text:
-                lines.append(f"  {label:<6} {text}")
+                lines.append(f"  {label:<6} {printable(text)}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -125,6 +125,15 @@ class Stopped(MmcoreError):  # noqa: N818 not a mistake, an end
     @property
     def exit_code(self) -> int:  # type: ignore[override]
         return 128 + self.signal_number
+
+
+def printable(text: str) -> str:
+    """Text that may hold names out of somebody's file, with what would steer a terminal as escapes.
+
+    >>> printable("photo\\x1b]0;title\\x07.jpg")
+    'photo\\\\x1b]0;title\\\\x07.jpg'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,6 +1,8 @@
-"""SIGTERM and SIGINT ask a run to finish its step and save; a second one ends it at once.
+"""Signals that ask a run to finish its step and save; a second one ends it at once.
 
-Checkpoints appear by a rename, so ending at once at any moment leaves the previous ones whole.
+SIGTERM and SIGINT are the usual ones; schedulers send SIGUSR1 or SIGUSR2 before they end a job, a closed terminal sends
+SIGHUP, Control-\\ SIGQUIT. One that was ignored before stays ignored, as under `nohup`. Checkpoints appear by a
+rename, so ending at once at any moment leaves the previous ones whole.
 """
 
 import os
@@ -9,7 +11,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopSignals:
@@ -23,7 +25,8 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self  # only the main thread is told of signals
-        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._remember) for number in heard}
         return self
 
     def __exit__(
@@ -34,8 +37,8 @@ class StopSignals:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A data worker inherited this handler when it was forked. Its parent ends it with SIGTERM; a Control-C on
-            # the terminal reaches it too and is the parent's to answer.
+            # A data worker inherited this handler when it was forked. Its parent ends it with SIGTERM; what the
+            # terminal sends reaches it too and is the parent's to answer.
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return

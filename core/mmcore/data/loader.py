@@ -20,10 +20,18 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from mmcore.base.hashing import mix, name_key
+from mmcore.base.signals import SIGNALS
 from mmcore.contract.protocols import Datasets, Order
 from mmcore.contract.values import Batch, Draw
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, Policy, Reader, quarantined
+from mmcore.data.parcel import REMEDY, SHARED, Unpacker, check_room, pack
 from mmcore.errors import DataError, MmcoreError
+
+DEADLINE_S = 900.0
+"""How long a batch may take; less than processes wait for one another (`mmcore.base.distributed.start`)."""
+
+_LOOK_S = 5.0
+"""How often a waiting loader looks whether it has waited too long."""
 
 
 class Task(NamedTuple):
@@ -50,6 +58,7 @@ class Loader:
         prefetch: micro-batches that each worker reads ahead.
         pin_memory: page-locked tensors for quick copies to CUDA; None where CUDA is.
         start_method: how workers start ("fork", "spawn", "forkserver"); None is the system's way.
+        deadline_s: how long a batch may take before its worker is taken to be stuck.
     """
 
     def __init__(
@@ -67,8 +76,11 @@ class Loader:
         prefetch: int = 2,
         pin_memory: bool | None = None,
         start_method: str | None = None,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self._order = order
+        self._deadline_s, self._prefetch = deadline_s, prefetch
+        self._unpack = Unpacker()
         self._rank, self._world_size, self._accumulation = rank, world_size, accumulation
         self._num_workers = num_workers
         listed = run_folder / FILE_NAME if run_folder else None
@@ -124,7 +136,8 @@ class Loader:
             batch_size=None,
             sampler=self._tasks,
             num_workers=self._num_workers,
-            collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType] - nothing is batched here
+            collate_fn=pack,
+            timeout=min(_LOOK_S, self._deadline_s),
             pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
             worker_init_fn=init_worker,
             prefetch_factor=prefetch,
@@ -137,22 +150,49 @@ class Loader:
     def _from_workers(self, tasks: Iterator[Task]) -> Iterator["_Result"]:
         assert self._loader is not None
         self._tasks.set(tasks)
-        with warnings.catch_warnings():
-            # Python warns about forking beside threads; workers use neither the threads nor their locks.
-            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            results = iter(self._loader)
+        check_room(self._num_workers, self._prefetch)
+        results = self._started()
         _raise_only_in_next(results)
         while True:
-            try:
-                result = next(results, None)
-            except RuntimeError as error:
-                failure = self._lost_worker(results, error)
-                self.close()
-                raise failure from error
+            result = self._next(results)
             if result is None:
                 return
             self._tasks.done(result.m)
             yield result
+
+    def _started(self) -> Any:
+        assert self._loader is not None
+        with warnings.catch_warnings():
+            # Python warns about forking beside threads; workers use neither the threads nor their locks.
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            try:
+                return iter(self._loader)
+            except OSError as error:  # their queues need semaphores, which lie in shared memory too
+                raise DataError(f"data workers cannot start: {error}", where=SHARED, do=REMEDY) from error
+
+    def _next(self, results: Any) -> "_Result | None":
+        """The next answer; whoever does not answer is named."""
+        began = time.monotonic()
+        while True:
+            try:
+                return self._unpack(next(results, None))
+            except RuntimeError as error:
+                stuck = "timed out" in str(error)
+                if stuck and time.monotonic() - began < self._deadline_s:
+                    continue
+                failure = self._stuck_worker() if stuck else self._lost_worker(results, error)
+                for process in getattr(results, "_workers", ()) if stuck else ():
+                    process.kill()  # it would not answer to anything else
+                self.close()
+                raise failure from error
+
+    def _stuck_worker(self) -> DataError:
+        task = self._tasks.first_waiting()
+        return DataError(
+            f"no batch came from the data workers within {self._deadline_s:.0f} s",
+            where=f"rank {self._rank}, {_describe(task)}" if task else f"rank {self._rank}",
+            do="a file system that does not answer, or a plugin that waits: try these records with --workers 0",
+        )
 
     def _lost_worker(self, results: Any, error: RuntimeError) -> Exception:
         """Name the worker that is gone and what it was reading; tasks go round the workers."""
@@ -236,19 +276,19 @@ class _TaskList(Iterable[Task]):
     def done(self, m: int) -> None:
         self._waiting.pop(m, None)
 
+    def first_waiting(self) -> Task | None:
+        """The task whose answer comes next."""
+        return next((task for _, task in self._waiting.values()), None)
+
     def waiting_for(self, worker: int, num_workers: int) -> Task | None:
         """The first unanswered task of one worker."""
         return next((task for number, task in self._waiting.values() if number % num_workers == worker), None)
 
 
-def _as_it_is(result: _Result) -> _Result:
-    return result
-
-
 def init_worker(worker: int) -> None:
     """Set up a data worker process."""
     # Signals to the process group are the main process's business: it finishes the step, and that needs its data.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

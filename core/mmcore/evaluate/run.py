@@ -19,6 +19,8 @@ from mmcore.contract.protocols import Collate, Datasets, DataSource
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Batch, Draw
 from mmcore.data.bad import Incident, Policy
+from mmcore.data.loader import DEADLINE_S
+from mmcore.data.parcel import Unpacker, pack
 from mmcore.errors import CheckpointError, DataError, MmcoreError, UsageError, suggest
 
 
@@ -192,12 +194,13 @@ def _load(batches: _Batches, workers: int) -> Iterator[Read | MmcoreError]:
         batches,
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        collate_fn=_as_it_is,
+        collate_fn=pack if workers else _as_it_is,
+        timeout=DEADLINE_S if workers else 0,
         # Its own generator: starting workers draws a seed, and training must not notice an evaluation.
         generator=torch.Generator().manual_seed(0),
         multiprocessing_context="spawn" if workers and torch.cuda.is_initialized() else None,
     )
-    yield from loader
+    yield from map(Unpacker(), loader)
 
 
 def _as_it_is(read: Any) -> Any:

@@ -1,18 +1,23 @@
-"""Batches come in order and are the same for any number of workers; bad samples and lost workers are explained."""
+"""Batches come in order and are the same for any number of workers, with shared memory or without it; bad samples,
+lost workers and stuck ones are explained."""
 
+import errno
 import json
 import os
 import pickle
+import resource
 import signal
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmcore.contract.protocols import Datasets
 from mmcore.contract.values import Batch, Draw, Sample
+from mmcore.data import parcel
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, quarantined, replacement
 from mmcore.data.loader import Loader
 from mmcore.data.order.source_per_batch import SourcePerBatchOrder
@@ -231,3 +236,95 @@ def test_workers_can_be_spawned():
         pickle.dumps(workers._dataset)
         assert content(workers.iterate(0, 2)) == content(loader().iterate(0, 2))
         workers.close()
+
+
+def full(answer: object) -> memoryview:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(6).reshape(2, 3).t(),
+        torch.zeros(0, 4),
+        torch.tensor(1.5, dtype=torch.bfloat16),
+        torch.tensor([True, False]),
+        torch.ones(3, requires_grad=True) * 1,
+    ],
+)
+def test_a_copied_tensor_is_the_tensor(tensor: torch.Tensor) -> None:
+    [again] = pickle.loads(parcel._copied([tensor]))
+    assert again.dtype == tensor.dtype
+    assert torch.equal(again, tensor)
+
+
+def test_without_room_in_shared_memory_the_same_batches_come_through_pipes(monkeypatch, capsys) -> None:
+    expected = content(loader().iterate(0, 6))
+    monkeypatch.setattr(parcel, "_shared", full)
+    workers = loader(num_workers=2)
+    assert content(workers.iterate(0, 6)) == expected
+    workers.close()
+    told = capsys.readouterr().err
+    assert told.count("No space left on device") == 1
+    assert "--shm-size" in told
+
+
+class Confined(Numbers):
+    """Its worker may not make a file of more than four kilobytes, as if /dev/shm had no more room than that."""
+
+    def sample(self, draw):
+        sample = super().sample(draw)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return replace(sample, image=torch.arange(48 * 1024, dtype=torch.int32))
+
+
+def test_a_real_refusal_of_the_system_is_survived(capsys) -> None:
+    workers = loader(Confined(), num_workers=1, deadline_s=20)
+    batches = [batch for _, batch in workers.iterate(0, 4)]
+    workers.close()
+    assert len(batches) == 4
+    assert all(torch.equal(image, torch.arange(48 * 1024, dtype=torch.int32)) for b in batches for image in b.images)
+    assert "through pipes" in capsys.readouterr().err
+
+
+def test_shared_memory_that_cannot_be_written_is_told_before_the_start(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parcel, "SHARED", tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DataError, match="cannot be written") as caught:
+        list(loader(num_workers=1).iterate(0, 1))
+    assert "--workers 0" in str(caught.value)
+    assert content(loader().iterate(0, 1))
+
+
+def test_little_room_is_told_before_the_start(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(parcel.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 * 2**20}))
+    workers = loader(num_workers=1)
+    list(workers.iterate(0, 1))
+    workers.close()
+    assert "has 5 MiB free" in capsys.readouterr().err
+
+
+def test_semaphores_that_cannot_be_made_are_told(monkeypatch) -> None:
+    workers = loader(num_workers=1)
+
+    def no_semaphore(*arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__init__", no_semaphore)
+    with pytest.raises(DataError, match=r"cannot start.*Read-only"):
+        list(workers.iterate(0, 1))
+
+
+class Stuck(Numbers):
+    def sample(self, draw):
+        time.sleep(60 if draw.position == 5 else 0)
+        return super().sample(draw)
+
+
+def test_a_worker_that_never_answers_is_given_up_with_what_it_was_reading() -> None:
+    workers = loader(Stuck(), num_workers=2, replacement=False, deadline_s=1.0)
+    began = time.monotonic()
+    with pytest.raises(DataError, match="no batch came from the data workers within 1 s") as caught:
+        list(workers.iterate(0, 11))
+    assert time.monotonic() - began < 20
+    assert "5" in str(caught.value).split("records ")[1].split("\n")[0].split(", ")

@@ -41,7 +41,8 @@ from mmcore.data.cache.shards import (
     write_shard,
     write_whole,
 )
-from mmcore.data.loader import init_worker
+from mmcore.data.loader import DEADLINE_S, init_worker
+from mmcore.data.parcel import Unpacker, pack
 from mmcore.errors import DataError
 
 SHARD_BYTES = 512 * 2**20
@@ -230,13 +231,14 @@ def _make(
         _Images(job.read, chunks),
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType] - nothing is batched here
+        collate_fn=pack if workers else _as_it_is,  # nothing is batched here
+        timeout=DEADLINE_S if workers else 0,
         worker_init_fn=init_worker,
         pin_memory=device.type == "cuda",
     )
     done = found.kept
     with _Shards(job, folder, max(1, shard_bytes // job.row_bytes)) as shards:
-        for chunk, read in zip(chunks, loader):
+        for chunk, read in zip(chunks, map(Unpacker(), loader)):
             bad += read.bad
             if read.keys:
                 inputs = {name: value.to(device, non_blocking=True) for name, value in read.inputs.items()}
