@@ -8,6 +8,8 @@ from importlib import import_module
 
 import click
 
+from mmcore.base.failure import describe, is_echo, leave
+from mmcore.base.terminal import protect, tell
 from mmcore.errors import MmcoreError
 from mmcore.version import __version__
 
@@ -62,7 +64,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 failed, 2 wrong usage, 130 or 143 stopped by a signal after saving."""
+    """Run a command and exit: 0 done, 1 failed, 2 wrong usage, 3 out of memory, 128 + n saved after signal n."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or os.environ.get("MMCORE_DEBUG") == "1"
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read when torch loads OpenMP. Threads that spin while they wait make a CPU run tens of times slower as soon as
     # anything else wants a core (two runs on two cores: 18 s a step instead of 0.6 s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    protect()
     try:
         code = cli.main(arguments, prog_name="mmcore", standalone_mode=False)
     except click.ClickException as error:
@@ -82,17 +85,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("stopped", file=sys.stderr)
         code = 130
     except MmcoreError as error:
-        if debug:
-            raise
-        print(describe(error), file=sys.stderr)
         code = error.exit_code
+        if not leave(error, code):
+            if debug:
+                raise
+            tell(describe(error) + _whose())
     except BrokenPipeError:
         # The reader of our output went away (`mmcore plugins | head`): not an error, and nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        if not leave(error, 1):
+            if debug or not is_echo(error):
+                raise
+            tell(f"LaunchError: another process of this run is gone: {str(error).splitlines()[0]}{_whose()}")
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def describe(error: MmcoreError) -> str:
-    """The message a user sees: kind, what happened, where, what is known, what to do."""
-    return f"{type(error).__name__}: {error}"
+def _whose() -> str:
+    """Which of several processes says so, under launchers that mix their words."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    return f"\n  rank:  {os.environ.get('RANK', '0')} of {world}" if world not in ("", "1") else ""

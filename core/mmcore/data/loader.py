@@ -24,7 +24,7 @@ from mmcore.base.signals import SIGNALS
 from mmcore.contract.protocols import Datasets, Order
 from mmcore.contract.values import Batch, Draw
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, Policy, Reader, quarantined
-from mmcore.data.parcel import REMEDY, SHARED, Unpacker, check_room, pack
+from mmcore.data.parcel import Unpacker, check_room, pack
 from mmcore.errors import DataError, MmcoreError
 
 DEADLINE_S = 900.0
@@ -165,10 +165,7 @@ class Loader:
         with warnings.catch_warnings():
             # Python warns about forking beside threads; workers use neither the threads nor their locks.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            try:
-                return iter(self._loader)
-            except OSError as error:  # their queues need semaphores, which lie in shared memory too
-                raise DataError(f"data workers cannot start: {error}", where=SHARED, do=REMEDY) from error
+            return iter(self._loader)
 
     def _next(self, results: Any) -> "_Result | None":
         """The next answer; whoever does not answer is named."""

@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 from dataclasses import dataclass
+from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ def check_room(num_workers: int, prefetch: int) -> None:
         return
     if not os.access(SHARED, os.W_OK):
         raise DataError(f"data workers cannot start: {SHARED} cannot be written", where=SHARED, do=REMEDY)
+    try:
+        get_context().Lock()  # the semaphores of their queues lie in shared memory too
+    except OSError as error:
+        raise DataError(f"data workers cannot start: {error}", where=SHARED, do=REMEDY) from error
     free, wanted = shutil.disk_usage(SHARED).free, num_workers * prefetch * _ROOM_A_BATCH
     if free < wanted:
         tell(

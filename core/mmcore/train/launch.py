@@ -1,12 +1,14 @@
 """Start the processes of a run: N on this machine, or those of a host file through DeepSpeed's launcher.
 
-Each process runs the same command again with its rank in the environment. The first one speaks to the terminal; the
-others' messages are kept aside and shown when one of them is the first to fail. A signal is passed on once, so that
-all finish their step and save; when this process is killed, the kernel tells the others.
+Each process runs the same command again with its rank in the environment. The first one speaks to the terminal; why a
+process failed it leaves in a file, and the first cause in time is told with its rank. A signal is passed on, so that
+all finish their step and save; who does not come to that is ended after a deadline, and when this process is killed,
+a small one beside it ends the others.
 """
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -17,15 +19,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from mmcore.base.distributed import RANK
+from mmcore.base.failure import FOLDER_VARIABLE, collect
+from mmcore.base.signals import SIGNALS
+from mmcore.base.terminal import tell
 from mmcore.errors import LaunchError
 
 USAGE_S = 10.0
 """How much later than another the first process may find that the usage is wrong."""
 GRACE_S = 30.0
 """How long the others may take to end after one has failed."""
+ORPHANS_S = 60.0
+"""How long they may take when this process was killed."""
+STOP_S = float(os.environ.get("MMCORE_STOP_S", "600"))
+"""How long processes may take to finish their step and save after a signal, before they are ended by force."""
+SECOND_S = 10.0
+"""The same after a second signal."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -49,24 +60,46 @@ def launch(arguments: Sequence[str], *, nproc: int = 1, hostfile: Path | None = 
 
 def spawn(command: Sequence[str], nproc: int) -> None:
     """Run one command as `nproc` processes on this machine; see `launch`."""
-    with tempfile.TemporaryDirectory(prefix="mmcore-launch-") as folder:
-        errors = [Path(folder) / f"rank-{rank}.txt" for rank in range(nproc)]
-        processes = _start(command, errors)
-        with _Forward(processes) as forward:
-            failed = _wait(processes)
+    with tempfile.TemporaryDirectory(prefix="mmcore-launch-") as name:
+        folder = Path(name)
+        said = [folder / f"rank-{rank}.txt" for rank in range(nproc)]
+        processes = _start(command, said)
+        with _Reaper(processes), _Forward(processes) as forward:
+            failed = _wait(processes, forward)
         if failed is None:
             return
-        code = processes[failed].returncode
-        if forward.received and code in (128 + forward.received, -forward.received):
+        codes = [process.returncode for process in processes]
+        if forward.received and codes[failed] in (128 + forward.received, -forward.received, -signal.SIGKILL):
+            if forward.forced:
+                tell(f"processes that did not stop within their time were ended by force: {forward.forced}")
             raise SystemExit(128 + forward.received)
-        if failed == 0 and code > 0:
-            raise SystemExit(code)
-        raise LaunchError(
-            f"process {failed} of {nproc} {_how(code)}; the others were ended",
-            where=f"rank {failed}",
-            known=_last_words(errors[failed]) if failed else None,
-            do="see what it said; a process killed by SIGKILL often ran out of memory, see `mmcore doctor`",
-        )
+        _tell_first(folder, said, codes, failed)
+
+
+def _tell_first(folder: Path, said: Sequence[Path], codes: Sequence[int], failed: int) -> NoReturn:
+    """End with the first cause in time: a process that was killed, else what the first to fail by itself left.
+
+    Args:
+        folder: where failures were left.
+        said: what each process but the first printed.
+        codes: exit codes.
+        failed: the process that was seen to have failed first.
+    """
+    own = [failure for failure in collect(folder) if not failure.echo]
+    died = codes[failed] < 0 and failed not in {failure.rank for failure in own}
+    if own and not died:
+        first = own[0]
+        everywhere = len({failure.text for failure in own}) == 1 and len(own) == len(codes)
+        tell(first.text if everywhere else f"{first.text}\n  rank:  {first.rank} of {len(codes)}, the first to fail")
+        raise SystemExit(first.code)
+    if failed == 0 and codes[0] > 0 and not collect(folder):
+        raise SystemExit(codes[0])  # it has said why on the terminal
+    raise LaunchError(
+        f"process {failed} of {len(codes)} {_how(codes[failed])}; the others were ended",
+        where=f"rank {failed}",
+        known=_last_words(said[failed]) if failed else None,
+        do="see what it said; a process killed by SIGKILL often ran out of memory, see `mmcore doctor`",
+    )
 
 
 def _start(command: Sequence[str], errors: Sequence[Path]) -> list[subprocess.Popen[bytes]]:
@@ -79,6 +112,7 @@ def _start(command: Sequence[str], errors: Sequence[Path]) -> list[subprocess.Po
         environment = {
             **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(errors)),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": threads,
+            FOLDER_VARIABLE: str(path.parent),
         }  # fmt: skip
         output: IO[bytes] | None = None if rank == 0 else open(path, "wb")  # noqa: SIM115 closed below
         processes.append(
@@ -103,13 +137,15 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
+def _wait(processes: Sequence[subprocess.Popen[bytes]], forward: "_Forward") -> int | None:
     """Wait for all; the first one that failed, or None. Once one has failed the others are ended."""
     while True:
+        forward.end_the_stuck()
         codes = [process.poll() for process in processes]
         failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
-            first = failed[0]
+            # Killed ones fail by themselves; those that end with a code in the same moment may have lost them.
+            first = next((rank for rank in failed if (codes[rank] or 0) < 0), failed[0])
             if codes[first] == 2:
                 # Wrong usage is found by all alike; the first process is about to say so on the terminal.
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -121,11 +157,14 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(0.05)
 
 
+_SAVED = tuple(128 + number for number in SIGNALS)
+
+
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End what still runs: first by asking, then by force. A process waiting for a lost one cannot answer."""
     deadline = time.monotonic() + GRACE_S
     # Processes stopped by the same signal as the failed one are saving; give them the time before asking again.
-    saving = any(process.poll() in (130, 143) for process in processes)
+    saving = any(process.poll() in _SAVED for process in processes)
     for process in processes:
         if process.poll() is None and not saving:
             process.terminate()
@@ -139,25 +178,60 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 class _Forward:
-    """Passes SIGTERM and SIGINT on to the processes."""
+    """Passes on the signals that ask a run to save and stop."""
 
     def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-        self.processes, self.received = processes, 0
+        self.processes, self.received, self.forced = processes, 0, 0
+        self._deadline = math.inf
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Forward":
-        self._before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._pass_on) for number in heard}
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def end_the_stuck(self) -> None:
+        """End by force who has not stopped in its time."""
+        if time.monotonic() < self._deadline:
+            return
+        for process in self.processes:
+            if process.poll() is None:
+                self.forced += 1
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        self._deadline = math.inf
+
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._deadline = time.monotonic() + (SECOND_S if self.received else STOP_S)
         self.received = self.received or number
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(number)
+
+
+class _Reaper:
+    """The small process that ends the others when this one is killed; see `mmcore.train.reaper`."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        program = str(Path(__file__).with_name("reaper.py"))
+        groups = [str(process.pid) for process in processes]
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", "-E", program, str(ORPHANS_S), *groups],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.communicate(b"done")
 
 
 def _how(code: int) -> str:
@@ -176,9 +250,11 @@ def _through_deepspeed(hostfile: Path, nproc: int, arguments: Sequence[str]) -> 
     command += ["--num_gpus", str(nproc)] if nproc > 1 else []
     command += ["--no_local_rank", "--module", "mmcore", *arguments]
     environment = {key: value for key, value in os.environ.items() if key not in RANK}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    with _Forward([process]) as forward:
-        code = process.wait()
+    process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
+    with _Reaper([process]), _Forward([process]) as forward:
+        while (code := process.poll()) is None:
+            forward.end_the_stuck()
+            time.sleep(0.05)
     if forward.received:
         raise SystemExit(128 + forward.received)
     if code:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 
+from mmcore.base.terminal import tell
 from mmcore.contract.values import Batch
 
 
@@ -90,14 +91,14 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is not None:
             self._live.update(text)
         elif self.show:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
     def say(self, text: str) -> None:
         """Show a message above the live line."""
         if self._live is not None:
             self._live.console.print(text, markup=False)
         elif self.show:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
 
 def line(record: Mapping[str, Any], total: int) -> str:

@@ -305,14 +305,13 @@ def test_little_room_is_told_before_the_start(monkeypatch, capsys) -> None:
 
 
 def test_semaphores_that_cannot_be_made_are_told(monkeypatch) -> None:
-    workers = loader(num_workers=1)
+    class Context:
+        def Lock(self) -> None:  # noqa: N802 as multiprocessing spells it
+            raise OSError(errno.EROFS, "Read-only file system")
 
-    def no_semaphore(*arguments: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__init__", no_semaphore)
+    monkeypatch.setattr(parcel, "get_context", Context)
     with pytest.raises(DataError, match=r"cannot start.*Read-only"):
-        list(workers.iterate(0, 1))
+        list(loader(num_workers=1).iterate(0, 1))
 
 
 class Stuck(Numbers):
@@ -322,7 +321,7 @@ class Stuck(Numbers):
 
 
 def test_a_worker_that_never_answers_is_given_up_with_what_it_was_reading() -> None:
-    workers = loader(Stuck(), num_workers=2, replacement=False, deadline_s=1.0)
+    workers = loader(Stuck(), num_workers=2, whole_epochs=True, deadline_s=1.0)
     began = time.monotonic()
     with pytest.raises(DataError, match="no batch came from the data workers within 1 s") as caught:
         list(workers.iterate(0, 11))

@@ -90,6 +90,100 @@ def test_sigterm_is_passed_on_once_and_waited_for(tmp_path: Path) -> None:
     assert (tmp_path / "stopped1").exists()
 
 
+STUBBORN = """
+import os, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+open(sys.argv[1] + 'pid' + os.environ['RANK'], 'w').write(str(os.getpid()))
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2])
+def test_other_signals_are_passed_on_too(tmp_path: Path, number: int) -> None:
+    code = WAIT.replace("signal.SIGTERM", str(int(number))).replace("143", str(128 + number))
+    launcher = subprocess.Popen(python(LAUNCHER, *python(code, f"{tmp_path}/")))
+    wait_for(tmp_path / "pid0", tmp_path / "pid1")
+    launcher.send_signal(number)
+    assert launcher.wait(20) == 128 + number
+    assert (tmp_path / "stopped0").exists()
+    assert (tmp_path / "stopped1").exists()
+
+
+def test_a_process_that_does_not_stop_is_ended_after_the_deadline(tmp_path: Path) -> None:
+    environment = {**os.environ, "MMCORE_STOP_S": "0.5"}
+    launcher = subprocess.Popen(
+        python(LAUNCHER, *python(STUBBORN, f"{tmp_path}/")), env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path / "pid0", tmp_path / "pid1")
+    pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in (0, 1)]
+    os.kill(pids[1], signal.SIGSTOP)  # not even the kernel's word reaches it
+    launcher.send_signal(signal.SIGTERM)
+    _, said = launcher.communicate(timeout=20)
+    assert launcher.returncode == 143
+    assert "ended by force: 2" in said
+    assert not any(map(alive, pids))
+
+
+def test_a_killed_launcher_ends_also_processes_that_do_not_listen(tmp_path: Path) -> None:
+    code = f"import mmcore.train.launch as launch; launch.ORPHANS_S = 0.5; {LAUNCHER}"
+    launcher = subprocess.Popen(python(code, *python(STUBBORN, f"{tmp_path}/")))
+    wait_for(tmp_path / "pid0", tmp_path / "pid1")
+    pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in (0, 1)]
+    os.kill(pids[0], signal.SIGSTOP)
+    time.sleep(0.3)  # the reaper starts after them
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    deadline = time.monotonic() + 15
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+
+
+FAIL = """
+import os, sys, time
+from mmcore.cli import main
+from mmcore.errors import DataError
+import mmcore.cli
+rank = int(os.environ['RANK'])
+def fail(*arguments, **options):
+    if rank == 1:
+        time.sleep(0.5)
+        raise DataError('image is truncated', where='data worker 0, record 7')
+    time.sleep(0.6)
+    raise RuntimeError('[enforce fail at gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]:1234')
+mmcore.cli.cli.main = fail
+main(['train'])
+"""
+
+
+def test_the_first_cause_is_told_with_its_rank_and_no_echo_of_it(capfd) -> None:
+    with pytest.raises(SystemExit) as caught:
+        spawn(python(FAIL), 2)
+    assert caught.value.code == 1
+    said = capfd.readouterr().err
+    assert said.startswith("DataError: image is truncated\n  where: data worker 0, record 7\n  rank:  1 of 2")
+    assert "gloo" not in said
+    assert "Traceback" not in said
+
+
+def test_what_all_processes_find_is_told_once_without_a_rank(capfd) -> None:
+    with pytest.raises(SystemExit) as caught:
+        spawn(python(FAIL.replace("if rank == 1", "if True")), 2)
+    assert caught.value.code == 1
+    said = capfd.readouterr().err
+    assert said.count("image is truncated") == 1
+
+
+def test_a_killed_process_is_the_cause_and_the_others_words_its_echo(capfd) -> None:
+    killed = FAIL.replace(
+        "raise DataError('image is truncated', where='data worker 0, record 7')", "os.kill(os.getpid(), 9)"
+    )
+    with pytest.raises(LaunchError, match="process 1 of 2 was killed by SIGKILL"):
+        spawn(python(killed), 2)
+    assert "gloo" not in capfd.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells children of their parent's death on Linux only")
 def test_a_killed_launcher_leaves_no_process_behind(tmp_path: Path) -> None:
     launcher = subprocess.Popen(python(LAUNCHER, *python(WAIT, f"{tmp_path}/")))
