@@ -2,8 +2,15 @@
 
 A path with a suffix is a file, one without is a folder of the repository. Of repositories and folders only weights,
 configurations and tokenizers are fetched, no code and no second copy in half precision.
+
+Whether the Hub is asked at all is decided here, once: not with HF_HUB_OFFLINE, not while planning (`unasked`), and not
+when it did not answer a first short try. Then only what is on this machine counts, and nothing waits.
 """
 
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +21,69 @@ KEPT = ("*.safetensors", "pytorch_model*.bin", "*.json", "*.model", "*.txt")
 """What of a whole repository or folder is fetched."""
 LEFT = ("*.fp16.*", "*.non_ema.*")
 """What is not, since another file says the same."""
+
+TRY_SECONDS = 4.0
+"""How long the one try may take in which the Hub must answer."""
+
+_unasked = 0
+
+
+class NotFetchedError(MissingDataError):
+    """Something of the Hub that is not on this machine, and the Hub was deliberately not asked (`unasked`)."""
+
+
+@contextmanager
+def unasked() -> Generator[None, None, None]:
+    """Inside, nobody asks the Hub: what is not on this machine is a `NotFetchedError`."""
+    global _unasked
+    _unasked += 1
+    try:
+        yield
+    finally:
+        _unasked -= 1
+
+
+def silence() -> str | None:
+    """Why the Hub is not to be asked, or None when it answers."""
+    from huggingface_hub import constants
+
+    if _unasked:
+        return "only this machine is looked at now; a run fetches it at its start"
+    if constants.HF_HUB_OFFLINE:
+        return "offline mode is set (HF_HUB_OFFLINE)"
+    return None if _answers() else f"no answer from {constants.ENDPOINT} within {TRY_SECONDS:g} s"
+
+
+def missing(name: str, do: str) -> MissingDataError:
+    """The error for a file or repository that is not on this machine while the Hub is silent."""
+    kind = NotFetchedError if _unasked else MissingDataError
+    return kind(f"not on this machine, and the Hub was not asked: {silence()}", where=name, do=do)
+
+
+@cache
+def _answers() -> bool:
+    """Whether the Hub's address answers anything at all; tried once in a process, name resolution included."""
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            urllib.request.urlopen(request, timeout=TRY_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # a refusal is an answer
+        except OSError:
+            return
+        answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)  # a resolver that hangs is left behind
+    thread.start()
+    thread.join(TRY_SECONDS)
+    return answered.is_set()
 
 
 def is_hub(name: str) -> bool:
@@ -34,6 +104,10 @@ def fetch(name: str, *, do: str) -> Path:
     """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    if silence() is not None:
+        if (found := fetched(name)) is not None:
+            return found
+        raise missing(name, do)
     try:
         return _get(name)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

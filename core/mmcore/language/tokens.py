@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from jaxtyping import Int
 
+from mmcore.base import hub
 from mmcore.errors import MissingDataError, RecipeError, WeightsError
 from mmcore.language.conversation import MARKER, Template
 from mmcore.language.sequence import IMAGE
@@ -220,8 +221,14 @@ def _open(source: str | Path) -> Any:
     try:
         if path.is_file():
             return LlamaTokenizer.from_pretrained(str(path.parent))
-        return AutoTokenizer.from_pretrained(str(source), local_files_only=path.is_dir())
+        quiet = not path.is_dir() and hub.silence() is not None
+        return AutoTokenizer.from_pretrained(str(source), local_files_only=path.is_dir() or quiet)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        if not path.exists() and hub.silence() is not None:
+            raise hub.missing(
+                f"tokenizer {source}",
+                "put its files into the folder `weights/NAME` of the data root, or go online once",
+            ) from None
         raise WeightsError(
             f"the tokenizer cannot be read: {str(error).strip().splitlines()[0]}",
             where=source,
@@ -243,7 +250,14 @@ def _settings(source: str | Path) -> dict[str, Any]:
     from transformers.utils.hub import cached_file
 
     folder = Path(source).parent if Path(source).is_file() else source
-    path = cached_file(str(folder), "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
+    # The tokenizer was opened before, so the file is here if there is one.
+    path = cached_file(
+        str(folder),
+        "tokenizer_config.json",
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
     return json.loads(Path(path).read_text()) if path else {}
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def build_model(family: Family, settings: Settings) -> "nn.Module":
     """The family's module for these settings, seeded, with freshly initialised weights.
 
+    Inside `mmcore.weights.skeleton.skeleton` its parameters are on meta: shapes and names without memory.
+
     Raises:
         PluginError: the hook fails or returns something that is not a model.
     """

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmcore.base import hub
 from mmcore.contract.recipe import Source, Validation
 from mmcore.errors import MmcoreError
 from mmcore.runs.build import build_datasets, build_model, data_context, prepare_demo, total_steps
@@ -115,26 +116,41 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Pl
             f" x {processes} processes"
         )
     if build:
-        prepare_demo(family, settings)
-        counts = dict(_count_records(family, settings, plan))
-        plan.steps = total_steps(settings, sum(counts.values()))
-        plan.samples = plan.steps * stage.global_batch
-        plan.sources = list(_describe_sources(settings, counts, plan))
-        plan.validation = list(_describe_validation(family, settings, plan))
-        _describe_parameters(family, settings, plan)
-        _take_notes(family, settings, plan)
+        with hub.unasked():
+            _look(family, settings, plan)
     else:
         plan.sources = list(_describe_sources(settings, {}, plan))
     return plan
 
 
-def _count_records(family: Family, settings: Settings, plan: Plan) -> Iterator[tuple[str, int]]:
+def _look(family: Family, settings: Settings, plan: Plan) -> None:
+    """Data on this disk and the model's shapes; the Hub is not asked."""
+    prepare_demo(family, settings)
+    counts = _count_records(family, settings, plan)
+    if settings.stage.steps is not None or counts.keys() == active_sources(settings).keys():
+        plan.steps = total_steps(settings, sum(counts.values()))
+        plan.samples = plan.steps * settings.stage.global_batch
+    plan.sources = list(_describe_sources(settings, counts, plan))
+    plan.validation = _describe_validation(family, settings, plan)
+    _describe_parameters(family, settings, plan)
+    _take_notes(family, settings, plan)
+
+
+def _count_records(family: Family, settings: Settings, plan: Plan) -> dict[str, int]:
+    """Records by source; where one source has a problem, each is opened alone, so that it does not hide the others."""
+    try:
+        whole = build_datasets(family, settings, "train").sources
+        return {name: len(whole[name]) for name in active_sources(settings)}
+    except MmcoreError:
+        counts: dict[str, int] = {}
     for name in active_sources(settings):
-        narrowed = settings.replace(only=(name,))
         try:
-            yield name, len(build_datasets(family, narrowed, "train").sources[name])
+            counts[name] = len(build_datasets(family, settings.replace(only=(name,)), "train").sources[name])
+        except hub.NotFetchedError as error:
+            plan.notes.append(f"records of {name} are unknown: {error.where} is {error.what}")
         except MmcoreError as error:
             plan.problems.append(f"{name}: {error}")
+    return counts
 
 
 def _describe_sources(settings: Settings, counts: dict[str, int], plan: Plan) -> Iterator[SourcePlan]:
@@ -152,26 +168,39 @@ def _files(entry: Source | Validation) -> str:
     return entry.annotations if isinstance(entry.annotations, str) else ", ".join(entry.annotations)
 
 
-def _describe_validation(family: Family, settings: Settings, plan: Plan) -> Iterator[SourcePlan]:
+def _describe_validation(family: Family, settings: Settings, plan: Plan) -> list[SourcePlan]:
+    """Each validation set, and whether its metrics exist; opened together, or one by one where one has a problem."""
     from mmcore.contract.protocols import Datasets
 
-    evaluators = {}
-    for name, validation in validations(settings).items():
-        records, problem = None, None
-        narrowed = settings.replace(stage=settings.stage.replace(validation={name: validation}))
-        try:
-            datasets = build_datasets(family, narrowed, "val")
-            records, evaluators[name] = len(datasets.sources[name]), datasets.evaluators[name]
-        except MmcoreError as error:
-            problem = error.what
-        except KeyError:
-            problem = "no plugin gives this set"
-        yield SourcePlan(name, validation.format, _files(validation), 0.0, records, None, problem)
+    entries = validations(settings)
+    evaluators: dict[str, Any] = {}
+    found: dict[str, int | str] = {}
+    try:
+        answers = build_datasets(family, settings, "val") if entries else Datasets({}, {})
+        found = {name: len(source) for name, source in answers.sources.items() if name in entries}
+        evaluators |= {name: evaluator for name, evaluator in answers.evaluators.items() if name in entries}
+    except MmcoreError:
+        for name, entry in entries.items():
+            alone = settings.replace(stage=settings.stage.replace(validation={name: entry}))
+            try:
+                answers = build_datasets(family, alone, "val")
+                found[name], evaluators[name] = len(answers.sources[name]), answers.evaluators[name]
+            except MmcoreError as error:
+                found[name] = error.what
+            except KeyError:
+                continue
     try:
         note = check_metrics(settings.stage, Datasets({}, {}, evaluators), settings.only)
         plan.notes += [note] if note and settings.only else []
     except MmcoreError as error:
         plan.problems.append(str(error))
+    return [_validation(name, entry, found.get(name, "no plugin gives this set")) for name, entry in entries.items()]
+
+
+def _validation(name: str, entry: Validation, found: int | str) -> SourcePlan:
+    """A validation set with its records, or with what is wrong with it."""
+    records, problem = (found, None) if isinstance(found, int) else (None, found)
+    return SourcePlan(name, entry.format, _files(entry), 0.0, records, None, problem)
 
 
 def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:
@@ -186,8 +215,10 @@ def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:
 
 def _describe_parameters(family: Family, settings: Settings, plan: Plan) -> None:
     from mmcore.train.optim import freeze, parameter_groups
+    from mmcore.weights.skeleton import skeleton
 
-    model = build_model(family, settings)
+    with skeleton():
+        model = build_model(family, settings)
     freeze(model, settings.stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in parameter_groups(model, settings.stage):

@@ -226,6 +226,7 @@ def test_absent_teachers_are_fetched_from_the_hub_before_anything_is_computed(co
             encoder.rename(snapshot / "encoder")
         return str(snapshot)
 
+    monkeypatch.setattr("mmcore.base.hub.silence", lambda: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     stage = gen_stage(context, teachers={"gen": "hf://owner/name/encoder"})
     here = decide(gen_stage(context), context).fingerprint

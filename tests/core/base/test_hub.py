@@ -1,5 +1,6 @@
 """Names on the Hub: what is asked for, what is left there, and what happens when nobody answers."""
 
+import contextlib
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,13 @@ from typing import Any
 import pytest
 from mmcore.base import hub
 from mmcore.errors import MissingDataError, WeightsError
+
+
+@pytest.fixture(autouse=True)
+def answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hub that answers; tests that mean the opposite say so."""
+    monkeypatch.setattr(hub, "_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
 class Hub:
@@ -97,3 +105,43 @@ def test_a_silent_hub_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(WeightsError, match="not a file or repository on the Hub"):
         hub.fetch(name, do="")
+
+
+def refuse(*_: Any, **__: Any) -> str:
+    raise AssertionError("the network was asked")
+
+
+def test_a_silent_hub_is_tried_once_and_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+
+    def no_route(request: Any, timeout: float) -> None:
+        del request
+        tries.append(timeout)
+        raise OSError("no route")
+
+    monkeypatch.undo()
+    hub._answers.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.urlopen", no_route)
+    try:
+        for _ in range(2):
+            with pytest.raises(MissingDataError, match=r"no answer from .* within 4 s") as caught:
+                hub.fetch("hf://owner/name-never-fetched", do="plug it in")
+            assert "plug it in" in str(caught.value)
+    finally:
+        hub._answers.cache_clear()
+    assert tries == [hub.TRY_SECONDS]
+
+
+@pytest.mark.parametrize("why", ["offline", "planning"])
+def test_nobody_is_asked_offline_or_while_planning(why: str, remote: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = hub.fetch("hf://owner/name", do="")
+    monkeypatch.setattr(hub, "_answers", refuse)
+    if why == "offline":
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with hub.unasked() if why == "planning" else contextlib.nullcontext():
+        assert hub.fetch("hf://owner/name", do="") == there
+        kind = hub.NotFetchedError if why == "planning" else MissingDataError
+        with pytest.raises(kind, match="not on this machine"):
+            hub.fetch("hf://owner/other", do="")
+    assert len(remote.asked) == 1

@@ -56,6 +56,7 @@ def test_a_name_on_the_hub_is_fetched_and_its_commit_kept(
 ) -> None:
     folder = tmp_path / "models" / "snapshots" / "abc123"
     folder.mkdir(parents=True)
+    monkeypatch.setattr("mmcore.base.hub.silence", lambda: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     model = Recording()
     (entry,) = initialise(model, stage, ["hf://owner/name@v2"], tmp_path)

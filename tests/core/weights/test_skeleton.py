@@ -1,0 +1,48 @@
+"""Skeletons: the model's own constructors, names and buffers, without the memory of its weights."""
+
+import torch
+from mmcore.weights.skeleton import skeleton
+from torch import nn
+
+
+class Part(nn.Module):
+    """A parameter of each making, and buffers that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+        self.norm = nn.LayerNorm(4)
+        self.words = nn.Embedding(16, 8)
+        self.scale = nn.Parameter(torch.rand(3), requires_grad=False)
+        self.output = nn.Linear(8, 16, bias=False)
+        self.output.weight = self.words.weight
+        self.register_buffer("places", torch.arange(6.0), persistent=False)
+        self.register_buffer("room", torch.empty(2))
+
+
+def test_a_skeleton_has_every_name_and_no_weight() -> None:
+    with skeleton():
+        bare = Part()
+    whole = Part()
+    assert {name: p.shape for name, p in bare.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+    assert all(parameter.is_meta for parameter in bare.parameters())
+    assert not bare.scale.requires_grad
+    assert bare.output.weight is bare.words.weight
+    assert torch.equal(bare.get_buffer("places"), torch.arange(6.0))
+    assert not bare.get_buffer("room").is_meta
+
+
+def test_nothing_stays_switched_on_afterwards() -> None:
+    with skeleton():
+        pass
+    assert not nn.Linear(2, 2).weight.is_meta
+
+
+def test_chosen_parameters_are_made_as_always() -> None:
+    with skeleton() as registered:
+        bare = Part()
+    place = next(i for i, parameter in enumerate(registered) if parameter is bare.norm.weight)
+    with skeleton(real=frozenset({place})):
+        mixed = Part()
+    assert torch.equal(mixed.norm.weight, torch.ones(4))
+    assert sum(not parameter.is_meta for parameter in mixed.parameters()) == 1
