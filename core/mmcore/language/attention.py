@@ -177,6 +177,11 @@ def attend(
     mask = sight.mask(sliding_window)
     if softcap is not None or sight.kernel == "eager":
         out = _explicit(query, _shared(key, query), _shared(value, query), mask, scaling, softcap, dropout)
+    elif query.shape[2] == 1:
+        # Query heads that share a key become queries of one head, which every kernel takes and nothing has to repeat.
+        shared = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
+        out = scaled_dot_product_attention(shared, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        out = out.reshape(query.shape)
     else:
         # Kernels that take a mask want one key per query head; repeating is cheaper than the kernel without fusion.
         grouped = mask is None and query.shape[1] != key.shape[1]
@@ -188,7 +193,7 @@ def attend(
             value,
             attn_mask=mask,
             dropout_p=dropout,
-            is_causal=mask is None and query.shape[2] > 1,
+            is_causal=mask is None,
             scale=scaling,
             enable_gqa=grouped,
         )

@@ -2,16 +2,18 @@
 
 The prompt rows are read once, whichever side they are padded on; every further step feeds one token per row. A row
 ends at one of the end ids, after one of the stop sequences, or when its text holds a stop string; rows that have ended
-take padding until all have. One copy to the host per step says which token each row took.
+take padding until all have. Tokens, keys and values are written into room that is made once, and stay on the device:
+the host asks once a step whether all rows have ended, and reads tokens only where a stop string has to be found.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from mmcore.errors import ShapeError, UsageError
 from mmcore.language.attention import Kernel, Sight, sight_of
@@ -56,16 +58,9 @@ class Stop:
             raise UsageError("stop strings need a way to decode", do="give Stop(strings=..., decode=tokenizer.decode)")
 
     def reached(self, ids: Sequence[int]) -> bool:
-        """Whether a row with these new ids has ended."""
-        if ids and ids[-1] in self.ids:
-            return True
-        if any(tuple(ids[-len(end) :]) == end for end in self.sequences if end):
-            return True
-        if not self.strings or self.decode is None:
-            return False
-        # A token is at least one byte of text, so as many tokens as bytes reach back far enough.
-        window = max(len(text.encode()) for text in self.strings) + 1
-        return any(text in self.decode(list(ids[-window:])) for text in self.strings)
+        """Whether a row with these new ids has ended with the last of them."""
+        taken = torch.tensor([list(ids)], dtype=torch.int64)
+        return bool(ids) and bool(_Ends(self, taken.device)(taken, torch.ones(1, dtype=torch.bool))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,56 +115,113 @@ def generate(
         raise UsageError(f"cannot generate {max_new_tokens} tokens", do="ask for at least one")
     if sequences.segments is not None:
         raise ShapeError("prompts are packed into shared rows", do="lay them out without pack_to")
-    reader = _Reader(model, sequences)
-    states = [reader.prompt(embeds)]
-    stop, pick = stop or Stop(), _Pick(sampling, tuple(forbid), embeds.device)
-    rows = range(len(embeds))
-    answers: list[list[int]] = [[] for _ in rows]
-    chances: list[list[float]] = [[] for _ in rows]
-    open_rows, kept = set(rows), []
+    rows, device = len(embeds), embeds.device
+    reader = _Reader(model, sequences, room=max_new_tokens)
+    ends, pick = _Ends(stop or Stop(), device), _Pick(sampling, tuple(forbid), device)
+    ids = torch.full((rows, max_new_tokens), padding, device=device)
+    probabilities = torch.zeros(rows, max_new_tokens, device=device)
+    lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+    going = torch.ones(rows, dtype=torch.bool, device=device)
+    states, kept = [reader.prompt(embeds)], []
     last = states[0].gather(1, reader.ends[:, None, None].expand(-1, 1, states[0].shape[-1]))
     for step in range(max_new_tokens):
         logits = model.lm_head(last)[:, 0].float()
         if keep_logits:
             kept.append(logits)
-        token, chance = pick(logits)
-        taken = torch.stack([token.to(chance.dtype), chance]).tolist()  # float32 holds ids below 2^24
-        for row in sorted(open_rows):
-            answers[row].append(int(taken[0][row]))
-            chances[row].append(taken[1][row])
-            if stop.reached(answers[row]):
-                open_rows.discard(row)
-        if not open_rows or step + 1 == max_new_tokens:
+        ids[:, step], probabilities[:, step] = pick(logits)
+        lengths += going
+        going = going & ~ends(ids[:, : step + 1], going)
+        if step + 1 == max_new_tokens or (ends.can_end and not bool(going.any())):
             break
-        ended = [row not in open_rows for row in rows]
-        token = token.masked_fill(torch.tensor(ended, device=token.device), padding) if any(ended) else token
-        last = reader.step(token)
+        last = reader.step(ids[:, step].masked_fill(~going, padding))
         if keep_hidden:
             states.append(last)
+    counts = lengths.tolist()
     return Generated(
-        ids=answers,
-        probabilities=chances,
+        ids=[row[:count] for row, count in zip(ids.tolist(), counts, strict=True)],
+        probabilities=[row[:count] for row, count in zip(probabilities.tolist(), counts, strict=True)],
         logits=torch.stack(kept, 1) if keep_logits else None,
-        hidden=_by_row(states, sequences, answers) if keep_hidden else None,
+        hidden=_by_row(states, sequences, counts) if keep_hidden else None,
     )
+
+
+class _Ends:
+    """Which rows have ended, on the device of their tokens."""
+
+    def __init__(self, stop: Stop, device: torch.device) -> None:
+        self.stop = stop
+        self.ids = torch.tensor(stop.ids, dtype=torch.int64, device=device)
+        self.sequences = [torch.tensor(end, device=device) for end in stop.sequences if end]
+        # A token is at least one byte of text, so as many tokens as bytes reach back far enough.
+        self.window = max((len(text.encode()) for text in stop.strings), default=0) + 1
+        self.can_end = bool(stop.ids or self.sequences or stop.strings)
+
+    def __call__(self, taken: Int[Tensor, "rows tokens"], going: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+        """Whether each row ends with the last token taken; of rows that ended before, anything."""
+        ended = (taken[:, -1:] == self.ids).any(1)
+        for end in self.sequences:
+            if len(end) <= taken.shape[1]:
+                ended |= (taken[:, -len(end) :] == end).all(1)
+        if self.stop.strings:
+            ended |= self._texts(taken, going)
+        return ended
+
+    def _texts(self, taken: Tensor, going: Tensor) -> Tensor:
+        assert self.stop.decode is not None
+        found = torch.zeros(len(taken), dtype=torch.bool)
+        for row, tokens in zip(going.nonzero()[:, 0].tolist(), taken[going, -self.window :].tolist(), strict=True):
+            text = self.stop.decode(tokens)
+            found[row] = any(end in text for end in self.stop.strings)
+        return found.to(taken.device)
+
+
+class _Room(DynamicLayer):
+    """Keys and values of one layer, in tensors with room for those to come: nothing is copied when a token arrives."""
+
+    def __init__(self, extra: int) -> None:
+        super().__init__()
+        self.extra = extra
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.all_keys, self.all_values = (
+            part.new_empty(*part.shape[:2], part.shape[2] + self.extra, part.shape[3])
+            for part in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self.length = self.length, self.length + key_states.shape[2]
+        self.all_keys[:, :, start : self.length] = key_states
+        self.all_values[:, :, start : self.length] = value_states
+        self.keys, self.values = self.all_keys[:, :, : self.length], self.all_values[:, :, : self.length]
+        return self.keys, self.values
 
 
 class _Reader:
     """The model with its cache: reads the prompts, then one token per row and step."""
 
-    def __init__(self, model: LanguageModel, sequences: Sequences) -> None:
+    def __init__(self, model: LanguageModel, sequences: Sequences, room: int) -> None:
         self.model = model
         self.sequences = sequences
-        # A cache without a configuration keeps every key; windows are in the sight.
-        self.cache = DynamicCache()
+        # Layers that know no window keep every key; windows are in the sight.
+        self.cache = Cache(layer_class_to_replicate=partial(_Room, room))  # type: ignore[arg-type]
         device = sequences.ids.device
-        lengths = torch.tensor([place.length for place in sequences.locations], device=device)
-        starts = torch.tensor([place.start for place in sequences.locations], device=device)
+        starts, lengths = torch.tensor([(place.start, place.length) for place in sequences.locations]).to(device).T
         self.ends = starts + lengths - 1
-        self.next = lengths
         self.kernel: Kernel = "eager" if model.attention == "eager" else "sdpa"  # "varlen" knows no cache
-        self.valid = sequences.valid
-        self.key_positions = sequences.positions
+        self.taken = 0
+        """Tokens fed after the prompts."""
+        self.answer_positions = lengths[:, None] + torch.arange(room, device=device)
+        self.key_positions = torch.cat([sequences.positions, self.answer_positions], 1)
+        """Of prompts and answers; those to come are not looked at."""
+        answer_valid = sequences.valid.new_ones(()).expand(len(lengths), room)
+        self.valid = torch.cat([sequences.valid, answer_valid], 1) if sequences.padding else None
 
     def prompt(self, embeds: Tensor) -> Tensor:
         """Hidden states of the prompts."""
@@ -178,12 +230,11 @@ class _Reader:
 
     def step(self, token: Int[Tensor, " rows"]) -> Float[Tensor, "rows 1 width"]:
         """Hidden state after one more token per row, which sees the row's prompt and what followed it."""
-        position = self.next[:, None]
-        self.next = self.next + 1
-        self.valid = torch.cat([self.valid, self.valid.new_ones(len(token), 1)], 1)
-        self.key_positions = torch.cat([self.key_positions, position], 1)
-        longest = self.key_positions.shape[1]
-        sight = Sight(position, self.key_positions, valid=self.valid, longest=longest, kernel=self.kernel)
+        position = self.answer_positions[:, self.taken : self.taken + 1]
+        self.taken += 1
+        keys = self.sequences.shape[1] + self.taken
+        valid = None if self.valid is None else self.valid[:, :keys]
+        sight = Sight(position, self.key_positions[:, :keys], valid=valid, longest=keys, kernel=self.kernel)
         return self.model.run(self.model.embed_tokens(token[:, None]), position, sight, self.cache)
 
 
@@ -210,10 +261,16 @@ class _Pick:
         return words.gather(-1, place)[:, 0]
 
 
-def _by_row(states: Sequence[Tensor], sequences: Sequences, answers: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Hidden states of every row without padding and without what was fed after its end."""
+def _by_row(states: Sequence[Tensor], sequences: Sequences, counts: Sequence[int]) -> list[Tensor]:
+    """Hidden states of every row without padding and without what was fed after its end.
+
+    Args:
+        states: of the prompts, then of every step.
+        sequences: the prompts' plan.
+        counts: new tokens of each row.
+    """
     steps = torch.cat(list(states[1:]), 1) if len(states) > 1 else states[0][:, :0]
     return [
-        torch.cat([states[0][place.row, place.start : place.start + place.length], steps[place.row, : len(answer) - 1]])
-        for place, answer in zip(sequences.locations, answers, strict=True)
+        torch.cat([states[0][place.row, place.start : place.start + place.length], steps[place.row, : count - 1]])
+        for place, count in zip(sequences.locations, counts, strict=True)
     ]
