@@ -60,8 +60,13 @@ def place(environment: Mapping[str, str] | None = None) -> Place:
     return Place()
 
 
-def start(device: torch.device, *, timeout_s: float = 1800.0) -> Place:
+def start(device: torch.device, *, timeout_s: float = 1800.0, alone: bool = False) -> Place:
     """Join the other processes; does nothing for a single one or when already joined.
+
+    Args:
+        device: of this process.
+        timeout_s: how long the others may be silent.
+        alone: make a group of one for a single process too, which DeepSpeed asks for.
 
     Raises:
         LaunchError: the others cannot be reached.
@@ -69,6 +74,10 @@ def start(device: torch.device, *, timeout_s: float = 1800.0) -> Place:
     global _host_group
     here = place()
     if here.world_size == 1:
+        if alone and not dist.is_initialized():
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asserts that a launcher set it
         return here
     if not dist.is_initialized():
         _fill_address(here)

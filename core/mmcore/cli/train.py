@@ -24,6 +24,8 @@ from mmcore.cli.options import recipe_options, request_from
 @click.option(
     "--max-steps", type=click.IntRange(min=1), help="Stop early; the schedule stays that of the whole recipe."
 )
+@click.option("--no-tensorboard", is_flag=True, help="Write no TensorBoard events; metrics.jsonl has the numbers.")
+@click.option("--quiet", is_flag=True, help="Show no progress; log.txt has it.")
 @click.option("--log-every", type=click.IntRange(min=1), help="Optimiser steps between logged lines.")
 def train(
     out: Path | None,
@@ -44,7 +46,9 @@ def train(
         _refuse_with_resume(values)
         resume_run(resume, nproc=nproc, hostfile=hostfile, max_steps=values["max_steps"])
         return
-    family, settings, _ = settle(request_from({**values, "device": device}))
+    family, settings, _ = settle(
+        request_from({**values, "device": device, "tensorboard": not values["no_tensorboard"]})
+    )
     start_run(family, settings, out, nproc=nproc, hostfile=hostfile)
 
 
@@ -52,6 +56,6 @@ def _refuse_with_resume(values: dict[str, Any]) -> None:
     """--resume takes everything from the run folder: any other choice would silently not be made."""
     given = [name for name, value in values.items() if value and name != "max_steps"]
     if given:
-        spelled = {"sets": "set", "extensions": "with", "log_every": "log-every"}
+        spelled = {"sets": "set", "extensions": "with", "log_every": "log-every", "no_tensorboard": "no-tensorboard"}
         listed = ", ".join(f"--{spelled.get(name, name)}" for name in given)
         raise click.UsageError(f"--resume takes everything from the run folder; leave out {listed}.")

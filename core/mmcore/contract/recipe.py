@@ -223,6 +223,8 @@ class Stage(Recipe):
 
     zero: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage when several processes run."""
+    offload: bool = False
+    """Keep the optimiser state in host memory, with ZeRO 1 to 3; on one process too."""
     checkpoint_every: int = Field(default=1000, gt=0)
     keep_last: int = Field(default=2, gt=0)
     keep_every: int | None = Field(default=None, gt=0)
@@ -239,6 +241,12 @@ class Stage(Recipe):
                 f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}",
                 where=f"stage {self.number} {self.name}",
                 do="change one of them with --set global_batch=... or --set micro_batch=...",
+            )
+        if self.offload and not self.zero:
+            raise RecipeError(
+                "offload needs ZeRO",
+                where=f"stage {self.number} {self.name}, offload",
+                do="--set zero=2, or leave offload out",
             )
         return self
 

@@ -174,6 +174,8 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             else None,
             picture=partial(_picture, datasets),
             log_every=settings.log_every,
+            tensorboard=settings.tensorboard,
+            show=not settings.quiet,
         )
         try:
             trained = train(setup)

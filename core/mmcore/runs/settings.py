@@ -50,6 +50,10 @@ class Settings(Recipe):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 2
     log_every: int = 10
+    tensorboard: bool = True
+    """Write TensorBoard events beside `metrics.jsonl`."""
+    quiet: bool = False
+    """Show no progress; `log.txt` has it all the same."""
     max_steps: int | None = None
     """Stop after this many optimiser steps although the schedule goes on (--max-steps)."""
 
@@ -118,6 +122,8 @@ class Request:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = None
     log_every: int | None = None
+    tensorboard: bool = True
+    quiet: bool = False
     max_steps: int | None = None
 
 
@@ -147,6 +153,8 @@ def settle(request: Request) -> tuple[Family, Settings, Origins]:
         device=request.device,
         workers=_default_workers() if request.workers is None else request.workers,
         log_every=10 if request.log_every is None else request.log_every,
+        tensorboard=request.tensorboard,
+        quiet=request.quiet,
         max_steps=request.max_steps,
     )
     return family, settings, origins

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -64,10 +64,6 @@ class TrainSetup:
     """Stop after this many steps although the schedule goes on."""
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    engine: Literal["auto", "plain", "deepspeed"] = "auto"
-    """"auto" is DeepSpeed for several processes."""
-    offload: bool = False
-    """Keep the optimiser state in host memory (ZeRO 1 to 3)."""
     resume: bool = False
     """Continue from the newest whole checkpoint, if there is one."""
     evaluate: Evaluate | None = None
@@ -319,12 +315,12 @@ def build_engine(setup: TrainSetup, loaded: checkpoint.Loaded | None, world_size
     if setup.stage.compile:
         setup.model.compile()
     engine: Engine
-    if setup.engine == "deepspeed" or (setup.engine == "auto" and world_size > 1):
+    if world_size > 1 or setup.stage.offload:
         from mmcore.train.zero import DeepSpeedEngine
 
-        engine = DeepSpeedEngine(setup.model, setup.stage, setup.device, offload=setup.offload)
+        distributed.start(setup.device, alone=True)
+        engine = DeepSpeedEngine(setup.model, setup.stage, setup.device)
     else:
-        assert world_size == 1, "the plain engine is one process"
         engine = PlainEngine(setup.model, setup.stage, setup.device)
     if loaded is not None:
         engine.load_moments(loaded.moments, loaded.state["updates"])

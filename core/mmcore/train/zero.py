@@ -39,7 +39,7 @@ BUCKET = 2**26
 class DeepSpeedEngine:
     """One of several processes (or a single one, on request); `distributed.start` was called before."""
 
-    def __init__(self, model: nn.Module, stage: Stage, device: torch.device, *, offload: bool = False) -> None:
+    def __init__(self, model: nn.Module, stage: Stage, device: torch.device) -> None:
         deepspeed = _import_deepspeed(device)
         self._deepspeed = deepspeed
         self.device = device
@@ -59,7 +59,7 @@ class DeepSpeedEngine:
         self._engine, _, _, _ = deepspeed.initialize(
             model=self.objective,
             optimizer=adamw(self.groups, stage),
-            config=_config(stage, offload, sum(parameter.numel() for parameter in self.parameters)),
+            config=_config(stage, sum(parameter.numel() for parameter in self.parameters)),
             dist_init_required=False,
         )
         self.optimizer: torch.optim.Optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
@@ -253,7 +253,7 @@ def _import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def _config(stage: Stage, offload: bool, trainable: int) -> dict[str, Any]:
+def _config(stage: Stage, trainable: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": stage.zero,
         "overlap_comm": False,  # nothing is reduced while the backward pass runs
@@ -262,8 +262,8 @@ def _config(stage: Stage, offload: bool, trainable: int) -> dict[str, Any]:
         "reduce_bucket_size": max(min(BUCKET, trainable), 1),
         "allgather_bucket_size": BUCKET,
     }
-    if offload and stage.zero:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": stage.zero > 0 and torch.cuda.is_available()}
+    if stage.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         # Batches and accumulation are the loop's; DeepSpeed sees one reduction and one update a step.
         "train_micro_batch_size_per_gpu": 1,
