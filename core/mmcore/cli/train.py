@@ -26,6 +26,11 @@ from mmcore.cli.options import recipe_options, request_from
 )
 @click.option("--no-tensorboard", is_flag=True, help="Write no TensorBoard events; metrics.jsonl has the numbers.")
 @click.option("--quiet", is_flag=True, help="Show no progress; log.txt has it.")
+@click.option(
+    "--track",
+    type=click.Choice(["trackio", "wandb", "swanlab"]),
+    help="Tell the figures to this experiment tracker too.",
+)
 @click.option("--log-every", type=click.IntRange(min=1), help="Optimiser steps between logged lines.")
 def train(
     out: Path | None,

@@ -20,6 +20,7 @@ from mmcore.runs.build import (
     total_steps,
 )
 from mmcore.runs.checks import check_metrics
+from mmcore.runs.config import to_tree
 from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings, write_config, write_run_record
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def start_run(
         CheckpointError: the folder already holds a run, or is in use.
     """
     from mmcore.base import distributed
+    from mmcore.train.track import check_installed
 
     run_dir = default_folder(settings) if out is None else out
     if distributed.place().is_first and (run_dir / CONFIG_NAME).exists() and not _launched():
@@ -59,6 +61,8 @@ def start_run(
             where=f"--out {run_dir}",
             do=f"continue it with `mmcore train --resume {run_dir}`, or choose another --out",
         )
+    if settings.track:
+        check_installed(settings.track)
     prepare_demo(family, settings)
     data_context(settings)
     if nproc > 1 or hostfile is not None:
@@ -120,6 +124,7 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
     from mmcore.runs.initialise import initialise
     from mmcore.train import checkpoint
     from mmcore.train.loop import TrainSetup, accumulation, train
+    from mmcore.train.track import Tracker
 
     stage = settings.stage
     here = distributed.start(choose_device(settings))
@@ -176,6 +181,7 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
             log_every=settings.log_every,
             tensorboard=settings.tensorboard,
             show=not settings.quiet,
+            open_tracker=partial(Tracker, settings.track, run_dir, to_tree(settings)) if settings.track else None,
         )
         try:
             trained = train(setup)

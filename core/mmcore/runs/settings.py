@@ -56,6 +56,8 @@ class Settings(Recipe):
     """Show no progress; `log.txt` has it all the same."""
     max_steps: int | None = None
     """Stop after this many optimiser steps although the schedule goes on (--max-steps)."""
+    track: Literal["trackio", "wandb", "swanlab"] | None = None
+    """Experiment tracker that is told the figures as well (--track)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class Request:
     tensorboard: bool = True
     quiet: bool = False
     max_steps: int | None = None
+    track: Literal["trackio", "wandb", "swanlab"] | None = None
 
 
 def settle(request: Request) -> tuple[Family, Settings, Origins]:
@@ -156,6 +159,7 @@ def settle(request: Request) -> tuple[Family, Settings, Origins]:
         tensorboard=request.tensorboard,
         quiet=request.quiet,
         max_steps=request.max_steps,
+        track=request.track,
     )
     return family, settings, origins
 

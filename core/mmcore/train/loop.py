@@ -31,7 +31,7 @@ from mmcore.train import checkpoint, schedule, stored
 from mmcore.train.engine import Engine, PlainEngine
 from mmcore.train.evaluations import Evaluate, Evaluations, Position, due
 from mmcore.train.guard import Guard, Picture
-from mmcore.train.metrics import Recorder
+from mmcore.train.metrics import OpenTracker, Recorder
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
 from mmcore.train.progress import Progress, Window
@@ -71,6 +71,8 @@ class TrainSetup:
     """Draws a batch into a folder, for the guard."""
     log_every: int = 10
     tensorboard: bool = True
+    open_tracker: OpenTracker | None = None
+    """Opens an experiment tracker on the first process."""
     show: bool = True
     """Whether progress is shown at all."""
 
@@ -117,7 +119,14 @@ class _Run:
         loaded = self._find_checkpoint()
         self.position = Position(**loaded.state["position"]) if loaded else Position()
         self.recorder = (
-            Recorder(setup.run_dir, self.position.step, tensorboard=setup.tensorboard) if here.is_first else None
+            Recorder(
+                setup.run_dir,
+                self.position.step,
+                tensorboard=setup.tensorboard,
+                open_tracker=setup.open_tracker,
+            )
+            if here.is_first
+            else None
         )
         if self.recorder:
             stack.callback(self.recorder.close)

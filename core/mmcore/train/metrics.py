@@ -10,14 +10,20 @@ equals that of a run that was never interrupted.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmcore.base.files import replace_text
 
+if TYPE_CHECKING:
+    from mmcore.train.track import Tracker
+
 METRICS_NAME = "metrics.jsonl"
 LOG_NAME = "log.txt"
+
+
+OpenTracker = Callable[[Callable[[str], None]], "Tracker"]
 
 
 class Recorder:
@@ -27,14 +33,18 @@ class Recorder:
         run_dir: created by the caller.
         step: the checkpoint that the run continues from; later lines are cut.
         tensorboard: whether to write TensorBoard events under `tensorboard/`.
+        open_tracker: opens an experiment tracker, given where to say what goes wrong.
     """
 
-    def __init__(self, run_dir: Path, step: int, *, tensorboard: bool = True) -> None:
+    def __init__(
+        self, run_dir: Path, step: int, *, tensorboard: bool = True, open_tracker: "OpenTracker | None" = None
+    ) -> None:
         self._path = run_dir / METRICS_NAME
         cut(self._path, step)
         self._metrics = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 see close
         self._log = open(run_dir / LOG_NAME, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._board = _board(run_dir / "tensorboard", step) if tensorboard else None
+        self._tracker = open_tracker(self.say) if open_tracker else None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; numbers that are not finite become null."""
@@ -42,6 +52,8 @@ class Recorder:
         if self._board is not None:
             for name, value in _flat(record, ""):
                 self._board.add_scalar(name, value, int(record["step"]))
+        if self._tracker is not None:
+            self._tracker.log(dict(_flat(record, "")), int(record["step"]))
 
     def evaluation(self, step: int) -> dict[str, float | None] | None:
         """The metrics that a resumed run had found at its checkpoint's step, or None."""
@@ -60,6 +72,8 @@ class Recorder:
 
     def close(self) -> None:
         self._metrics.close()
+        if self._tracker is not None:
+            self._tracker.close()
         self._log.close()
         if self._board is not None:
             self._board.close()
