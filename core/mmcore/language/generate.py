@@ -6,9 +6,10 @@ take padding until all have. Tokens, keys and values are written into room that 
 the host asks once a step whether all rows have ended, and reads tokens only where a stop string has to be found.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,8 +18,13 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from mmcore.errors import ShapeError, UsageError
 from mmcore.language.attention import Kernel, Sight, sight_of
+from mmcore.language.conversation import Template
 from mmcore.language.models import LanguageModel
 from mmcore.language.sequence import Sequences
+
+END_TOKENS = ("<|end_of_text|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<|assistant|>")
+"""Tokens that end an answer in published generation settings: 128001 and 128009 of Llama 3; 32000, 32001 and 32007 of
+Phi-3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,21 @@ class Stop:
         """Whether a row with these new ids has ended with the last of them."""
         taken = torch.tensor([list(ids)], dtype=torch.int64)
         return bool(ids) and bool(_Ends(self, taken.device)(taken, torch.ones(1, dtype=torch.bool))[0])
+
+
+def end_ids(language: Mapping[str, Any], template: Template, tokenizer: Any) -> list[int]:
+    """Every id that ends an answer: the language model's, the tokenizer's and the template's.
+
+    Args:
+        language: configuration of the language model.
+        template: how conversations are written.
+        tokenizer: knows some of `END_TOKENS`.
+    """
+    vocabulary = tokenizer.get_vocab()
+    names = [name for name in (*END_TOKENS, template.stop) if name in vocabulary]
+    own = language.get("eos_token_id") or ()
+    ids = {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else (own,))}
+    return sorted({int(i) for i in ids if i is not None} | {int(vocabulary[name]) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

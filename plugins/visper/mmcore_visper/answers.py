@@ -8,14 +8,13 @@ import torch
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Prediction
 from mmcore.errors import UsageError
 from mmcore.language.conversation import template
-from mmcore.language.generate import Stop, generate
+from mmcore.language.generate import Stop, end_ids, generate
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.towers import image_library
 
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.sources import Reading
-from mmcore_visper.export import end_ids
 
 if TYPE_CHECKING:
     from mmcore_visper.model import Visper
@@ -40,7 +39,7 @@ def answer(model: "Visper", batch: VisperBatch) -> list[Prediction]:
         language.embed(batch.sequences, features),
         batch.sequences,
         max_new_tokens=batch.max_new_tokens or MAX_NEW_TOKENS,
-        stop=Stop(ids=tuple(end_ids(model.config, tokenizer))),
+        stop=Stop(ids=tuple(end_ids(model.config.language, template(model.config.template), tokenizer))),
         # Rows of the matrix that are no word; the published code cuts them off when it loads a model.
         forbid=range(len(tokenizer), language.embed_tokens.num_embeddings),
         padding=int(tokenizer.pad_token_id or 0),

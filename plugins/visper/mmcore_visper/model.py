@@ -24,7 +24,9 @@ from mmcore import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import ShapeError, WeightsError, suggest
 from mmcore.language import models
+from mmcore.language.llava.names import WHOLE, kind
 from mmcore.language.models import Hidden
+from mmcore.language.published import check_numbers, with_all_words
 from mmcore.language.sequence import Sequences
 from mmcore.vision.projectors import build_projector
 from mmcore.vision.towers import build_tower
@@ -237,7 +239,7 @@ class Visper(nn.Module):
 
     def keep_files(self, folder: Path) -> None:
         """Copy the tokenizer into a run's folder: answers must not depend on where the data were."""
-        from mmcore_visper.tokenizer import FOLDER
+        from mmcore.language.tokenizer_files import FOLDER
 
         self.tokenizer.save_pretrained(folder / FOLDER)
 
@@ -338,14 +340,14 @@ class Visper(nn.Module):
         """
         tensors: Mapping[str, Tensor] = read_tensors(path)
         own = self.state_dict()
-        found = weights.kind(tensors)
-        filled = weights.FILLS.get(found, "")
-        if not any(name.startswith(filled) for name in own):
-            raise WeightsError(f"this model has no use for a {weights.LABELS[found]}: it has no {filled}", where=path)
-        if found in ("upstream", "language"):
-            check_language(path, self.language)
-            tensors = weights.with_all_words(tensors, self.language.embed_tokens.num_embeddings)
-        names = weights.upstream(self.config, tensors) if found == "upstream" else weights.part(found, own)
+        found = kind(tensors, weights.PARTS)
+        part = weights.PARTS.get(found)
+        if part and not any(name.startswith(f"{part.fills}.") for name in own):
+            raise WeightsError(f"this model has no use for a {part.label}: it has no {part.fills}", where=path)
+        if found in (WHOLE, "language"):
+            check_numbers(path, self.language)
+            tensors = with_all_words(tensors, self.language.embed_tokens.num_embeddings)
+        names = part.map(own) if part else weights.upstream(self.config, tensors)
         state, report = names.to_ours(tensors, own)
         self.load_state_dict(state, strict=False)
         return report
@@ -421,49 +423,6 @@ def with_positions_at_padding(sequences: Sequences) -> Sequences:
         raise ShapeError("states at padding are defined for one sample a row", where="model.padding_keys")
     positions = torch.arange(length, device=sequences.ids.device).expand(rows, -1)
     return dataclasses.replace(sequences, positions=positions)
-
-
-_NAMES = (
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "sliding_window",
-    "hidden_act",
-    "rope_theta",
-    "rope_type",
-)
-"""Numbers of a language model that the shapes of its weights do not show."""
-
-
-def check_language(path: str | Path, language: models.LanguageModel) -> None:
-    """Refuse weights whose `config.json` says numbers that shapes do not show.
-
-    Raises:
-        WeightsError: names the entry and both values.
-    """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    if not (folder / "config.json").is_file():
-        return
-    entries = models.read_config(folder)
-    kind = "phi3" if "phi3" in str(entries.get("model_type")) else "llama"
-    if entries.get("model_type") != kind:  # the family's own files: their numbers are not translated yet
-        entries = models.modern_config({**entries, "model_type": kind})
-    theirs = models.make_config({name: value for name, value in entries.items() if name != "architectures"})
-    for name in _NAMES:
-        here, there = _number(language.config, name), _number(theirs, name)
-        if here != there:
-            raise WeightsError(
-                f"{name} is {there} in the checkpoint and {here} in this model",
-                where=folder / "config.json",
-                do=f"check the variant, or set model.language.{name}",
-            )
-
-
-def _number(config: Any, name: str) -> Any:
-    """An entry of a transformers configuration, those of the rotary embedding included."""
-    if name.startswith("rope_"):
-        return (getattr(config, "rope_parameters", None) or {}).get(name)
-    return getattr(config, name, None)
 
 
 def num_samples(batch: VisperBatch) -> int:

@@ -4,16 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcore.data.demo.tiny_tokenizer import write_tokenizer
+from mmcore.language import tokenizer_files
 from mmcore.language.conversation import template
-from mmcore.language.tokens import load_tokenizer
 from mmcore.runs.settings import cache_folder
 
 from mmcore_visper.config import VisperConfig
-from mmcore_visper.tiny_tokenizer import write_tokenizer
 
-FOLDER = "tokenizer"
-"""Where a run or an export keeps its own copy."""
-TINY = "tiny"
+VERSION = 2
+"""Grows when the words change: ids of older runs would mean something else."""
+
+WORDS = """
+system user assistant A chat between a curious user and an artificial intelligence assistant. The assistant gives
+helpful, detailed, and polite answers to the user's questions.
+What color is the circle? Which shape is red? Is there a ring? Is the bar on the left or on the right?
+How many shapes are there? Which number comes after zero? Is it a color or a shape? Answer with a single word.
+Describe this picture. What is in the picture? Say briefly what you see. Describe the image in two lines.
+a red circle, a green ring and a blue bar yellow purple black white orange cross
+yes no one two three four left right color shape
+"""
+"""What the sample data and its templates say; these words get tokens of their own first."""
 
 
 def open_tokenizer(config: VisperConfig, places: Sequence[Path] = ()) -> Any:
@@ -21,20 +31,15 @@ def open_tokenizer(config: VisperConfig, places: Sequence[Path] = ()) -> Any:
 
     Args:
         config: `tokenizer` is a Hub name, a folder, or "tiny"; `template` says what it must know.
-        places: folders to look into before the Hub is asked, in order; of each also `tokenizer` and `weights/NAME`.
+        places: folders to look into before the Hub is asked, in order.
 
     Raises:
         RecipeError: it lacks tokens of the template, or the template does not exist.
         WeightsError: it cannot be read.
     """
-    return load_tokenizer(find_tokenizer(config.tokenizer, places), template=template(config.template))
+    return tokenizer_files.open_tokenizer(config.tokenizer, template(config.template), places, {"tiny": write_tiny})
 
 
-def find_tokenizer(name: str, places: Sequence[Path] = ()) -> str:
-    """The folder that holds a tokenizer, or its name on the Hub when none does."""
-    last = name.rstrip("/").rsplit("/", 1)[-1]
-    for place in places:
-        for folder in (place / FOLDER, place / "weights" / last, place / name, place):
-            if any(folder.glob("tokenizer*.*")):
-                return str(folder)
-    return str(write_tokenizer(cache_folder())) if name == TINY else name
+def write_tiny() -> Path:
+    """The folder of the tiny variant's tokenizer."""
+    return write_tokenizer(cache_folder(), "visper-tiny", WORDS, VERSION)

@@ -7,17 +7,14 @@ hold teachers. Later stages drop the predictors; the task tokens stay.
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-import torch
-from mmcore.errors import WeightsError
-from mmcore.vision.clip_vit import ClipTower, clip_rules
-from mmcore.vision.convnext import convnext_rules
+from mmcore.language.llava import names as llava
+from mmcore.language.llava.names import COMPUTED, Part, llava_rules
 from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor
 
 from mmcore_visper.config import TASKS, VisperConfig
 
 FORMATS = ("upstream",)
-TOWER = "model.vision_tower.vision_tower."
 TEACHERS = ("dav2_backbone.*", "oneformer.*")
 """Sub-modules of the published training model; ours are not part of the model."""
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
@@ -28,7 +25,6 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "task_tokens": ("model.special_*_tokens",),
 }
 """Our parts that some stages lack, and their published names."""
-_COMPUTED = ("*.position_ids", "*.inv_freq")
 
 _RESAMPLER = {
     "layers.*.0.norm1.*": "blocks.*.attention.norm_tokens.*",
@@ -66,19 +62,15 @@ def upstream(
         teacher: tensors of a Depth-Anything-V2 file, which published depth probes hold as well.
     """
     heads = {config.probe: "probes"} if config.probe else {task: f"predictors.{task}" for task in TASKS}
-    is_vit = isinstance(config.tower, ClipTower)
     return WeightMap(
         rules=(
             *(rule for task, ours in heads.items() for rule in predictor_rules(f"image_{task}_heads", ours)),
             *(Rule(f"{task}_logit_scale", f"logit_scales.{task}", _vector, _scalar) for task in TASKS),
             *(Rule(f"model.special_{task}_tokens", f"task_tokens.{task}") for task in TASKS),
             Rule("da_v2_head.*", "depth_decoder.*"),
-            Rule("model.mm_projector.*", "projector.*"),
-            *(clip_rules(f"{TOWER}vision_model.", "tower.") if is_vit else [Rule(f"{TOWER}*", "tower.trunk.*")]),
-            Rule("model.*", "language.model.*"),
-            Rule("lm_head.weight", "language.lm_head.weight"),
+            *llava_rules(config.tower),
         ),
-        ignored=(*TEACHERS, *_COMPUTED, *(pattern for patterns in OPTIONAL.values() for pattern in patterns)),
+        ignored=(*TEACHERS, *COMPUTED, *(pattern for patterns in OPTIONAL.values() for pattern in patterns)),
         new=() if present is None else _lacking(present),
         constants={f"dav2_backbone.{name}": tensor for name, tensor in (teacher or {}).items()},
         label="published VisPer-LM checkpoint",
@@ -92,89 +84,14 @@ def _lacking(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{part}.*" for part, any_held in held.items() if not any_held)
 
 
-LABELS: Mapping[str, str] = {
-    "projector": "published projector",
-    "language": "language model",
-    "clip": "CLIP vision tower",
-    "convnext": "CLIP ConvNeXt",
-    "depth": "Depth-Anything-V2 checkpoint",
+PARTS: Mapping[str, Part] = {
+    **llava.PARTS,
+    "depth": Part(
+        label="Depth-Anything-V2 checkpoint",
+        fills="depth_decoder",
+        starts=("depth_head.",),
+        rules=(Rule("depth_head.*", "depth_decoder.depth_head.*"),),
+        unused=("pretrained.*",),
+    ),
 }
-FILLS: Mapping[str, str] = {
-    "projector": "projector",
-    "language": "language",
-    "clip": "tower",
-    "convnext": "tower",
-    "depth": "depth_decoder",
-}
-"""The part that a file of each kind fills whole."""
-_RULES: Mapping[str, tuple[Rule, ...]] = {
-    "projector": (Rule("model.mm_projector.*", "projector.*"),),
-    "language": (Rule("model.*", "language.model.*"), Rule("lm_head.weight", "language.lm_head.weight")),
-    "clip": tuple(clip_rules("vision_model.", "tower.")),
-    "convnext": tuple(convnext_rules("tower.")),
-    "depth": (Rule("depth_head.*", "depth_decoder.depth_head.*"),),
-}
-_UNUSED: Mapping[str, tuple[str, ...]] = {
-    "clip": ("text_model.*", "visual_projection.*", "text_projection.*", "logit_scale"),
-    "convnext": ("*",),
-    "depth": ("pretrained.*",),
-}
-_UNREAD = "tower.trunk.head.*"
-"""Files of the trunk alone may lack its norm behind the last map, which is never run."""
-
-
-def kind(names: Iterable[str]) -> str:
-    """Which published file this is, told from its names.
-
-    Raises:
-        WeightsError: it is none that this family starts from.
-    """
-    names = list(names)
-    starts = tuple(name.split(".", 3)[:3] for name in names)
-    if any(start[:2] == ["model", "mm_projector"] for start in starts):
-        return "upstream" if any(start[:2] == ["model", "layers"] for start in starts) else "projector"
-    if any(start[:2] == ["model", "layers"] for start in starts):
-        return "language"
-    for first, found in (("vision_model", "clip"), ("stem", "convnext"), ("depth_head", "depth")):
-        if any(start[0] == first for start in starts):
-            return found
-    if any(start[:2] == ["visual", "trunk"] for start in starts):
-        return "convnext"
-    raise WeightsError(
-        "nothing in this file is known to VisPer-LM",
-        known=f"{len(names)} tensors, such as {names[0] if names else 'none'}",
-        do="give a VisPer-LM, a Llama or Phi-3, a CLIP tower, a projector or a Depth-Anything-V2 file",
-    )
-
-
-def part(found: str, own: Iterable[str]) -> WeightMap:
-    """The map of a file that fills one part of the model; the rest stays as it is.
-
-    Args:
-        found: from `kind`, not "upstream".
-        own: names of our state dict.
-    """
-    filled = FILLS[found] + "."
-    return WeightMap(
-        rules=_RULES[found],
-        ignored=(*_COMPUTED, *_UNUSED.get(found, ())),
-        new=(_UNREAD, *(name for name in own if not name.startswith(filled))),
-        label=LABELS[found],
-    )
-
-
-def with_all_words(tensors: Mapping[str, Tensor], words: int) -> dict[str, Tensor]:
-    """A language model's tensors with an output layer of its own and `words` rows in both matrices.
-
-    New rows are the mean of the old ones, as the published code makes the row of `<pad>`.
-    """
-    embedding, output = "model.embed_tokens.weight", "lm_head.weight"
-    result = dict(tensors)
-    if embedding in result:
-        result.setdefault(output, result[embedding])
-    for name in (embedding, output):
-        if name in result and len(result[name]) < words:
-            old = result[name]
-            mean = old.float().mean(0, keepdim=True).to(old.dtype)
-            result[name] = torch.cat([old, mean.expand(words - len(old), -1)])
-    return result
+"""The files of single parts that this family starts from."""

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from mmcore.contract.recipe import Lora
+from mmcore.data.demo.tiny_tokenizer import SPECIAL, make_tokenizer
 from mmcore.errors import WeightsError
-from mmcore.language.generate import Generated, Stop, generate
-from mmcore.language.tokens import load_tokenizer, tokenize
+from mmcore.language.conversation import template
+from mmcore.language.generate import Generated, Stop, end_ids, generate
+from mmcore.language.llava.layout import expressible
+from mmcore.language.tokens import load_tokenizer
 from mmcore.runs import export as core_export
 from mmcore.runs.opened import OpenedModel, from_pretrained
 from mmcore.runs.settings import Family, Settings
@@ -26,7 +29,7 @@ from mmcore_visper.config import PHI3_VIT, VARIANTS, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.published_config import from_published
 from mmcore_visper.recipes import stages
-from mmcore_visper.tiny_tokenizer import SPECIAL, make_tokenizer
+from mmcore_visper.tokenizer import WORDS
 from PIL import Image
 from safetensors import safe_open
 from torch import nn
@@ -193,7 +196,7 @@ def continued(model: Visper, batch: VisperBatch) -> Generated:
         embeds,
         batch.sequences,
         max_new_tokens=NEW_TOKENS,
-        stop=Stop(ids=tuple(export.end_ids(model.config, model.tokenizer))),
+        stop=Stop(ids=tuple(end_ids(model.config.language, template(model.config.template), model.tokenizer))),
         forbid=range(len(model.tokenizer), model.language.embed_tokens.num_embeddings),
         keep_logits=True,
     )
@@ -303,24 +306,6 @@ def test_a_tokenizer_that_grew_is_written_anew(shared, tmp_path):
     assert load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
 
 
-def test_a_saved_tokenizer_reads_text_as_before(shared, tmp_path):
-    tokenizer = load_tokenizer(shared / "goldens/visper/data_conversations/tokenizer_phi3")
-    export.save_tokenizer(tokenizer, tmp_path)
-    again = load_tokenizer(tmp_path)
-    for text in ("<|user|>\nhello there<|end|>\n x", " a b", "<image>\nWhat?", "hi<|end|> there"):
-        assert tokenize(text, again).tolist() == tokenize(text, tokenizer).tolist()
-
-
-def test_merges_are_written_in_the_form_that_old_tokenizers_read(tmp_path):
-    tokenizer = make_tokenizer()
-    export.save_tokenizer(tokenizer, tmp_path)
-    merges = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["merges"]
-    assert merges
-    assert all(isinstance(pair, str) and pair.count(" ") == 1 for pair in merges)
-    text = "What color is the cat? 12\n\nnone"
-    assert load_tokenizer(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
-
-
 # What transformers has no place for
 
 
@@ -349,7 +334,7 @@ def test_a_convnext_is_written_in_our_own_format_and_opens_again(tmp_path):
 
     subject = opened(nn.Identity(), stage, "phi3-convnext")
     model: Any = build_model(subject.family, subject.settings).eval()
-    model.tokenizer = make_tokenizer()
+    model.tokenizer = make_tokenizer(WORDS)
     core_export.export(opened(model, stage, "phi3-convnext"), "hf", tmp_path / "out")
     again = from_pretrained(tmp_path / "out")
     for name, tensor in model.state_dict().items():
@@ -359,7 +344,9 @@ def test_a_convnext_is_written_in_our_own_format_and_opens_again(tmp_path):
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     config = CONFIGS["tiny"].replace(language={"vocab_size": 500})
-    with pytest.raises(WeightsError, match=f"the tokenizer has {len(make_tokenizer())} tokens, the model 500 rows"):
+    with pytest.raises(
+        WeightsError, match=f"the tokenizer has {len(make_tokenizer(WORDS))} tokens, the model 500 rows"
+    ):
         core_export.export(opened(visper(config)), "hf", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
@@ -392,10 +379,10 @@ def test_an_export_that_fails_does_not_fail_the_run(tmp_path, capfd):
     export.after_training(finished(visper(config), stages("tiny")[1], tmp_path))
     said = capfd.readouterr().err
     assert "the run is complete" in said
-    assert f"{len(make_tokenizer())} tokens" in said
+    assert f"{len(make_tokenizer(WORDS))} tokens" in said
 
 
 def test_a_clip_tower_is_what_transformers_has():
     assert isinstance(VARIANTS["tiny"].tower, ClipTower)
-    told = {name: export.expressible(config) for name, config in VARIANTS.items()}
+    told = {name: expressible(config.language, config.tower) for name, config in VARIANTS.items()}
     assert told == {name: "convnext" not in name for name in VARIANTS}

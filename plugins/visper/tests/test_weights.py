@@ -10,7 +10,6 @@ from mmcore.weights.files import write_safetensors
 from mmcore_visper.config import TINY
 from mmcore_visper.model import Visper
 from mmcore_visper.published_config import to_published
-from mmcore_visper.weights import kind
 
 LANGUAGE = {name: value for name, value in TINY.language.items() if name != "vocab_size"}
 
@@ -158,10 +157,3 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         fresh().initialise(tmp_path)
     with pytest.raises(WeightsError, match="upstream"):
         fresh().published("hf2")
-
-
-def test_kinds_are_told_by_names():
-    assert kind(["model.layers.0.mlp.down_proj.weight", "model.mm_projector.0.weight"]) == "upstream"
-    assert kind(["model.mm_projector.0.weight"]) == "projector"
-    assert kind(["model.layers.0.mlp.down_proj.weight"]) == "language"
-    assert kind(["vision_model.pre_layrnorm.weight"]) == "clip"

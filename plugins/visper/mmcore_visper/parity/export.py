@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmcore.language.chat_template import fitting
 from mmcore.language.conversation import template
+from mmcore.language.llava.layout import fold, model_config
 from mmcore.language.sequence import IMAGE
+from mmcore.language.tokenizer_files import write_json
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report
 from mmcore.weights.files import write_safetensors
 from torch import Tensor
 
-from mmcore_visper.chat_template import fitting
 from mmcore_visper.config import VisperConfig
-from mmcore_visper.export import write_json
-from mmcore_visper.llava_layout import fold, model_config, task_rows
+from mmcore_visper.export import TRAINING_ONLY, task_rows
 from mmcore_visper.parity.common import config_of, limits_of, model_of, pixels
 
 TOKENIZERS = {"llama3": "tokenizer_llama3", "phi3": "tokenizer_phi3_fast"}
@@ -44,7 +45,7 @@ def export_llava(case: Case, report: Report) -> None:
     report.covers("upstream_ids")
     report.equal("hf_ids", ids, expected["hf_ids"])
     output, trouble = run_plain(
-        fold(state, config, task_ids),
+        fold(state, task_rows(state, config), task_ids, dropped=TRAINING_ONLY),
         config,
         image_id,
         ids,
@@ -73,7 +74,7 @@ def run_plain(
         folder = Path(name)
         write_safetensors(tensors, folder)
         rows = len(tensors["language_model.lm_head.weight"])
-        write_json(folder / "config.json", model_config(config, image_id, rows, torch.float32))
+        write_json(folder / "config.json", model_config(config.language, config.tower, image_id, rows, torch.float32))
         model, info = LlavaForConditionalGeneration.from_pretrained(  # type: ignore[misc]
             folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
         )

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
+from mmcore.data.demo.tiny_tokenizer import make_tokenizer
 from mmcore.errors import WeightsError
+from mmcore.language.chat_template import chat_template, fitting, to_messages
 from mmcore.language.conversation import template
+from mmcore.language.llava.placement import place
 from mmcore.language.sequence import Turn
-from mmcore_visper.chat_template import chat_template, fitting, to_messages
-from mmcore_visper.special_tokens import place
-from mmcore_visper.tiny_tokenizer import make_tokenizer
 
 LLAMA3 = template("llava_llama_3")
 QUESTION = (Turn("user", "<image>\nWhat is it?"), Turn("assistant", "A cup."))
@@ -23,7 +23,7 @@ def render(tokenizer: Any, text: str, messages: list[dict[str, Any]], **more: An
     return tokenizer.apply_chat_template(messages, chat_template=text, tokenize=False, **more)
 
 
-def test_a_conversation_reads_as_in_training_with_image_and_task_tokens_for_the_marker(tokenizer):
+def test_a_conversation_reads_as_in_training_with_image_and_tokens_after_it_for_the_marker(tokenizer):
     text = chat_template(LLAMA3, "<I>", ["<t0>", "<t1>"])
     rendered = render(tokenizer, text, to_messages(QUESTION))
     assert rendered == "<|begin_of_text|>" + LLAMA3.render(QUESTION).replace("<image>", "<I><t0><t1>")
@@ -97,7 +97,7 @@ def test_a_tokenizer_with_which_nothing_fits_is_refused(tokenizer):
     other = make_tokenizer()
     other.add_special_tokens({"extra_special_tokens": ["table"]})
     with pytest.raises(WeightsError, match="no chat template of llava_llama_3 gives the token ids of training"):
-        fitting(LLAMA3, other, placement.tokenizer, placement.image, placement.tasks)
+        fitting(LLAMA3, other, placement.tokenizer, placement.image, placement.after)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "vicuna_v1", "llava_llama_3", "gemma_instruct"])

@@ -1,7 +1,7 @@
-"""The tokenizer of the tiny variant: a byte-level BPE of about a thousand tokens with Llama 3's special tokens.
+"""Tokenizers for tiny variants: a byte-level BPE of about a thousand tokens with Llama 3's special tokens.
 
 Made on the spot from a short list of words, so that no file has to be fetched; any text can be written in it, words of
-the sample data in one token each. It is saved as transformers saves tokenizers and read like any other.
+a family's sample data in one token each. It is saved as transformers saves tokenizers and read like any other.
 """
 
 from pathlib import Path
@@ -9,11 +9,9 @@ from typing import Any
 
 from mmcore.data.demo.write import Writer, write_once
 
-VERSION = 2
-"""Grows when the words change: ids of older runs would mean something else."""
 SIZE = 1000
 NUM_RESERVED = 32
-"""Reserved tokens, as many as an exported folder needs for an image and its task tokens."""
+"""Reserved tokens, for what an exported folder puts in place of an image."""
 
 PAD, BOS, EOT, END = "<pad>", "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"
 SPECIAL = (
@@ -25,21 +23,10 @@ SPECIAL = (
     END,
     *(f"<|reserved_special_token_{number}|>" for number in range(NUM_RESERVED)),
 )
-"""In the order of their ids; the first three are what the tiny variant's configuration says."""
+"""In the order of their ids; the first three are what a tiny variant's configuration has to say."""
 
 _WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*\n+|\s+(?!\S)|\s+"
 """Words with the blank before them, digits, punctuation, line ends; empty lines stay whole as in Llama 3."""
-
-_FREQUENT = """
-system user assistant A chat between a curious user and an artificial intelligence assistant. The assistant gives
-helpful, detailed, and polite answers to the user's questions.
-What color is the circle? Which shape is red? Is there a ring? Is the bar on the left or on the right?
-How many shapes are there? Which number comes after zero? Is it a color or a shape? Answer with a single word.
-Describe this picture. What is in the picture? Say briefly what you see. Describe the image in two lines.
-a red circle, a green ring and a blue bar yellow purple black white orange cross
-yes no one two three four left right color shape
-"""
-"""What the sample data and its templates say; these words get tokens of their own first."""
 
 _COMMON = """
 a an the of in on at to with and is are by for from up down near next front behind under over out into while that
@@ -55,22 +42,32 @@ toilet sink mirror top side other inside outside together during day air backgro
 """Words of everyday captions, so that photographs' captions do not become letters."""
 
 
-def write_tokenizer(cache: Path) -> Path:
-    """The tokenizer's folder below `cache`, made when it is not there or damaged."""
-    folder = Path(cache) / "tokenizers" / "visper-tiny"
-    return write_once(folder, {"version": VERSION}, _write)
+def write_tokenizer(cache: Path, name: str, frequent: str, version: int) -> Path:
+    """A tokenizer's folder below `cache`, made when it is not there or damaged.
+
+    Args:
+        cache: of mmcore.
+        name: of the folder.
+        frequent: see `make_tokenizer`.
+        version: grows when the words change: ids of older runs would mean something else.
+    """
+    return write_once(Path(cache) / "tokenizers" / name, {"version": version}, lambda folder: _write(folder, frequent))
 
 
-def _write(folder: Path) -> dict[str, str]:
-    make_tokenizer().save_pretrained(folder)
+def _write(folder: Path, frequent: str) -> dict[str, str]:
+    make_tokenizer(frequent).save_pretrained(folder)
     out = Writer(folder)
     for path in sorted(folder.iterdir()):
         out.put(path.name, path.read_bytes())
     return out.files
 
 
-def make_tokenizer() -> Any:
-    """The tokenizer itself, the same at every call."""
+def make_tokenizer(frequent: str = "") -> Any:
+    """The tokenizer itself, the same at every call.
+
+    Args:
+        frequent: what a family's sample data and templates say; these words get tokens of their own first.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -89,9 +86,9 @@ def make_tokenizer() -> Any:
         show_progress=False,
     )
     # Words stand at the beginning of a text or behind a space, headers end with an empty line; each form is learned.
-    frequent = [form for word in _FREQUENT.split() for form in (word, f" {word}")]
+    words = [form for word in frequent.split() for form in (word, f" {word}")]
     common = [f" {word}" for word in _COMMON.split()]
-    tokenizer.train_from_iterator([*["\n\n", *frequent] * 20, *common * 2], trainer)
+    tokenizer.train_from_iterator([*["\n\n", *words] * 20, *common * 2], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -1,7 +1,7 @@
-"""Which vocabulary rows stand for an image and its task tokens in an exported folder.
+"""Which vocabulary rows stand for an image and for constant vectors after it in an exported folder.
 
-A plain LLaVA knows vocabulary rows only, so the constant task vectors become rows of the embedding matrix and the
-tokenizer gets a token for each, beside one for the image. In this order:
+A plain LLaVA knows vocabulary rows only, so the vectors become rows of the embedding matrix and the tokenizer gets a
+token for each, beside one for the image. In this order:
 
 1. reserved tokens (`<|reserved_special_token_7|>` of Llama 3), when the tokenizer has enough: the last ones. They are
    part of the trained vocabulary, so logits stay exactly what they were.
@@ -9,7 +9,7 @@ tokenizer gets a token for each, beside one for the image. In this order:
 3. otherwise the matrices grow by the rows that are missing.
 
 The published code drops logits of rows without a token when it loads a model. The exported folder cannot, so it lists
-them as suppressed in generation, and with them the tokens of the image and the task vectors: a trained model says none
+them as suppressed in generation, and with them the tokens of the image and of the vectors: a trained model says none
 of these, and one that did would go on from a picture's vector.
 """
 
@@ -21,7 +21,6 @@ from typing import Any
 from mmcore.errors import WeightsError
 
 IMAGE = "<image>"
-TASK = "<|visper_task_{}|>"
 _RESERVED = re.compile(r"<\|reserved_special_token_(\d+)\|>")
 
 
@@ -33,22 +32,23 @@ class Placement:
     image: str
     """The image's placeholder."""
     image_id: int
-    tasks: tuple[str, ...]
-    """The task tokens, in the order in which they follow an image."""
-    task_ids: tuple[int, ...]
+    after: tuple[str, ...]
+    """The tokens of the vectors, in the order in which they follow an image."""
+    after_ids: tuple[int, ...]
     rows: int
     """Rows that embeddings and output layer need."""
     suppressed: tuple[int, ...]
     """Ids that must never be generated, in order: rows that are no word."""
 
 
-def place(tokenizer: Any, count: int, rows: int) -> Placement:
-    """Find tokens for an image and `count` task vectors; the given tokenizer is left as it is.
+def place(tokenizer: Any, count: int, rows: int, token: str = "<|after_image_{}|>") -> Placement:
+    """Find tokens for an image and `count` vectors after it; the given tokenizer is left as it is.
 
     Args:
         tokenizer: of the trained model.
-        count: task vectors after each image; 0 for plain LLaVA.
+        count: vectors after each image; 0 for plain LLaVA.
         rows: of the trained embedding matrix.
+        token: name of the vectors' tokens where none are reserved, `{}` for their number.
 
     Raises:
         WeightsError: the tokenizer has more tokens than the matrix has rows.
@@ -63,7 +63,7 @@ def place(tokenizer: Any, count: int, rows: int) -> Placement:
     tokenizer = copy.deepcopy(tokenizer)
     names = _reserved(tokenizer, rows)[-count - 1 :]
     if len(names) <= count:
-        names = [TASK.format(i) for i in range(count)] + [IMAGE]
+        names = [token.format(i) for i in range(count)] + [IMAGE]
         tokenizer.add_special_tokens({"extra_special_tokens": names}, replace_extra_special_tokens=False)
     ids = [int(i) for i in tokenizer.convert_tokens_to_ids(names)]
     rows = max(rows, len(tokenizer), max(ids) + 1)

@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from mmcore.errors import WeightsError
-from mmcore.vision.convnext import ConvNextTower
+from mmcore.language.llava.layout import fold
 from mmcore_visper.config import VARIANTS
-from mmcore_visper.llava_layout import expressible, fold, task_rows
+from mmcore_visper.export import TRAINING_ONLY, task_rows
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.__main__ import kinds
 from torch import Tensor
 
 TINY = VARIANTS["tiny"]
-EMBEDDINGS, OUTPUT = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 
 
 @pytest.fixture(scope="module")
@@ -30,45 +28,10 @@ def test_task_vectors_are_those_that_the_model_inserts(state):
     torch.testing.assert_close(task_rows(state, TINY), torch.cat(list(inserted.values())), rtol=0, atol=1e-7)
 
 
-def test_only_the_rows_of_task_tokens_change_and_the_output_layer_does_not(state):
-    ids = list(range(500, 524))
-    folded = fold(state, TINY, ids)
-    before, after = state["model.embed_tokens.weight"], folded[EMBEDDINGS]
-    changed = (before != after).any(1).nonzero()[:, 0].tolist()
-    assert changed == ids
-    assert torch.equal(after[ids], task_rows(state, TINY))
-    assert torch.equal(folded[OUTPUT], state["lm_head.weight"])
-
-
 def test_predictors_and_teachers_are_dropped(state):
     more = dict(state) | {"dav2_backbone.x": torch.zeros(1), "oneformer.y": torch.zeros(1)}
-    parts = {name.split(".")[0] for name in fold(more, TINY, range(24))}
+    parts = {name.split(".")[0] for name in fold(more, task_rows(state, TINY), range(24), dropped=TRAINING_ONLY)}
     assert parts == {"language_model", "vision_tower", "multi_modal_projector"}
-
-
-def test_new_rows_never_beat_a_word(state):
-    folded = fold(state, TINY, range(1024, 1048), rows=1049)
-    assert folded[EMBEDDINGS].shape == folded[OUTPUT].shape == (1049, TINY.width)
-    logits = torch.randn(5, TINY.width) @ folded[OUTPUT].T
-    assert (logits.argmax(1) < 1024).all()
-
-
-def test_a_tied_output_layer_keeps_its_words(state):
-    tied = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
-    folded = fold(tied, TINY, range(24))
-    assert torch.equal(folded[OUTPUT], state["model.embed_tokens.weight"])
-
-
-def test_a_name_of_no_part_is_refused(state):
-    with pytest.raises(WeightsError, match="is no tensor of VisPer-LM"):
-        fold(dict(state) | {"model.extra.weight": torch.zeros(1)}, TINY, range(24))
-
-
-def test_a_tower_without_a_place_is_refused(state):
-    convnext = TINY.replace(tower=ConvNextTower())
-    assert not expressible(convnext)
-    with pytest.raises(WeightsError, match="no place for this model's image tower"):
-        fold(state, convnext)
 
 
 @pytest.mark.parametrize("case", ["export_llava_llama", "export_llava_phi3", "export_chat_template"])

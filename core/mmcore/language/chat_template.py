@@ -1,9 +1,9 @@
 """The Jinja chat template of an exported folder: conversations as they were trained on, in one tokenisation.
 
 Training tokenises the text around an image apart from it; others render a whole conversation and tokenise once. Both
-give the same ids when the image's placeholder and task tokens are followed by the right break: a newline, or with
-SentencePiece a space and a newline, since that tokenizer puts a dummy prefix before the text after the image. Which one
-is right follows from the tokenizer, not from its name: `fitting` tries them against the ids of training.
+give the same ids when the image's placeholder and the tokens after it are followed by the right break: a newline, or
+with SentencePiece a space and a newline, since that tokenizer puts a dummy prefix before the text after the image.
+Which one is right follows from the tokenizer, not from its name: `fitting` tries them against the ids of training.
 
 The template loops over the parts of a message in the plain way, so that servers which look for such loops (vLLM) hand
 over images as parts.
@@ -36,13 +36,13 @@ PROBES = (
 """Conversations on which a template is compared with training; the last is left open."""
 
 
-def chat_template(template: Template, image: str, task_tokens: Sequence[str] = (), between: str = "\n") -> str:
+def chat_template(template: Template, image: str, following: Sequence[str] = (), between: str = "\n") -> str:
     """The Jinja text of one model.
 
     Args:
         template: how conversations were written in training.
         image: the image's placeholder token; the processor repeats it once per image token.
-        task_tokens: the tokens that follow an image, in order.
+        following: the tokens that follow an image, in order.
         between: what stands between them and the text of the turn; nothing when the turn has no text.
 
     Raises:
@@ -65,28 +65,28 @@ def chat_template(template: Template, image: str, task_tokens: Sequence[str] = (
         assistant=_quote(template.assistant.before),
         assistant_end=_quote(template.assistant.after),
         open=_quote(template.assistant.open),
-        image=_quote(template.image.replace(MARKER, image + "".join(task_tokens))),
+        image=_quote(template.image.replace(MARKER, image + "".join(following))),
         between=_quote(between),
     )
 
 
-def fitting(template: Template, trained: Any, exported: Any, image: str, task_tokens: Sequence[str]) -> str:
+def fitting(template: Template, trained: Any, exported: Any, image: str, following: Sequence[str]) -> str:
     """The chat template that gives the ids of training.
 
     Args:
         template: how conversations were written in training.
         trained: the tokenizer of training.
-        exported: the tokenizer of the folder, with tokens for the image and the task vectors.
+        exported: the tokenizer of the folder, with tokens for the image and for the vectors after it.
         image: the image's placeholder token.
-        task_tokens: those that follow it.
+        following: those that follow it.
 
     Raises:
         WeightsError: none does, so that an exported folder would see other tokens than the model learned from.
     """
-    stands_for = {IMAGE: exported.convert_tokens_to_ids([image, *task_tokens])}
+    stands_for = {IMAGE: exported.convert_tokens_to_ids([image, *following])}
     wanted = [_training_ids(turns, template, trained, stands_for) for turns in PROBES]
     for between in BREAKS:
-        text = chat_template(template, image, task_tokens, between)
+        text = chat_template(template, image, following, between)
         if [_chat_ids(turns, text, exported) for turns in PROBES] == wanted:
             return text
     raise WeightsError(

@@ -1,0 +1,158 @@
+"""A model in the layout of `LlavaForConditionalGeneration`: tensors by their names there, and its configuration.
+
+Names on the left are those of LLaVA's published files, on the right those that transformers 4 and 5 and vLLM read:
+
+    model.embed_tokens, model.layers, model.norm   language_model.model.*
+    lm_head                                        language_model.lm_head
+    model.vision_tower.vision_tower.vision_model   vision_tower.vision_model
+    model.mm_projector.0, .2                       multi_modal_projector.linear_1, .linear_2
+
+A family may put constant vectors after every image. A plain LLaVA gives the same logits when they stand in rows of the
+embedding matrix and the chat template writes the tokens of these rows.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcore.errors import WeightsError
+from mmcore.vision.clip_vit import ClipTower
+from mmcore.vision.towers import Tower
+
+_RENAMED = (
+    ("model.embed_tokens.", "language_model.model.embed_tokens."),
+    ("model.layers.", "language_model.model.layers."),
+    ("model.norm.", "language_model.model.norm."),
+    ("lm_head.", "language_model.lm_head."),
+    ("model.vision_tower.vision_tower.vision_model.", "vision_tower.vision_model."),
+    ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
+)
+_EMBEDDINGS = "language_model.model.embed_tokens.weight"
+_OUTPUT = "language_model.lm_head.weight"
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "phi3": "Phi3ForCausalLM"}
+_STRATEGIES = {"patch": "default", "cls_patch": "full"}
+
+
+def expressible(language: Mapping[str, Any], tower: Tower) -> bool:
+    """Whether LLaVA of transformers computes such a model, with a projector of two layers.
+
+    Args:
+        language: configuration of the language model.
+        tower: has to be CLIP's vision transformer.
+    """
+    is_clip = isinstance(tower, ClipTower) and tower.select_feature in _STRATEGIES
+    return is_clip and language.get("model_type") in _ARCHITECTURES
+
+
+def fold(
+    state: Mapping[str, Tensor],
+    vectors: Tensor | None = None,
+    ids: Sequence[int] = (),
+    *,
+    rows: int | None = None,
+    dropped: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """The tensors of a plain LLaVA from those of a published model.
+
+    Args:
+        state: published names and values.
+        vectors: (count, channels), the constants that follow every image.
+        ids: the embedding rows that become these, in order.
+        rows: of the embedding matrix and the output layer; more than now when they have to grow. A new row of the
+            output layer repeats the first, so it can tie with that word at most.
+        dropped: beginnings of the names that a plain LLaVA has no use for.
+
+    Raises:
+        WeightsError: a name belongs to no part of the model.
+    """
+    named = {name: _new_name(name, tuple(dropped)) for name in state}
+    result = {new: state[name] for name, new in named.items() if new is not None}
+    # A tied output layer must not get the vectors.
+    result.setdefault(_OUTPUT, result[_EMBEDDINGS].clone())
+    wanted = rows or len(result[_EMBEDDINGS])
+    embeddings = _grow(result[_EMBEDDINGS], wanted, zero=True).clone()
+    if vectors is not None:
+        embeddings[list(ids)] = vectors.to(embeddings)
+    return result | {_EMBEDDINGS: embeddings, _OUTPUT: _grow(result[_OUTPUT], wanted, zero=False)}
+
+
+def _new_name(name: str, dropped: tuple[str, ...]) -> str | None:
+    """The name in LLaVA's layout, None for what it has no use for."""
+    for old, new in _RENAMED:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    if name.startswith(dropped):
+        return None
+    raise WeightsError(f"{name} is no tensor of a LLaVA, and not among those that may be left out", where="export")
+
+
+def _grow(matrix: Tensor, rows: int, *, zero: bool) -> Tensor:
+    missing = rows - len(matrix)
+    if missing <= 0:
+        return matrix
+    fresh = torch.zeros_like(matrix[:1]) if zero else matrix[:1]
+    return torch.cat([matrix, fresh.expand(missing, -1)])
+
+
+def model_config(
+    language: Mapping[str, Any], tower: Tower, image_id: int, rows: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """`config.json` of the folder; the parts name their own architectures, where vLLM looks for the language model.
+
+    Args:
+        language: configuration of the language model.
+        tower: sizes, and which layer is read.
+        image_id: token that stands for a patch.
+        rows: of the embedding matrix.
+        dtype: of the tensors.
+    """
+    assert isinstance(tower, ClipTower)
+    precision = str(dtype).removeprefix("torch.")
+    architecture = _ARCHITECTURES[language["model_type"]]
+    text = {**language, "architectures": [architecture], "vocab_size": rows, "dtype": precision}
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "dtype": precision,
+        "image_token_index": image_id,
+        "image_seq_length": tower.num_tokens,
+        "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True,
+        "vision_feature_layer": tower.select_layer,
+        "vision_feature_select_strategy": _STRATEGIES[tower.select_feature],
+        "tie_word_embeddings": False,
+        "text_config": text | {"tie_word_embeddings": False},
+        "vision_config": vision_config(tower),
+    }
+
+
+def vision_config(tower: ClipTower) -> dict[str, Any]:
+    """The part of `config.json` about CLIP's vision transformer."""
+    return {
+        "model_type": "clip_vision_model",
+        "architectures": ["CLIPVisionModel"],
+        "hidden_size": tower.hidden_size,
+        "intermediate_size": tower.intermediate_size,
+        "num_hidden_layers": tower.num_layers,
+        "num_attention_heads": tower.num_heads,
+        "image_size": tower.image_size,
+        "patch_size": tower.patch_size,
+        "hidden_act": tower.act,
+        "layer_norm_eps": tower.eps,
+        "projection_dim": tower.projection_dim,
+    }
+
+
+def processor_config(tower: Tower, image: str) -> dict[str, Any]:
+    """`processor_config.json`: how many placeholders an image becomes."""
+    assert isinstance(tower, ClipTower)
+    return {
+        "processor_class": "LlavaProcessor",
+        "image_token": image,
+        "patch_size": tower.patch_size,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": _STRATEGIES[tower.select_feature],
+    }
