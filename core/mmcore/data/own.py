@@ -182,7 +182,17 @@ class _Place:
             root = Path(os.path.commonpath([self.root, self.folder]))
         annotations = tuple(path.relative_to(root).as_posix() for path in found)
         inside = images.relative_to(root).as_posix()
-        return Part(format, root, annotations, "" if inside == "." else inside, file.options, tasks)
+        options = dict(file.options)
+        if "split" in format.options.model_fields:  # of formats whose one file describes both
+            options.setdefault("split", self._split(format, found, split))
+        return Part(format, root, annotations, "" if inside == "." else inside, options, tasks)
+
+    def _split(self, format: Format, files: Sequence[Path], split: str) -> str | None:
+        """The split that `train` or `val` means; None where the format's files do not have that one."""
+        if not format.name.startswith("Pascal VOC"):
+            return split
+        listed = files[0] / "ImageSets" / "Main" / f"{split}.txt"
+        return split if listed.is_file() else None
 
     def _find(self, name: str, where: str) -> Path:
         if name in ("", "."):

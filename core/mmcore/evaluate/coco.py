@@ -15,9 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmcore.contract.values import Batch, Prediction
+from mmcore.data.records import Records
 from mmcore.errors import ShapeError
 from mmcore.evaluate.ground_truth import (
     Item,
+    as_coco,
     check_masks,
     ground_truth_mask,
     ground_truth_object,
@@ -36,7 +38,7 @@ class CocoEvaluator:
     """AP and AR over the images that were taken in, by the protocol of the COCO detection challenge.
 
     Args:
-        annotations: COCO JSON of the validation set.
+        annotations: COCO JSON of the validation set, or its records where it is in another format.
         iou_types: "bbox", "segm" or both. "segm" ranks the same detections by the overlap of their masks.
         category_ids: dataset id of each contiguous label; by default the file's ids in ascending order. -1 is a label
             the file has no category for: its detections are nobody's and are left out.
@@ -45,13 +47,14 @@ class CocoEvaluator:
 
     def __init__(
         self,
-        annotations: Path,
+        annotations: Path | Records,
         *,
         iou_types: Sequence[IouType] = ("bbox", "segm"),
         category_ids: Sequence[int] | None = None,
         max_detections: tuple[int, int, int] = (1, 10, 100),
     ) -> None:
-        self.annotations = Path(annotations)
+        self._records = annotations if isinstance(annotations, Records) else None
+        self.annotations = Path(annotations.index.label if isinstance(annotations, Records) else annotations)
         self.iou_types = tuple(iou_types)
         self.max_detections = max_detections
         self.category_ap: dict[str, dict[str, float]] = {}
@@ -129,7 +132,7 @@ class CocoEvaluator:
 
     def _truth(self) -> dict[str, Any]:
         if self._dataset is None:
-            self._dataset = read_annotations(self.annotations)
+            self._dataset = read_annotations(self.annotations) if self._records is None else as_coco(self._records)
         return self._dataset
 
     def _sizes(self) -> dict[Any, tuple[int, int]]:

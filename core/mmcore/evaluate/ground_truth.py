@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcore.contract.values import Prediction
+from mmcore.data.records import Records
 from mmcore.errors import DataError, MissingDataError, ShapeError
 from mmcore.geometry import masks
 from mmcore.geometry.boxes import xyxy_to_xywh
@@ -48,6 +49,35 @@ def ground_truth_mask(annotation: Mapping[str, Any], height: int, width: int, pa
         return masks.compress(segmentation, where=where)
     polygons = masks.valid_polygons(segmentation)
     return masks.polygons_to_rle(polygons, height, width, where=where) if polygons else None
+
+
+def as_coco(records: Records) -> dict[str, Any]:
+    """Records of any format of objects as the COCO data set that evaluators read.
+
+    Args:
+        records: of the validation set, records without objects included. What cannot be used has been left out of
+            them, and a record that cannot be used at all raises when it is evaluated.
+    """
+    meta = records.index.meta
+    images, annotations = [], []
+    for record in records:
+        images.append({"id": record.id, "file_name": record.image, "height": record.height, "width": record.width})
+        for item in record.objects:
+            one = {
+                "id": len(annotations) + 1,
+                "image_id": record.id,
+                "category_id": meta["category_ids"][item.category],
+            }
+            area = item.box_xywh[2] * item.box_xywh[3]
+            if item.segmentation and record.height and record.width:
+                rle = ground_truth_mask(
+                    {"segmentation": item.segmentation}, record.height, record.width, Path(record.image)
+                )
+                area = float(masks.area(rle)) if rle else area
+            shape = {"segmentation": item.segmentation} if item.segmentation else {}
+            annotations.append({**one, "bbox": list(item.box_xywh), "area": area, "iscrowd": int(item.crowd), **shape})
+    categories = [{"id": id_, "name": name} for id_, name in zip(meta["category_ids"], meta["categories"], strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def ground_truth_object(annotation: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Format:
         also: another ending under which the first file may be there instead.
         has_masks: whether objects have masks.
         evaluator: name of the protocol in `mmcore.evaluate.protocols` that judges it; None is not evaluated by itself.
+        truth: what evaluators compare with: the annotation file as it is, or the records read from it.
         metric: the number by which a fine-tune keeps its best checkpoint; None is none.
         short: names that own-data files may use instead; several formats may share one and are told apart by content.
         sniff: whether a glimpse of the first file is of this format.
@@ -73,6 +74,7 @@ class Format:
     also: str | None = None
     has_masks: bool = False
     evaluator: str | None = None
+    truth: Literal["file", "records"] = "file"
     metric: str | None = None
     short: tuple[str, ...] = ()
     sniff: Callable[[Glimpse], bool] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from mmcore.data.formats import captions, coco, llava, questions, refer, sa1b
+from mmcore.data.formats import captions, coco, imagefolder, llava, odvg, questions, refer, sa1b, voc, yolo
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
 from mmcore.errors import DataError, PluginError, suggest
@@ -20,6 +20,10 @@ CORE: tuple[Format, ...] = (
     *sa1b.FORMATS,
     *captions.FORMATS,
     *llava.FORMATS,
+    *yolo.FORMATS,
+    *voc.FORMATS,
+    *odvg.FORMATS,
+    *imagefolder.FORMATS,
     *questions.FORMATS,
 )
 """The core's formats; of several that recognise a file the last one is taken."""

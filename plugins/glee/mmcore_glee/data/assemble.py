@@ -173,4 +173,5 @@ def _evaluator(opened: Opened[Options], source: ImageSource, words: Sequence[str
         return partial(kind, opened.files[0], iou_types=iou_types)
     ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
     ids[source.labels] = source.records.index.meta["category_ids"]
-    return partial(kind, opened.files[0], iou_types=iou_types, category_ids=ids.tolist())
+    truth = opened.files[0] if opened.format.truth == "file" else source.records
+    return partial(kind, truth, iou_types=iou_types, category_ids=ids.tolist())
