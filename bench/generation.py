@@ -21,6 +21,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from mmcore.contract.values import map_tensors
 from mmcore.language import attention, models
 from mmcore.language.attention import Sight, sight_of
 from mmcore.language.generate import Stop, generate
@@ -105,10 +106,10 @@ def grown(model: models.LanguageModel, embeds: Tensor, sequences: Sequences, ste
 def run(rows: int, longest: int, steps: int, rounds: int, device: str) -> dict[str, Any]:
     """All ways for one number of new tokens."""
     model = language(device)
-    sequences = lay_out(prompts(rows, longest), {}).map_tensors(lambda tensor: tensor.to(device))
+    sequences = map_tensors(lay_out(prompts(rows, longest), {}), lambda tensor: tensor.to(device))
     with torch.no_grad():
         embeds = model.embed(sequences, {})
-    alone = [lay_out([prompt], {}).map_tensors(lambda tensor: tensor.to(device)) for prompt in prompts(rows, longest)]
+    alone = [map_tensors(lay_out([prompt], {}), lambda tensor: tensor.to(device)) for prompt in prompts(rows, longest)]
 
     def one_by_one() -> list[list[int]]:
         with torch.no_grad():

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Replace one recipe entry; repeatable.")
 @click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Of a run.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images of each set.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Images per forward pass.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Records per forward pass. Default: the recipe's.")
 @click.option("--workers", type=click.IntRange(min=0), help="Data worker processes. Default: that of the run.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. Default: RUN/evals.")
@@ -47,7 +47,7 @@ def evaluate(
     sets: tuple[str, ...],
     checkpoint: str,
     limit: int | None,
-    batch_size: int,
+    batch_size: int | None,
     workers: int | None,
     device: Literal["auto", "cpu", "cuda"],
     out: Path | None,

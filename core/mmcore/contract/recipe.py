@@ -169,6 +169,9 @@ class Validation(Recipe):
     """As of a source."""
     root: str = ""
     """As of a source."""
+    batch_size: int = Field(default=1, ge=1)
+    """Records per forward pass. The published protocols of detectors use 1, since more pad images to one size and
+    numbers change with padding; language models answer as many as fit, since padding changes nothing."""
     before: bool = False
     """Also evaluate the weights that the run starts from, once, to be shown beside what the run reaches."""
 

@@ -31,7 +31,7 @@ def evaluate(
     source: str,
     *,
     device: torch.device | str = "cpu",
-    batch_size: int = 1,
+    batch_size: int | None = None,
     workers: int = 0,
     distributed: Place | None = None,
     folder: Path | None = None,
@@ -52,7 +52,7 @@ def evaluate(
         stage: the recipe; its validation entry says which metrics come first.
         source: one of its sources.
         device: where batches go.
-        batch_size: images per forward pass; the published protocols use 1, more pads images to one size.
+        batch_size: records per forward pass; None takes the recipe's.
         workers: data loading processes.
         distributed: this process among all that evaluate together; None is alone.
         folder: gets `predictions.json` (COCO result format) and `metrics.json` on the first process.
@@ -74,7 +74,8 @@ def evaluate(
     total = len(data) if limit is None else min(limit, len(data))
     if total == 0:
         raise DataError(f"validation set {source!r} has no images", where=source)
-    batches = shares(total, batch_size, place)
+    entry = stage.validation.get(source)
+    batches = shares(total, batch_size or (entry.batch_size if entry else 1), place)
     line = _Progress(source, total, enabled=progress and place.is_first)
     began, left_out = time.monotonic(), []
     with _evaluating(model), torch.inference_mode(), _precision(device, autocast):

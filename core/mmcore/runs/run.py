@@ -250,7 +250,6 @@ def _measured(
         settings.stage,
         source,
         device=choose_device(settings),
-        batch_size=1,  # the published protocols: a larger batch pads images, and numbers change with padding
         distributed=distributed.place(),
         folder=folder,
         autocast=DTYPES[settings.stage.precision],

@@ -99,6 +99,15 @@ def test_every_image_is_predicted_once(options: dict[str, int]) -> None:
     assert run(**options) == {"images": 7.0, "mean": 3.0}
 
 
+@pytest.mark.parametrize(("asked", "sizes"), [(None, [3, 3, 1]), (2, [2, 2, 2, 1])])
+def test_the_recipe_says_how_many_go_together_unless_the_caller_does(asked: int | None, sizes: list[int]) -> None:
+    stage = STAGE.replace(validation={"seven": STAGE.validation["seven"].replace(batch_size=3)})
+    model, seen = Echo(), []
+    model.predict = lambda batch: seen.append(len(batch)) or Echo.predict(model, batch)  # type: ignore[method-assign]
+    evaluate(model, datasets(), stage, "seven", progress=False, batch_size=asked)
+    assert seen == sizes
+
+
 def test_the_recipes_metrics_come_first() -> None:
     assert list(run()) == ["mean", "images"]
 
