@@ -25,6 +25,7 @@ from mmcore.contract.recipe import (
 from mmcore.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
+    from mmcore.contract.model import Model
     from mmcore.contract.protocols import DataContext, Datasets
     from mmcore.contract.values import Batch, DetectionBatch, Draw, Loss, Losses, Phrase, Prediction, Sample
 
@@ -37,6 +38,7 @@ _LAZY = {
     "Loss": "mmcore.contract.values",
     "Losses": "mmcore.contract.values",
     "Phrase": "mmcore.contract.values",
+    "Model": "mmcore.contract.model",
     "Prediction": "mmcore.contract.values",
     "Sample": "mmcore.contract.values",
 }
@@ -60,6 +62,7 @@ __all__ = [
     "Lora",
     "Loss",
     "Losses",
+    "Model",
     "MultiStep",
     "Phrase",
     "Prediction",

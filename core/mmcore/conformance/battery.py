@@ -20,14 +20,14 @@ from mmcore.base.yamltext import to_yaml
 from mmcore.contract.recipe import Stage, matches_any
 from mmcore.errors import MmcoreError, RecipeError
 from mmcore.plugins import find as plugins
-from mmcore.runs.build import attach, build_datasets, build_model, prepare_demo
+from mmcore.runs.build import adapt, attach, build_datasets, build_model, prepare_demo
 from mmcore.runs.config import from_tree, to_tree
 from mmcore.runs.settings import Family, Settings, active_sources
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
+    from mmcore.contract.model import Model
     from mmcore.contract.protocols import Datasets
     from mmcore.contract.values import Batch, Losses
 
@@ -75,10 +75,10 @@ class Subject:
         return settings
 
     @cached_property
-    def model(self) -> "nn.Module":
+    def model(self) -> "Model":
         return self.build()
 
-    def build(self) -> "nn.Module":
+    def build(self) -> "Model":
         """A fresh model that knows where its data lie."""
         model = build_model(self.family, self.settings)
         attach(model, self.settings)
@@ -224,11 +224,10 @@ def _recipes_validate(family: Family) -> str:
 
 
 def _model_builds(subject: Subject) -> str:
-    from mmcore.contract.model import Model
+    from mmcore.contract.model import misspelt_methods
 
-    model = subject.model
-    missing = [name for name in ("predict", "published") if not callable(getattr(model, name, None))]
-    _require(isinstance(model, Model) and not missing, f"the model lacks {_some(missing)}")
+    for name, near in misspelt_methods(subject.model).items():
+        _require(False, f"{type(subject.model).__name__}.{name} would never be called; did you mean {near!r}?")
     again = build_model(subject.family, subject.settings)
     differing = _differing(subject.model.state_dict(), again.state_dict())
     _require(not differing, f"built twice from one seed, these differ: {_some(differing)}")
@@ -290,6 +289,7 @@ def _gradients_reach(subject: Subject) -> str:
     from mmcore.train.optim import adamw, freeze, parameter_groups
 
     model = subject.build()
+    adapt(model, subject.settings)
     freeze(model, subject.stage)
     wanted = {name for name, _ in model.named_parameters() if _is_trained(name, subject.stage)}
     given = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -354,6 +354,7 @@ def _build_train(family: Family, settings: Settings) -> "Datasets":
 def _predicts(subject: Subject) -> str:
     import torch
 
+    from mmcore.contract.model import Model, overrides
     from mmcore.contract.values import Prediction
 
     subject.model.eval()
@@ -361,7 +362,7 @@ def _predicts(subject: Subject) -> str:
     for name in subject.val.sources:
         batch = _draw_batch(subject.val, name, min(2, len(subject.val.sources[name])))
         with torch.inference_mode():
-            predictions = subject.model.predict(batch)  # type: ignore[operator]
+            predictions = subject.model.predict(batch)
         _require(
             isinstance(predictions, list) and all(isinstance(p, Prediction) for p in predictions),
             f"{name}: predict does not return a list of Prediction",
@@ -373,7 +374,7 @@ def _predicts(subject: Subject) -> str:
         evaluator = subject.val.evaluators[name]()
         evaluator.update(batch, predictions)
         json.dumps(evaluator.state())
-    if hasattr(subject.model, "prepare"):
+    if overrides(subject.model, Model.prepare):
         _predicts_loose(subject)
     return f"{found} objects found by the untrained model"
 
@@ -385,7 +386,7 @@ def _predicts_loose(subject: Subject) -> None:
 
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     with torch.inference_mode():
-        (prediction,) = subject.model.predict(subject.model.prepare([image], names=None, prompt=None))  # type: ignore[operator]
+        (prediction,) = subject.model.predict(subject.model.prepare([image], names=None, prompt=None))
     _require(prediction.size == (50, 70), f"a loose image of 50 x 70 pixels is predicted as {prediction.size}")
     _fits(prediction, "prepare")
 
@@ -414,7 +415,7 @@ def _export_loads_again(subject: Subject) -> str:
     from mmcore.weights.files import read_tensors, write_safetensors
 
     state = {name: tensor.detach() for name, tensor in subject.model.state_dict().items()}
-    mapping = subject.model.published("upstream")  # type: ignore[operator]
+    mapping = subject.model.published("upstream")
     with tempfile.TemporaryDirectory(prefix="mmcore-check-") as folder:
         write_safetensors(mapping.to_published(state), Path(folder), 1 << 40, {})
         published = read_tensors(Path(folder))
@@ -463,10 +464,9 @@ def _total(losses: "Losses", batch: "Batch") -> "torch.Tensor":
     return sum(loss.total / max(1.0, batch.normalisers[loss.per]) for loss in losses.values())  # type: ignore[return-value]
 
 
-def _idle(model: "nn.Module", stage: Stage) -> tuple[str, ...]:
+def _idle(model: "Model", stage: Stage) -> tuple[str, ...]:
     """Patterns of parameters that a family trains only with other data, or keeps because published files have them."""
-    declare = getattr(model, "idle_parameters", None)
-    return tuple(declare(stage)) if declare else ()
+    return tuple(model.idle_parameters(stage))
 
 
 def _is_trained(name: str, stage: Stage) -> bool:

@@ -136,12 +136,22 @@ class Data(Recipe):
 
 
 class Lora(Recipe):
-    """Low-rank adapters (Hu et al. 2021) on the linear layers that `targets` matches."""
+    """Low-rank adapters (Hu et al. 2021) on the linear layers that `targets` names; `lora: {}` is a sane start.
 
-    rank: int = Field(gt=0)
-    alpha: float = Field(gt=0)
+    Only adapters train, whatever `trainable` says under "*"; a part that `trainable` names itself trains beside them.
+    """
+
+    rank: int = Field(default=16, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
+    """The product counts alpha / rank; None is twice the rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] = ("all-linear",)
+    """"all-linear", leaf names such as "q_proj", whole names, or wildcards such as "language.*.q_proj"."""
+
+    @property
+    def scale(self) -> float:
+        """Factor on the product of both matrices."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
 
 
 class Init(Recipe):

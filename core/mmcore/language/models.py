@@ -145,12 +145,10 @@ class LanguageModel(nn.Module):
         """Sum of -log p over the learned tokens, float32."""
         return self.lm_head(last, sequences)
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep only the layers' inputs for the backward pass, also when layers or embeddings are frozen."""
-        enable = getattr(self.model, "activation_checkpointing_enable", None)  # its name since transformers 5.2x
-        (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
-        # Only the reentrant kind needs word embeddings that want a gradient although they are frozen.
-        self.model.disable_input_require_grads()
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers in order, for `Model.checkpoint_blocks`."""
+        return list(self.model.get_submodule("layers").children())
 
     @torch.no_grad()
     def resize(self, words: int) -> None:

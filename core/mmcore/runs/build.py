@@ -5,19 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcore.contract.recipe import Stage
-from mmcore.errors import DataError, MissingDataError, PluginError, RecipeError, UsageError
+from mmcore.base.hashing import mix, name_key
+from mmcore.errors import DataError, MissingDataError, PluginError, UsageError
 from mmcore.runs.checks import check_model
 from mmcore.runs.settings import Family, Settings, active_sources, cache_folder
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
+    from mmcore.contract.model import Model
     from mmcore.contract.protocols import DataContext, Datasets, Order
 
 
-def build_model(family: Family, settings: Settings) -> "nn.Module":
+def build_model(family: Family, settings: Settings) -> "Model":
     """The family's module for these settings, seeded, with freshly initialised weights.
 
     Inside `mmcore.weights.skeleton.skeleton` its parameters are on meta: shapes and names without memory.
@@ -27,37 +27,49 @@ def build_model(family: Family, settings: Settings) -> "nn.Module":
     """
     import torch
 
+    from mmcore.contract.model import Model, missing_methods
+    from mmcore.train.recompute import recompute
+
     torch.manual_seed(settings.seed)
     model = family.call("build_model", stage=settings.stage, variant=settings.variant)
-    if not isinstance(model, torch.nn.Module) or not callable(getattr(model, "predict", None)):
+    if not isinstance(model, Model):
         raise PluginError(
-            f"build_model returned {type(model).__name__}, not a module with forward and predict",
+            f"build_model returned {_kind(model)}, not a mmcore.Model",
             where=f"plugin {family.plugin.label}",
-            do="see the model contract in the documentation of mmcore.contract.model",
+            do="derive the class from mmcore.Model instead of torch.nn.Module; docs/hooks.md has its methods",
+        )
+    if missing := missing_methods(model):
+        raise PluginError(
+            f"{type(model).__name__} does not implement {' and '.join(missing)}",
+            where=f"plugin {family.plugin.label}",
+            do="every model has these methods; docs/hooks.md has them all",
         )
     check_model(model, settings.stage, family.plugin.name)
-    _apply_options(model, family, settings.stage)
+    if settings.stage.gradient_checkpointing:
+        recompute(model, settings.stage)
     return model
 
 
-def _apply_options(model: "nn.Module", family: Family, stage: Stage) -> None:
-    """Recipe entries that the model itself carries out; one that it cannot is refused, not passed over."""
-    for wanted, key, method in (
-        (stage.gradient_checkpointing, "gradient_checkpointing", "gradient_checkpointing_enable"),
-        (stage.lora is not None, "lora", "add_lora"),
-    ):
-        if not wanted:
-            continue
-        if not hasattr(model, method):
-            raise RecipeError(
-                f"{family.plugin.name} does not support {key}",
-                where=f"stage {stage.number} {stage.name}",
-                do=f"take {key} out of the recipe",
-            )
-        getattr(model, method)(*([stage.lora] if key == "lora" else []))
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def attach(model: "nn.Module", settings: Settings, folder: Path | None = None) -> None:
+def adapt(model: "Model", settings: Settings) -> None:
+    """Add the recipe's adapters to a model that has its initial weights, always the same at the same seed.
+
+    Raises:
+        RecipeError: a target names no layer that can be adapted.
+    """
+    if settings.stage.lora is not None:
+        import torch
+
+        from mmcore.train.lora import add_lora
+
+        torch.manual_seed(mix(settings.seed, name_key("lora")) >> 1)
+        add_lora(model, settings.stage.lora, model.lora_modules())
+
+
+def attach(model: "Model", settings: Settings, folder: Path | None = None) -> None:
     """Tell a model that wants to know where its run and data lie: it finds there what is no weight, as a tokenizer.
 
     Args:
@@ -65,8 +77,7 @@ def attach(model: "nn.Module", settings: Settings, folder: Path | None = None) -
         settings: of the run.
         folder: of the run, or of the export that was opened.
     """
-    if hasattr(model, "attach"):
-        model.attach(settings.stage, _context(settings), folder)  # type: ignore[operator]
+    model.attach(settings.stage, _context(settings), folder)
 
 
 def data_context(settings: Settings) -> "DataContext":

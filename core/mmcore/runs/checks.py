@@ -1,6 +1,6 @@
 """No silent entry: what a recipe says and nobody would act on is refused before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +8,11 @@ from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError, suggest
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from mmcore.contract.model import Model
     from mmcore.contract.protocols import Datasets
 
 
-def check_model(model: "nn.Module", stage: Stage, plugin: str) -> None:
+def check_model(model: "Model", stage: Stage, plugin: str) -> None:
     """Loss weights are those of losses that the model has, and its longest sequence is the recipe's.
 
     Args:
@@ -24,7 +23,7 @@ def check_model(model: "nn.Module", stage: Stage, plugin: str) -> None:
     Raises:
         RecipeError: a loss does not exist, or the model does not go by an entry.
     """
-    weights: Mapping[str, float] = getattr(model, "loss_weights", {})
+    weights = model.loss_weights
     for name, weight in stage.loss_weights.items():
         where = f"stage {stage.number} {stage.name}, loss_weights.{name}"
         if name not in weights:
@@ -38,7 +37,7 @@ def check_model(model: "nn.Module", stage: Stage, plugin: str) -> None:
         _must_follow(plugin, weights[name], weight, where)
     if stage.max_length is not None:
         where = f"stage {stage.number} {stage.name}, max_length"
-        _must_follow(plugin, getattr(model, "max_length", None), stage.max_length, where)
+        _must_follow(plugin, model.max_length, stage.max_length, where)
 
 
 def _must_follow(plugin: str, has: Any, asked: Any, where: str) -> None:

@@ -2,14 +2,8 @@
 
 `upstream` writes the published names, so the original code and its tools read the tensors. `hf` writes a folder that
 `mmcore.runs.opened.from_pretrained` opens without the run; a family that transformers knows writes one
-that plain transformers opens, by giving its model a method `export_hf`. Both get the weights as they would be without
-adapters, which are folded in. The optional methods of a model:
-
-export_hf(folder, state, max_shard_bytes) -> str | None   write the whole folder from our names and values; returns what
-                                                           the card says on its use, or None, with nothing written,
-                                                           when transformers has no such architecture
-export_files(folder, format)                               write what stands beside published weights: the original
-                                                           configuration and tokenizer
+that plain transformers opens, by `Model.export_hf`. Both get the weights as they would be without
+adapters, which are folded in.
 """
 
 import json
@@ -75,35 +69,26 @@ def export(
 def _write(
     opened: OpenedModel, format: str, folder: Path, max_shard_bytes: int, pth: bool, precision: str | None
 ) -> None:
-    model: Any = opened.model
     metadata = {"mmcore": __version__, "plugin": opened.settings.plugin, "variant": opened.settings.variant}
     state = _state(opened, precision)
-    use = model.export_hf(folder, state, max_shard_bytes) if format == "hf" and hasattr(model, "export_hf") else None
+    use = opened.model.export_hf(folder, state, max_shard_bytes) if format == "hf" else None
     if use is None:
-        state = state if format == "hf" else model.published(format).to_published(state)
+        state = state if format == "hf" else opened.model.published(format).to_published(state)
         write_safetensors(state, folder, max_shard_bytes, metadata)
         if pth:
             _write_pth(state, folder / "model.pth")
         if format == "hf":
-            _write_own_files(opened, folder)
-        elif hasattr(model, "export_files"):
-            model.export_files(folder, format)
+            (folder / CONFIG).write_text(json.dumps(_config(opened), indent=2) + "\n")
+        opened.model.export_files(folder, format)
     whose = "transformers'" if use is not None else "mmcore's" if format == "hf" else "published"
     (folder / CARD).write_text(_card(opened, f"{whose} names, format `{format}`") + (use or ""))
-
-
-def _write_own_files(opened: OpenedModel, folder: Path) -> None:
-    (folder / CONFIG).write_text(json.dumps(_config(opened), indent=2) + "\n")
-    tokenizer = getattr(opened.model, "tokenizer", None)
-    if tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
-        tokenizer.save_pretrained(folder)
 
 
 def _state(opened: OpenedModel, precision: str | None) -> dict[str, Any]:
     """Our names and values, as they would be without adapters."""
     state: dict[str, Any] = {name: tensor.detach() for name, tensor in opened.model.state_dict().items()}
     if opened.settings.stage.lora is not None:
-        from mmcore.language.lora import fold
+        from mmcore.train.lora import fold
 
         state = fold(state, opened.settings.stage.lora)
     if precision is None:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from mmcore.base import hub
 from mmcore.contract.recipe import Stage
 from mmcore.errors import MissingDataError, UsageError
+from mmcore.runs.settings import read_settings
 from mmcore.weights.files import read_tensors
 from mmcore.weights.maps import LoadReport
 
 if TYPE_CHECKING:
-    from torch import nn
+    from mmcore.contract.model import Model
 
 
-def initialise(model: "nn.Module", stage: Stage, starts: Sequence[str], data_root: Path) -> list[dict[str, Any]]:
+def initialise(model: "Model", stage: Stage, starts: Sequence[str], data_root: Path) -> list[dict[str, Any]]:
     """Fill a freshly built model from the places a run starts from, in order; later ones replace earlier values.
 
     Args:
@@ -61,7 +62,7 @@ def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
     return [str(local[name]) if local[name].exists() else name for name in names]
 
 
-def _load(model: "nn.Module", start: str) -> dict[str, Any]:
+def _load(model: "Model", start: str) -> dict[str, Any]:
     record: dict[str, Any] = {"source": start}
     if hub.is_hub(start):
         path = hub.fetch(
@@ -82,30 +83,30 @@ def _load(model: "nn.Module", start: str) -> dict[str, Any]:
     return record
 
 
-def _load_published(model: "nn.Module", path: Path) -> LoadReport:
+def _load_published(model: "Model", path: Path) -> LoadReport:
     """A published file: the family's own way when it has one, else by its published names."""
-    recognise = getattr(model, "initialise", None)
-    if recognise is not None:
-        return recognise(path)
+    report = model.initialise(path)
+    if report is not None:
+        return report
     own = model.state_dict()
-    loaded, report = model.published("upstream").to_ours(read_tensors(path), own)  # type: ignore[operator]
+    loaded, report = model.published("upstream").to_ours(read_tensors(path), own)
     model.load_state_dict({**own, **loaded})
     return report
 
 
-def _load_run(model: "nn.Module", run_dir: Path) -> LoadReport:
+def _load_run(model: "Model", run_dir: Path) -> LoadReport:
     """Weights of a finished run, of this stage or the one before, by way of the published names both share."""
     from mmcore.train.checkpoint import load_weights
+    from mmcore.train.lora import fold
 
-    state = load_weights(run_dir)
+    state, lora = load_weights(run_dir), read_settings(run_dir).stage.lora
+    if lora is not None:  # a stage starts from merged weights, and gets adapters of its own afterwards
+        state = fold(state, lora)
     own = model.state_dict()
     if state.keys() == own.keys():
         model.load_state_dict(state)
         return LoadReport(filled=list(state))
-    names = model.published("upstream")  # type: ignore[operator]
-    published = names.to_published(state)
-    if hasattr(model, "published_parts"):
-        names = model.published_parts(published)  # type: ignore[operator]
-    loaded, report = names.to_ours(published, own)
+    published = model.published("upstream").to_published(state)
+    loaded, report = model.published_parts(published).to_ours(published, own)
     model.load_state_dict({**own, **loaded})
     return report

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.errors import WeightsError
-from mmcore.runs.build import attach, build_model
+from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.config import from_tree
 from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings
 from mmcore.weights.files import read_tensors
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from mmcore.contract.model import Model
 
 CONFIG = "config.json"
 """Of a folder that `mmcore export --format hf` wrote: which plugin, variant and stage its weights belong to."""
@@ -23,7 +25,7 @@ CONFIG = "config.json"
 class OpenedModel:
     """A trained model ready for evaluation, prediction or export."""
 
-    model: "nn.Module"
+    model: "Model"
     settings: Settings
     family: Family
     run_dir: Path | None
@@ -53,6 +55,7 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
     family = Family.open(settings.plugin, settings.extensions)
     loaded = load(path if run_dir != path else run_dir, checkpoint)
     model = build_model(family, settings)
+    adapt(model, settings)
     load_exactly(model, loaded.weights, str(loaded.path))
     attach(model, settings, run_dir)
     return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))

@@ -11,7 +11,7 @@ from typing import Any
 from mmcore.base import hub
 from mmcore.contract.recipe import Source, Validation
 from mmcore.errors import MmcoreError
-from mmcore.runs.build import build_datasets, build_model, data_context, prepare_demo, total_steps
+from mmcore.runs.build import adapt, build_datasets, build_model, data_context, prepare_demo, total_steps
 from mmcore.runs.checks import check_metrics
 from mmcore.runs.config import Origins, to_tree
 from mmcore.runs.settings import Family, Request, Settings, active_sources, settle, validations
@@ -219,6 +219,7 @@ def _describe_parameters(family: Family, settings: Settings, plan: Plan) -> None
 
     with skeleton():
         model = build_model(family, settings)
+        adapt(model, settings)
     freeze(model, settings.stage)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in parameter_groups(model, settings.stage):

@@ -1,12 +1,6 @@
 """Predict on any images: read, ask the model, and put the answer into JSON and a picture.
 
-A family joins in by one method of its model::
-
-    prepare(images: list[uint8 (height, width, 3) RGB], *, names: Sequence[str] | None, prompt: str | None) -> Batch
-
-It makes the batch that `predict` takes, with the family's own test transform. `names` are what to look for, `prompt` is
-an expression or a question; with neither the family uses its default vocabulary. Names, labels and sizes of the
-predictions are those asked for.
+`Model.prepare` makes a batch of loose images; names, labels and sizes of the predictions are those asked for.
 """
 
 import dataclasses
@@ -19,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from mmcore.base.files import replace_text
+from mmcore.contract.model import Model
 from mmcore.contract.values import Prediction
 from mmcore.data.images import MAX_PIXELS, read_image
-from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
+from mmcore.errors import CheckpointError, MissingDataError, suggest
 from mmcore.show.conversation import draw_answer
 from mmcore.show.draw import draw_prediction, select
 
@@ -66,7 +60,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def predict_image(model: nn.Module, image: np.ndarray, question: Question, device: torch.device | str) -> Prediction:
+def predict_image(model: Model, image: np.ndarray, question: Question, device: torch.device | str) -> Prediction:
     """What the model says about one image.
 
     Args:
@@ -78,16 +72,9 @@ def predict_image(model: nn.Module, image: np.ndarray, question: Question, devic
     Raises:
         UsageError: the family cannot predict on loose images.
     """
-    prepare = getattr(model, "prepare", None)
-    if prepare is None:
-        raise UsageError(
-            f"{type(model).__name__} cannot predict on loose images: it has no method `prepare`",
-            where="mmcore predict",
-            do="use `mmcore eval`, or ask the family's author to add `prepare(images, names=, prompt=)`",
-        )
     with torch.inference_mode():
-        batch = prepare([image], names=question.names, prompt=question.prompt)
-        (prediction,) = model.predict(batch.to(device))  # type: ignore[operator]
+        batch = model.prepare([image], names=question.names, prompt=question.prompt)
+        (prediction,) = model.predict(batch.to(device))
     return prediction
 
 
@@ -129,7 +116,7 @@ def _object(prediction: Prediction, row: int) -> dict[str, Any]:
 
 
 def predict_file(
-    model: nn.Module,
+    model: Model,
     path: Path,
     question: Question,
     folder: Path,

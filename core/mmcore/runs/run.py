@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmcore.errors import CheckpointError, DataError
 from mmcore.runs.before import measure_before
 from mmcore.runs.build import (
+    adapt,
     attach,
     build_datasets,
     build_model,
@@ -26,6 +27,7 @@ from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings, w
 if TYPE_CHECKING:
     from torch import nn
 
+    from mmcore.contract.model import Model
     from mmcore.contract.protocols import Datasets
     from mmcore.data.loader import Loader
 
@@ -36,7 +38,7 @@ class FinishedRun:
 
     settings: Settings
     run_dir: Path
-    model: "nn.Module"
+    model: "Model"
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -145,9 +147,9 @@ def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -
         attach(model, settings, run_dir)
         fresh = not checkpoint.steps_of(run_dir)
         started_from = initialise(model, stage, settings.init, Path(settings.data)) if fresh else []
+        adapt(model, settings)
         if here.is_first:
-            if hasattr(model, "keep_files"):
-                model.keep_files(run_dir)  # type: ignore[operator]
+            model.keep_files(run_dir)
             fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
             write_run_record(settings, family, run_dir, fingerprints, started_from)
         loader = Loader(

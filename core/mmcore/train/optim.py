@@ -12,13 +12,15 @@ from torch import nn
 
 from mmcore.contract.recipe import Stage, matches, matches_any
 from mmcore.errors import RecipeError, suggest
+from mmcore.train.lora import is_adapted, is_adapter
 
 
 def freeze(model: nn.Module, stage: Stage) -> None:
     """Set `requires_grad` of every parameter as the stage's `trainable` and `frozen` patterns say.
 
     What the family built frozen stays so under `*`; only a pattern that names it trains it. A parameter with several
-    names (tied weights) is frozen when any of them is.
+    names (tied weights) is frozen when any of them is. Of a model with adapters all adapters train, and beside them
+    only what a pattern other than `*` names, but never the weight that an adapter stands for.
 
     Raises:
         RecipeError: a pattern matches no parameter, or nothing is left to train.
@@ -28,8 +30,14 @@ def freeze(model: nn.Module, stage: Stage) -> None:
     _check_patterns(stage.frozen, names.values(), "frozen")
     explicit = [pattern for pattern in stage.trainable if pattern != "*"]
     for parameter, aliases in names.items():
+        if stage.lora is not None and any(is_adapter(name) for name in aliases):
+            parameter.requires_grad_(True)
+            continue
         wanted = any(matches_any(explicit, name) for name in aliases)
-        wanted |= parameter.requires_grad and any(matches_any(stage.trainable, name) for name in aliases)
+        if stage.lora is None:
+            wanted |= parameter.requires_grad and any(matches_any(stage.trainable, name) for name in aliases)
+        elif any(is_adapted(name) for name in aliases):
+            wanted = False
         parameter.requires_grad_(wanted and not any(matches_any(stage.frozen, name) for name in aliases))
     if not any(parameter.requires_grad for parameter in names):
         raise RecipeError(

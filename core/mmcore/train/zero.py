@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmcore.contract.model import zero3_leaves
+from mmcore.contract.model import Model
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Batch
 from mmcore.train.engine import MOMENTS, Entry, LossScale, load_moments, moment_entries, set_rates
@@ -277,7 +277,7 @@ def _config(stage: Stage, trainable: int) -> dict[str, Any]:
 
 
 def _mark_leaves(deepspeed: Any, objective: Objective, model: nn.Module) -> None:
-    for leaf in zero3_leaves(model):
+    for leaf in model.zero3_leaves() if isinstance(model, Model) else ():
         deepspeed.utils.set_z3_leaf_module(objective if leaf is model else leaf, True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from mmcore.contract.model import Model
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import RecipeError, WeightsError, suggest
@@ -16,18 +17,18 @@ from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
 from mmcore_glee import weights
-from mmcore_glee.backbone import ResNet
+from mmcore_glee.backbone import Bottleneck, ResNet
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import VARIANTS, GleeConfig
 from mmcore_glee.criterion import Criterion
 from mmcore_glee.denoising import TABLE_OF_TASK, TABLES, make_denoising
 from mmcore_glee.fusion import Fusion
 from mmcore_glee.outputs import DecoderOutputs, Draws
-from mmcore_glee.pixel_decoder import PixelDecoder
+from mmcore_glee.pixel_decoder import EncoderLayer, PixelDecoder
 from mmcore_glee.predict import predictions
 from mmcore_glee.prompt import DECODER_LEVELS, VisualPrompt, fill_boxes
-from mmcore_glee.query_decoder import PromptTokens, QueryDecoder
-from mmcore_glee.swin import Swin
+from mmcore_glee.query_decoder import DecoderLayer, PromptTokens, QueryDecoder
+from mmcore_glee.swin import Block, Swin
 from mmcore_glee.text_encoder import (
     BEGIN,
     END,
@@ -58,7 +59,7 @@ def build(stage: Stage, variant: str) -> "Glee":
     return model
 
 
-class Glee(nn.Module):
+class Glee(Model):
     """Detector and segmenter whose classes are texts.
 
     Args:
@@ -276,6 +277,12 @@ class Glee(nn.Module):
         unused_text = ("fusion.text_scale", "fusion.attention.text_out", "fusion.attention.visual_value")
         unread = (f"prompt.embed.{level}" for level in range(DECODER_LEVELS, self.config.num_levels))
         return (*unused_text, *unread, *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used))
+
+    def checkpoint_blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the image encoder, layers of both decoders and of a text encoder that is trained."""
+        kinds = (Bottleneck, Block, EncoderLayer, DecoderLayer)
+        words = [] if is_frozen(self.text_encoder) else self.text_encoder.encoder.layers
+        return [*(part for part in self.modules() if isinstance(part, kinds)), *words]
 
     def zero3_leaves(self) -> Sequence[nn.Module]:
         """The whole model as one unit: which modules run depends on the task of each process's batch."""

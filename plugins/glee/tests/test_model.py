@@ -4,8 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from mmcore.contract.recipe import Lora
 from mmcore.contract.values import Draw, Losses
 from mmcore.errors import RecipeError, WeightsError
+from mmcore.train.lora import add_lora, is_adapter
+from mmcore.train.optim import freeze
+from mmcore.train.recompute import recompute
 from mmcore.weights.files import write_safetensors
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LITE, TINY
@@ -15,6 +19,7 @@ from mmcore_glee.recipes import stages
 from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
 from torch import Tensor
 
+SWIN = {"backbone": "swin", "swin_width": 8, "swin_depths": (2, 2, 2, 1), "swin_heads": (1, 2, 2, 4), "swin_window": 4}
 NAMES = ("cat", "dog", "red bus", "traffic light")
 CONFIG = TINY.replace(num_queries=12, denoising_queries=6, mask_points=64, prompt_points=16)
 
@@ -97,6 +102,47 @@ def test_every_kind_of_batch_gives_the_same_finite_losses_by_name(model, case):
         assert torch.isfinite(loss.total), name
         assert loss.per in ("objects", "text_tokens", "batches")
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("case", ["masks", "grounding", "prompt"])
+@pytest.mark.parametrize("config", [CONFIG, CONFIG.replace(**SWIN)], ids=["resnet", "swin"])
+def test_recomputed_activations_change_neither_losses_nor_gradients(case, config):
+    found = []
+    for recomputed in (False, True):
+        torch.manual_seed(0)
+        model = Glee(config)
+        if recomputed:
+            recompute(model, stages("tiny")[0])
+            assert len(model.checkpoint_blocks()) > config.encoder_layers + config.decoder_layers
+        losses, _ = step(model, CASES[case])
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append(({name: loss.total.detach() for name, loss in losses.items()}, gradients))
+    for plain, again in zip(*found, strict=True):
+        assert plain.keys() == again.keys()
+        for name, expected in plain.items():
+            torch.testing.assert_close(again[name], expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_adapters_train_and_the_rest_stays(model):
+    adapted = Glee(CONFIG)
+    adapted.load_state_dict(model.state_dict())
+    stage = stages("tiny")[0].replace(lora=Lora(rank=2), frozen=())
+    torch.testing.assert_close(values(step(adapted, batch())[0]), values(step(model, batch())[0]))
+    assert add_lora(adapted, stage.lora, adapted.lora_modules())
+    freeze(adapted, stage)
+    before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
+    optimiser = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+    losses, first = step(adapted, batch())
+    torch.testing.assert_close(values(losses), values(step(model, batch())[0]))
+    optimiser.step()
+    moved = {name for name, p in adapted.named_parameters() if not torch.equal(p, before[name])}
+    assert first
+    assert moved
+    assert all(is_adapter(name) for name in first | moved)
+
+
+def values(losses: Losses) -> dict[str, Tensor]:
+    return {name: loss.total.detach() for name, loss in losses.items()}
 
 
 def test_all_losses_of_the_published_model_are_there():

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from mmcore import Stage
+from mmcore.contract.model import Model
 from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import ShapeError, WeightsError, suggest
 from mmcore.language import models
@@ -59,7 +60,7 @@ class Interpretation:
     """Layer -> decoded depth of each image, 0 to 1."""
 
 
-class Visper(nn.Module):
+class Visper(Model):
     """The model contract of `mmcore.contract.model` for VisPer-LM and LLaVA-1.5.
 
     Args:
@@ -363,18 +364,18 @@ class Visper(nn.Module):
         """Configuration and tokenizer beside published weights."""
         from mmcore_visper.export import export_upstream_files
 
-        del format
+        if format == "hf":
+            self.tokenizer.save_pretrained(folder)
+            return
         export_upstream_files(self.config, self.tokenizer, folder)
 
-    def add_lora(self, lora: Any) -> None:
-        """Adapters on the linear layers that the recipe names; see `mmcore.language.lora`."""
-        from mmcore.language.lora import add_lora
+    def checkpoint_blocks(self) -> Sequence[nn.Module]:
+        """The language model's layers."""
+        return self.language.layers
 
-        add_lora(self, lora)
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep only the inputs of the language model's layers."""
-        self.language.gradient_checkpointing_enable()
+    def lora_modules(self) -> Sequence[nn.Module]:
+        """The language model without its output layer; the tower's layers have the same names."""
+        return (self.language.model,)
 
     def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
         """Parameters that no loss reaches; published files have them.

@@ -20,6 +20,7 @@ from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.language.splice import lay_out
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
+from mmcore.train.recompute import recompute_block
 from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import TINY, VisperConfig
 from mmcore_visper.model import Visper
@@ -76,7 +77,8 @@ def train(zero: int, whole: bool, rank: int) -> dict[str, object]:
     model = Visper(CONFIG)
     if not whole:
         stage = stage.replace(frozen=("language",))
-        model.gradient_checkpointing_enable()
+        for block in model.checkpoint_blocks():
+            recompute_block(block)
     freeze(model, stage)
     engine = DeepSpeedEngine(model.train(), stage, device)
     totals, parts = [], []

@@ -21,6 +21,7 @@ from mmcore.language.tokens import load_tokenizer
 from mmcore.runs import export as core_export
 from mmcore.runs.opened import OpenedModel, from_pretrained
 from mmcore.runs.settings import Family, Settings
+from mmcore.train.lora import add_lora
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.weights.files import read_tensors
 from mmcore_visper import export
@@ -225,7 +226,7 @@ def test_phi3_keeps_its_rows_and_its_window(exported):
 def test_adapters_are_folded_in_and_the_model_keeps_them(tmp_path):
     model = visper(CONFIGS["tiny"])
     stage = stages("tiny")[1].replace(lora=Lora(rank=2, alpha=4.0, targets=("*.q_proj",)))
-    model.add_lora(stage.lora)
+    add_lora(model, stage.lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from mmcore.contract.recipe import Lora, matches_any
 from mmcore.errors import RecipeError, ShapeError, UsageError
+from mmcore.train.lora import add_lora
 from mmcore.train.optim import freeze
+from mmcore.train.recompute import recompute_block
 from mmcore_visper.config import TINY, VARIANTS
 from mmcore_visper.model import Visper, build
 from mmcore_visper.recipes import stages
@@ -206,7 +208,8 @@ def test_checkpointing_changes_no_gradient(ranks):
         model = Visper(TINY).train()
         model.language.requires_grad_(False)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            for block in model.checkpoint_blocks():
+                recompute_block(block)
         torch.stack([loss.total for loss in model(ranks.tiny_batch(TINY)).values()]).sum().backward()
         found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     plain, checkpointed = found
@@ -226,7 +229,7 @@ def test_half_precision_keeps_the_losses_in_float32_and_close(model, ranks):
 def test_adapters_go_where_the_recipe_says(ranks):
     model = Visper(TINY)
     before = values(model(ranks.tiny_batch(TINY)))
-    model.add_lora(Lora(rank=2, alpha=4, targets=("language.model.layers.*.q_proj",)))
+    add_lora(model, Lora(rank=2, alpha=4, targets=("language.model.layers.*.q_proj",)))
     adapted = [name for name, part in model.named_modules() if hasattr(part, "lora_A")]
     assert len(adapted) == TINY.num_layers
     assert values(model(ranks.tiny_batch(TINY))) == pytest.approx(before, rel=1e-6)

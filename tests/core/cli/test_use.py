@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 from mmcore.cli import cli
 from mmcore.cli.evaluate import wanted_sets
+from mmcore.contract.model import Model
 from mmcore.contract.protocols import Datasets
 from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage, Validation
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
@@ -20,7 +21,6 @@ from mmcore.runs import build
 from mmcore.runs import opened as opening
 from mmcore.runs.settings import Settings
 from PIL import Image
-from torch import nn
 
 STAGE = Stage(
     number=1,
@@ -37,7 +37,7 @@ STAGE = Stage(
 )
 
 
-class Kites(nn.Module):
+class Kites(Model):
     """Finds one thing in the middle of every image, sure of it to 0.8."""
 
     def prepare(self, images: list[np.ndarray], *, names: Sequence[str] | None, prompt: str | None) -> Batch:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmcore.base.distributed import Place
+from mmcore.contract.model import Model
 from mmcore.contract.protocols import Datasets
 from mmcore.contract.recipe import AdamW, Constant, Data, Stage, Validation
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
@@ -70,7 +71,7 @@ class Sum:
         return {"images": float(len(unique)), "mean": sum(unique) / len(unique)}
 
 
-class Echo(nn.Module):
+class Echo(Model):
     """Predicts nothing, draws random numbers, and checks that it is in eval mode."""
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from mmcore.errors import MissingDataError, RecipeError, ShapeError, WeightsErro
 from mmcore.language import attention, models
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Sequences
 from mmcore.language.splice import lay_out
+from mmcore.train.recompute import recompute_block
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -132,7 +133,8 @@ def test_checkpointing_changes_neither_loss_nor_gradients(tiny_model: Any, layou
     sequences = lay_out(conversations(), EXPANSION, **LAYOUTS[layout])
     expected = loss_and_gradients(tiny_model("llama").train(), sequences, (1, 2, 3))
     model = tiny_model("llama").train()
-    model.gradient_checkpointing_enable()
+    for block in model.layers:
+        recompute_block(block)
     for frozen in (False, True):
         model.requires_grad_(not frozen)
         assert model.embed_tokens(sequences.ids).requires_grad != frozen
@@ -147,7 +149,8 @@ def test_checkpointing_changes_neither_loss_nor_gradients(tiny_model: Any, layou
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_step_asks_the_device_nothing(tiny_model: Any, kind: str, layout: str) -> None:
     model = tiny_model(kind).train()
-    model.gradient_checkpointing_enable()
+    for block in model.layers:
+        recompute_block(block)
     sequences = lay_out(conversations(), EXPANSION, **LAYOUTS[layout])
     with _NoQuestions():
         loss_and_gradients(model, sequences, (1, 2))

@@ -2,10 +2,9 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from mmcore import AdamW, Constant, Data, Datasets, Source, Stage, Validation
+from mmcore import AdamW, Constant, Data, Datasets, Model, Source, Stage, Validation
 from mmcore.errors import RecipeError
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
@@ -23,6 +22,11 @@ def stage(**changes) -> Stage:
     ).replace(**changes)  # fmt: skip
 
 
+def offering(**attributes) -> Model:
+    """A model that says this of itself."""
+    return type("Toy", (Model,), attributes)()
+
+
 VALIDATION = Datasets({}, {}, {"coco_val": partial(CocoEvaluator, Path("v.json"))})
 
 
@@ -38,13 +42,13 @@ VALIDATION = Datasets({}, {}, {"coco_val": partial(CocoEvaluator, Path("v.json")
 )
 def test_an_entry_that_the_model_does_not_go_by_is_refused(changes, model, words):
     with pytest.raises(RecipeError) as caught:
-        check_model(SimpleNamespace(**model), stage(**changes), "glee")
+        check_model(offering(**model), stage(**changes), "glee")
     assert words in str(caught.value)
     assert f"stage 1 one, {next(iter(changes))}" in str(caught.value.where)
 
 
 def test_a_model_that_goes_by_its_recipe_passes():
-    model = SimpleNamespace(loss_weights={"loss_box": 3.0, "loss_mask": 1.0}, max_length=77)
+    model = offering(loss_weights={"loss_box": 3.0, "loss_mask": 1.0}, max_length=77)
     check_model(model, stage(loss_weights={"loss_box": 3.0}, max_length=77), "glee")
 
 

@@ -3,16 +3,15 @@
 from pathlib import Path
 
 import pytest
-from mmcore import AdamW, Constant, Data, Init, Source, Stage
+from mmcore import AdamW, Constant, Data, Init, Model, Source, Stage
 from mmcore.errors import MissingDataError
 from mmcore.runs.initialise import initialise
 from mmcore.weights.maps import LoadReport
-from torch import nn
 
 STARTS = ("hf://owner/language", "hf://owner/tower")
 
 
-class Recording(nn.Module):
+class Recording(Model):
     """Remembers what it was filled from."""
 
     def __init__(self) -> None:

@@ -17,6 +17,7 @@ import torch
 from mmcore.base import distributed
 from mmcore.base.distributed import place
 from mmcore.contract.mixture import WholeEpochs
+from mmcore.contract.model import Model
 from mmcore.contract.recipe import AdamW, Constant, Data, MultiStep, Source, Stage
 from mmcore.contract.values import Batch, Draw, Loss, Losses
 from mmcore.data.order.source_per_batch import SourcePerBatchOrder
@@ -34,7 +35,7 @@ class ToyBatch(Batch):
     targets: Tensor
 
 
-class Toy(nn.Module):
+class Toy(Model):
     def __init__(self, *, poison: int | None = None, blank: int | None = None, whole_leaf: bool = True) -> None:
         super().__init__()
         self.trunk = nn.Sequential(nn.Linear(WIDTH, 37), nn.GELU(), nn.Dropout(0.2), nn.Linear(37, WIDTH))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from mmcore.contract.recipe import Lora
 from mmcore.errors import RecipeError, WeightsError
-from mmcore.language.lora import add_lora, fold, merge
+from mmcore.train.lora import add_lora, fold, merge
+from mmcore.train.optim import freeze
 from safetensors.torch import load_file
 from torch import nn
 
@@ -87,6 +88,51 @@ def test_folded_and_merged_weights_give_the_adapted_outputs() -> None:
         torch.testing.assert_close(merged(INPUT), expected)
     assert merged.state_dict().keys() == Family().state_dict().keys()
     assert all(type(part) is nn.Linear for part in merged.modules() if isinstance(part, nn.Linear))
+
+
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [
+        (("q_proj",), ["language.0.q_proj", "language.1.q_proj"]),
+        (("all-linear",), [f"language.{i}.{part}" for i in range(2) for part in ("q_proj", "v_proj")]),
+        (("head", "v_proj"), ["language.0.v_proj", "language.1.v_proj", "head"]),
+        (("*.q_proj",), ["tower.0.q_proj", "language.0.q_proj", "language.1.q_proj"]),
+        (("tower",), ["tower.0.q_proj", "tower.0.v_proj"]),
+    ],
+)
+def test_short_targets_look_only_where_the_model_says(targets: tuple[str, ...], adapted: list[str]) -> None:
+    family = Family()
+    assert add_lora(family, Lora(targets=targets), [family.language]) == adapted
+
+
+def test_a_recipe_may_leave_everything_to_the_defaults() -> None:
+    recipe = Lora()
+    assert (recipe.rank, recipe.scale, recipe.targets) == (16, 2.0, ("all-linear",))
+    assert len(add_lora(Family(), recipe)) == 7
+
+
+def test_layers_inside_torchs_own_attention_are_refused_rather_than_adapted_in_vain() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(4, 2), nn.Linear(4, 4)
+
+    assert add_lora(Mixed(), Lora()) == ["head"]
+    with pytest.raises(RecipeError, match="torch's own attention"):
+        add_lora(Mixed(), Lora(targets=("out_proj",)))
+
+
+@pytest.mark.parametrize("trainable", [("*",), ("*", "head"), ("language", "head")])
+def test_beside_adapters_only_what_the_recipe_names_trains(toy, trainable: tuple[str, ...]) -> None:
+    family = Family()
+    add_lora(family, RECIPE)
+    freeze(family, toy.toy_stage(trainable=trainable, frozen=("tower",), lora=RECIPE))
+    trained_names = {name for name, parameter in family.named_parameters() if parameter.requires_grad}
+    beside = {name for name in trained_names if ".lora_" not in name}
+    named = {f"{one}" for one in trainable if one != "*"}
+    assert {name.split(".")[0] for name in beside} == named
+    assert not [name for name in beside if ".base_layer." in name]
+    assert len(trained_names - beside) == 8
 
 
 def test_a_state_without_adapters_is_left_as_it_is() -> None:

@@ -6,52 +6,45 @@ families' checkpoints); `merge` does the same to a living module.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mmcore.contract.recipe import Lora, matches_any
+from mmcore.contract.recipe import Lora, matches
 from mmcore.errors import RecipeError, WeightsError, suggest
 
 ADAPTER = "default"
 """peft's name of the only adapter."""
+ALL = "all-linear"
+"""The target that stands for every linear layer in scope."""
 _A, _B, _BASE = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight", ".base_layer"
 
 
-def add_lora(module: nn.Module, lora: Lora) -> list[str]:
+def add_lora(module: nn.Module, lora: Lora, scope: Sequence[nn.Module] = ()) -> list[str]:
     """Give every linear layer that a target names an adapter whose product starts at zero.
 
-    Weights of adapted layers are frozen; whether anything else trains stays as it was, for the recipe's patterns to
-    say (GLaMM trains embeddings and heads beside its adapters).
+    Weights of adapted layers are frozen; whether anything else trains stays as it was, for `mmcore.train.optim.freeze`
+    to say.
 
     Args:
         module: changed in place.
-        lora: rank, alpha, dropout, and patterns of layer names: "*.q_proj" or a whole name.
+        lora: rank, alpha, dropout and targets.
+        scope: parts of `module` where "all-linear" and leaf names look for layers; by default everywhere.
 
     Returns:
         The adapted layers.
 
     Raises:
-        RecipeError: a target names no linear layer.
+        RecipeError: a target names no linear layer that can be adapted.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-    for target in lora.targets:
-        if not any(matches_any([target], name) for name in linear):
-            leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
-            otherwise = 'write a layer\'s whole name, or "*.q_proj" for all such layers'
-            raise RecipeError(
-                f"lora.targets: no linear layer is called {target!r}",
-                known=leaves,
-                do=suggest(target.rsplit(".", 1)[-1], leaves, otherwise),
-            )
-    names = [name for name in linear if matches_any(lora.targets, name)]
+    names = _targets(module, lora, scope or (module,))
     trained = {parameter: parameter.requires_grad for parameter in module.parameters()}
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # the factor alpha / rank may be any number
+        lora_alpha=lora.scale * lora.rank,  # type: ignore[arg-type]  # the factor may be any number
         lora_dropout=lora.dropout,
         bias="none",
         # One expression for whole names: a list would match by the end of a name, in other towers too.
@@ -62,6 +55,41 @@ def add_lora(module: nn.Module, lora: Lora) -> list[str]:
     for parameter, wanted in trained.items():
         parameter.requires_grad_(wanted and parameter not in adapted)
     return names
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name belongs to an adapter."""
+    return ".lora_" in name
+
+
+def is_adapted(name: str) -> bool:
+    """Whether a parameter of this name is what an adapter is added to."""
+    return f"{_BASE}." in name
+
+
+def _targets(module: nn.Module, lora: Lora, scope: Sequence[nn.Module]) -> list[str]:
+    """The layers that the targets name, in the module's order."""
+    parts = dict(module.named_modules())
+    # torch's attention reads the weight of its output layer without calling it: an adapter there would do nothing.
+    inner = {f"{name}.out_proj" for name, part in parts.items() if isinstance(part, nn.MultiheadAttention)}
+    linear = [name for name, part in parts.items() if isinstance(part, nn.Linear) and name not in inner]
+    inside = {id(part) for one in scope for part in one.modules()}
+    near = [name for name in linear if id(parts[name]) in inside]
+    chosen: set[str] = set()
+    for target in lora.targets:
+        found = near if target == ALL else [name for name in near if name.rpartition(".")[2] == target]
+        found = found or [name for name in linear if matches(target, name)]
+        if not found:
+            leaves = sorted({name.rpartition(".")[2] for name in near})
+            inner_only = any(matches(target, name) or name.rpartition(".")[2] == target for name in inner)
+            why = "only layers inside torch's own attention, which take no adapter" if inner_only else "no linear layer"
+            raise RecipeError(
+                f"lora.targets: {target!r} names {why}",
+                known=[ALL, *leaves],
+                do=suggest(target.rpartition(".")[2], leaves, "write a layer's last name, or its whole name"),
+            )
+        chosen.update(found)
+    return [name for name in linear if name in chosen]
 
 
 @torch.no_grad()
@@ -78,7 +106,7 @@ def merge(module: nn.Module) -> nn.Module:
 
 
 def fold(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
-    """The plain module's state dict: adapted weights become W + alpha / rank · B A, computed in float32.
+    """The plain module's state dict: adapted weights become W + scale · B A, computed in float32.
 
     Args:
         state: of a module after `add_lora`; one without adapters is returned as it is.
@@ -99,6 +127,6 @@ def fold(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
             raise WeightsError(
                 f"the adapter of {layer} has rank {len(down)}, the recipe {lora.rank}", do="set lora.rank to match"
             )
-        update = (up.float() @ down.float()) * (lora.alpha / lora.rank)
+        update = (up.float() @ down.float()) * lora.scale
         plain[f"{layer}.weight"] = (weight.float() + update).to(weight.dtype)
     return plain
