@@ -138,7 +138,7 @@ class Data(Recipe):
 class Lora(Recipe):
     """Low-rank adapters (Hu et al. 2021) on the linear layers that `targets` names; `lora: {}` is a sane start.
 
-    Only adapters train, whatever `trainable` says under "*"; a part that `trainable` names itself trains beside them.
+    Only adapters train, whatever `trainable` says of what they adapt; another part that it names trains beside them.
     """
 
     rank: int = Field(default=16, gt=0)

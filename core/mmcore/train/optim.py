@@ -20,7 +20,7 @@ def freeze(model: nn.Module, stage: Stage) -> None:
 
     What the family built frozen stays so under `*`; only a pattern that names it trains it. A parameter with several
     names (tied weights) is frozen when any of them is. Of a model with adapters all adapters train, and beside them
-    only what a pattern other than `*` names, but never the weight that an adapter stands for.
+    only parts that a pattern names and that hold no adapter themselves.
 
     Raises:
         RecipeError: a pattern matches no parameter, or nothing is left to train.
@@ -29,6 +29,9 @@ def freeze(model: nn.Module, stage: Stage) -> None:
     _check_patterns(stage.trainable, names.values(), "trainable")
     _check_patterns(stage.frozen, names.values(), "frozen")
     explicit = [pattern for pattern in stage.trainable if pattern != "*"]
+    if stage.lora is not None:
+        adapted = [name for aliases in names.values() for name in aliases if is_adapted(name)]
+        explicit = [pattern for pattern in explicit if not any(matches(pattern, name) for name in adapted)]
     for parameter, aliases in names.items():
         if stage.lora is not None and any(is_adapter(name) for name in aliases):
             parameter.requires_grad_(True)
@@ -36,8 +39,6 @@ def freeze(model: nn.Module, stage: Stage) -> None:
         wanted = any(matches_any(explicit, name) for name in aliases)
         if stage.lora is None:
             wanted |= parameter.requires_grad and any(matches_any(stage.trainable, name) for name in aliases)
-        elif any(is_adapted(name) for name in aliases):
-            wanted = False
         parameter.requires_grad_(wanted and not any(matches_any(stage.frozen, name) for name in aliases))
     if not any(parameter.requires_grad for parameter in names):
         raise RecipeError(
