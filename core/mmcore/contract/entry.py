@@ -10,7 +10,7 @@ from mmcore.errors import RecipeError, suggest
 class Recipe(BaseModel):
     """Base of every recipe part: frozen, strict, and unknown keys are refused with the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

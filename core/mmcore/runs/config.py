@@ -4,6 +4,7 @@ Where a key may stand is read off the recipe's own classes (`mmcore.runs.entries
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def from_tree(tree: Mapping[str, Any], where: str) -> Stage:
     Raises:
         RecipeError: unknown keys, or values that do not fit; names the key.
     """
+    _refuse_infinite(tree, where)
     try:
         return Stage.model_validate(_tuples(tree))
     except ValidationError as error:
@@ -89,6 +91,16 @@ def from_tree(tree: Mapping[str, Any], where: str) -> Stage:
             group, _, key = key.rpartition(".")
             raise RecipeError(f"{group or 'the recipe'} lacks {key}", where=where, do=f"give {key} a value") from None
         raise RecipeError(f"{key}: {first['msg'].lower()}, got {first['input']!r}", where=where) from None
+
+
+def _refuse_infinite(value: Any, where: str, path: tuple[str, ...] = ()) -> None:
+    """Also where only the family knows what an entry means."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{'.'.join(path)} is {value}", where=where, do="give a finite number")
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    for key, child in value.items() if isinstance(value, Mapping) else ():
+        _refuse_infinite(child, where, (*path, str(key)))
 
 
 def _tuples(value: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 from pydantic import ValidationError
 
-from mmcore.base.yamltext import parse_yaml, to_yaml
+from mmcore.base.yamltext import read_yaml, to_yaml
 from mmcore.contract.recipe import Recipe, Source, Stage, Validation
 from mmcore.errors import CheckpointError, PluginError, RecipeError, UsageError, suggest
 from mmcore.plugins import find as plugins
@@ -261,8 +261,8 @@ def read_settings(run_dir: Path) -> Settings:
             known=near or None,
             do=suggest(run_dir.name, near, "give the folder that --out named, or see `mmcore runs`"),
         )
-    tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(tree, dict) or not isinstance(tree.get("stage"), dict):
+    tree = read_yaml(path)
+    if not isinstance(tree.get("stage"), dict):
         raise RecipeError("not the settings of a run", where=path)
     stage = from_tree(tree.pop("stage"), f"{path}, stage")
     try:
