@@ -134,6 +134,17 @@ def test_the_wheel_holds_the_package_and_nothing_else(core_wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.parametrize(
+    "project", sorted((ROOT / "plugins").glob("*/pyproject.toml")), ids=lambda path: path.parent.name
+)
+def test_the_wheel_of_a_family_holds_neither_tests_nor_the_runner_of_golden_cases(core_wheel, tmp_path, project):
+    del core_wheel  # skips where no wheel can be built
+    wheel = Outside(tmp_path).build(project.parent)
+    parts = [set(name.split("/")) for name in zipfile.ZipFile(wheel).namelist()]
+    assert any("model.py" in part for part in parts)
+    assert not [part for part in parts if part & {"parity", "tests"}]
+
+
 def test_a_plugin_from_outside_trains_resumes_exports_and_leaves_without_a_trace(outside):
     assert outside.plugins() == {}
     before = outside.installed()
