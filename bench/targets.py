@@ -21,26 +21,27 @@ import torch
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item
 from mmcore.data.cache.fill import fill, size_text
 from mmcore.data.images import read_image
-from mmcore_visper.teachers import DepthTeacher, GenTeacher, SegTeacher, Teacher, Teachers
+from mmcore.vision.extractors import Extractor, Extractors
+from mmcore_visper.teachers import DepthTeacher, GenTeacher, SegTeacher
 from mmcore_visper.teachers.depth import DepthNetwork
 from mmcore_visper.teachers.gen import GenNetwork
 from mmcore_visper.teachers.seg import SegNetwork
 from PIL import Image
 
-SMALL: tuple[Teacher, ...] = (
+SMALL: tuple[Extractor, ...] = (
     DepthTeacher(width=64, depth=4, num_heads=4, taps=(0, 1, 2, 3), precision="fp32"),
     SegTeacher(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), precision="fp32"),
     GenTeacher(hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, precision="fp32"),
 )
-PUBLISHED: tuple[Teacher, ...] = (DepthTeacher(), SegTeacher(), GenTeacher())
+PUBLISHED: tuple[Extractor, ...] = (DepthTeacher(), SegTeacher(), GenTeacher())
 
 
-def with_random_weights(described: tuple[Any, ...]) -> Teachers:
+def with_random_weights(described: tuple[Any, ...]) -> Extractors:
     """The networks without files."""
     from transformers import CLIPVisionModelWithProjection, Dinov2Model, SwinBackbone
 
     depth, seg, gen = described
-    teachers = Teachers(described)
+    teachers = Extractors(described)
     teachers.networks = {
         "depth": DepthNetwork(depth, Dinov2Model(depth.config())).eval(),
         "seg": SegNetwork(seg, SwinBackbone(seg.config())).eval(),
@@ -69,14 +70,14 @@ def run(size: str, batch: int, rounds: int, device: str) -> dict[str, Any]:
 
         def inputs(path: Path) -> dict[str, torch.Tensor]:
             rgb = read_image(path)
-            return {teacher.task: teacher.inputs(rgb) for teacher in described}
+            return {teacher.name: teacher.inputs(rgb) for teacher in described}
 
         def make(given: Any) -> dict[str, torch.Tensor]:
             return {task: teachers.stored(task, pixels) for task, pixels in given.items()}
 
         job = CacheJob(
             folder=Path(scratch) / "cache",
-            fields={teacher.task: Field(teacher.shape, "fp16") for teacher in described},
+            fields={teacher.name: Field(teacher.shape, "fp16") for teacher in described},
             identity={},
             covers={},
             items=lambda: [Item(path.name, path) for path in paths],

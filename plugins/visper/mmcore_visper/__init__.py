@@ -38,7 +38,7 @@ def stage_params(variant: str) -> tuple[Stage, ...]:
 @hookimpl
 def build_model(stage: Stage, variant: str) -> "nn.Module":
     """VisPer-LM with fresh weights."""
-    from mmcore_visper.model import build
+    from mmcore_visper.build import build
 
     return build(stage, variant)
 
@@ -73,14 +73,14 @@ def annotation_formats() -> "tuple[Format, ...]":
 
 def data_cache(stage: Stage, context: "DataContext", dtype: str | None = None) -> "CacheJob":
     """The teachers' targets of every picture, for `mmcore data cache`."""
-    from mmcore_visper.cache import data_cache
+    from mmcore_visper.data.cached import data_cache
 
     return data_cache(stage, context, dtype)
 
 
 def plan_notes(stage: Stage, context: "DataContext") -> tuple[str, ...]:
     """Cache or live teachers, for `mmcore plan`."""
-    from mmcore_visper.cache import plan_notes
+    from mmcore_visper.targets import plan_notes
 
     return plan_notes(stage, context)
 

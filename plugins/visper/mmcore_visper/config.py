@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError, suggest
 from mmcore.language.sequence import IMAGE
 from mmcore.vision.clip_vit import ClipTower
@@ -259,6 +260,13 @@ class VisperConfig:
         """What a placeholder becomes, for `mmcore.language.splice.lay_out`."""
         return {IMAGE: (("image", self.image_tokens), *self.task_tokens)}
 
+    @property
+    def active_tasks(self) -> tuple[TaskConfig, ...]:
+        """The tasks whose targets something is compared with."""
+        if self.probe:
+            return (self.task(self.probe),)
+        return self.tasks if self.predictors else ()
+
     def task(self, name: str) -> TaskConfig:
         """One of the tasks."""
         return next(task for task in self.tasks if task.name == name)
@@ -345,3 +353,12 @@ VARIANTS: Mapping[str, VisperConfig] = {
     "llava15-llama3-vit": LLAVA15,
     "tiny": TINY,
 }
+
+
+def config_of(stage: Stage, variant: str) -> VisperConfig:
+    """The configuration of a stage: the variant's with the recipe's `model` entries.
+
+    Raises:
+        RecipeError: an entry does not exist.
+    """
+    return VARIANTS[variant].replace(**stage.model)

@@ -29,6 +29,7 @@ from mmcore.language.llava.names import WHOLE, kind
 from mmcore.language.models import Hidden
 from mmcore.language.published import check_numbers, with_all_words
 from mmcore.language.sequence import Sequences
+from mmcore.vision.frozen import is_frozen
 from mmcore.vision.projectors import build_projector
 from mmcore.vision.towers import build_tower
 from mmcore.weights.files import read_tensors
@@ -37,7 +38,7 @@ from torch import Tensor, nn
 
 from mmcore_visper import weights
 from mmcore_visper.batch import VisperBatch
-from mmcore_visper.config import VARIANTS, TaskConfig, VisperConfig
+from mmcore_visper.config import TaskConfig, VisperConfig
 from mmcore_visper.dpt import DepthDecoder, as_picture
 from mmcore_visper.losses import embedding_loss, exchange_shares, gather_targets, is_distributed
 from mmcore_visper.predictors import LogitScales, Predictor, TaskTokens, build_predictors
@@ -229,7 +230,7 @@ class Visper(Model):
         self.__dict__.pop("tokenizer", None)
 
         def teach(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-            from mmcore_visper.cache import decide
+            from mmcore_visper.targets import decide
 
             decision = decide(stage, context)
             assert decision is not None, "teachers are asked only by stages with embedding losses"
@@ -388,21 +389,6 @@ class Visper(Model):
         return ("predictors.depth.*.mlps.1.*", "predictors.depth.*.mlps.2.*", "depth_decoder", *unread)
 
 
-def build(stage: Stage, variant: str) -> Visper:
-    """The model of a stage with fresh weights.
-
-    Raises:
-        RecipeError: the stage's `model` entries do not fit together.
-    """
-    from mmcore_visper.probe import VisperProbe
-
-    changes = dict(stage.model)
-    if stage.max_length is not None:
-        changes.setdefault("max_length", stage.max_length)
-    config = VARIANTS[variant].replace(**changes)
-    return VisperProbe(config) if config.probe else Visper(config, stage.loss_weights)
-
-
 def build_depth_decoder(config: VisperConfig) -> DepthDecoder | None:
     """The frozen decoder of models that predict depth."""
     predicted = [config.probe] if config.probe else [task.name for task in config.tasks if config.predictors]
@@ -410,11 +396,6 @@ def build_depth_decoder(config: VisperConfig) -> DepthDecoder | None:
     if "depth" not in predicted or sizes is None:
         return None
     return DepthDecoder(sizes.in_channels, sizes.features, sizes.out_channels).requires_grad_(False)
-
-
-def is_frozen(module: nn.Module) -> bool:
-    """Whether nothing of a module is trained."""
-    return not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def with_positions_at_padding(sequences: Sequences) -> Sequences:

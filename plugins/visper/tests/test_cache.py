@@ -10,14 +10,16 @@ from mmcore import DataContext, Stage
 from mmcore.cli.data import data as data_commands
 from mmcore.contract.values import Draw
 from mmcore.data.cache.check import verify
+from mmcore.data.cache.choice import CachedFeatures, LiveFeatures
 from mmcore.data.cache.fill import fill
 from mmcore.data.loader import Loader
 from mmcore.errors import DataError, MissingDataError, MmcoreError, RecipeError, WeightsError
-from mmcore_visper.cache import CachedTargets, LiveTargets, data_cache, decide, plan_notes, targets_for
+from mmcore_visper.build import build as build_model
 from mmcore_visper.data import build
+from mmcore_visper.data.cached import data_cache
 from mmcore_visper.data.demo import write_demo
-from mmcore_visper.model import build as build_model
 from mmcore_visper.recipes import stages
+from mmcore_visper.targets import decide, plan_notes, targets_for
 from PIL import Image
 
 PICTURES = 11
@@ -94,8 +96,8 @@ def test_the_plan_says_where_targets_come_from(context):
 
 def test_validation_pictures_ask_live_teachers(context):
     make(stage_of(), context)
-    assert isinstance(targets_for(stage_of(), context), CachedTargets)
-    assert isinstance(targets_for(stage_of(), context, "val"), LiveTargets)
+    assert isinstance(targets_for(stage_of(), context), CachedFeatures)
+    assert isinstance(targets_for(stage_of(), context, "val"), LiveFeatures)
     assert targets_for(stage_of("ift"), context) is None
 
 
@@ -111,7 +113,7 @@ def test_a_cache_may_lie_anywhere_when_it_is_named(context, tmp_path):
     job = data_cache(stage_of(), context)
     fill(job, tmp_path / "big disk", workers=0)
     assert targets_for(stage_of(targets=str(tmp_path / "big disk")), context).cache.folder == tmp_path / "big disk"
-    assert isinstance(targets_for(stage_of(), context), LiveTargets), "auto looks in its own place only"
+    assert isinstance(targets_for(stage_of(), context), LiveFeatures), "auto looks in its own place only"
 
 
 def test_a_cache_of_another_precision_does_not_fit(context):

@@ -10,8 +10,9 @@ from mmcore.errors import RecipeError, ShapeError, UsageError
 from mmcore.train.lora import add_lora
 from mmcore.train.optim import freeze
 from mmcore.train.recompute import recompute_block
+from mmcore_visper.build import build
 from mmcore_visper.config import TINY, VARIANTS
-from mmcore_visper.model import Visper, build
+from mmcore_visper.model import Visper
 from mmcore_visper.recipes import stages
 from torch import nn
 

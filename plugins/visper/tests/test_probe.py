@@ -3,9 +3,10 @@
 import pytest
 import torch
 from mmcore.errors import RecipeError
+from mmcore_visper.build import build
 from mmcore_visper.config import TINY
 from mmcore_visper.losses import smooth_l1
-from mmcore_visper.model import Visper, build
+from mmcore_visper.model import Visper
 from mmcore_visper.probe import VisperProbe, cosine
 from mmcore_visper.recipes import stages
 from mmcore_visper.weights import upstream

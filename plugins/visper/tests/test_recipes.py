@@ -61,7 +61,7 @@ def test_the_baseline_trains_its_projector_alone_and_has_no_embedding_losses() -
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_a_stage_trains_is_in_its_model_and_a_pretrained_tower_never_is(variant: str) -> None:
-    from mmcore_visper.model import build
+    from mmcore_visper.build import build
 
     for one in stages(variant):
         if variant.endswith("convnext"):

@@ -7,6 +7,7 @@ from functools import partial
 
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Recipe, Stage, Validation
+from mmcore.data.cache.choice import Features
 from mmcore.data.entry import Entry, Opened, chosen, open_entry
 from mmcore.data.formats.llava import LlavaIndex, LlavaParser
 from mmcore.data.formats.registry import Formats
@@ -18,14 +19,13 @@ from mmcore.language.conversation import template
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.towers import image_library
 
-from mmcore_visper.cache import targets_for
-from mmcore_visper.config import VARIANTS, VisperConfig
+from mmcore_visper.config import VisperConfig, config_of
 from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.formats import FORMATS, PROBING
 from mmcore_visper.data.sources import ConversationSource, QuestionSource, Reading
-from mmcore_visper.data.targets import Targets
 from mmcore_visper.evaluate import benchmark
 from mmcore_visper.evaluate.probing import ProbeEvaluator
+from mmcore_visper.targets import targets_for
 from mmcore_visper.tokenizer import open_tokenizer
 
 LEARNS, MEASURES = ("converse", "caption", "probe"), ("ask", "converse", "caption", "probe")
@@ -59,7 +59,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
         MissingDataError: an annotation file or image folder is not there.
         RecipeError: an option, a template or a model setting does not exist, or the tokenizer lacks tokens.
     """
-    config = settings_of(stage, context.variant)
+    config = config_of(stage, context.variant)
     reading = _reading(stage, config, context, targets_for(stage, context))
     collate = Collate(
         config, reading.max_length, tokenizer=reading.tokenizer, pack_to=_pack_to(stage, reading.max_length)
@@ -77,7 +77,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     Raises:
         DataError: as `build_train`.
     """
-    config = settings_of(stage, context.variant)
+    config = config_of(stage, context.variant)
     reading = _reading(stage, config, context, None)
     sources: dict[str, DataSource] = {}
     collate: dict[str, Collate] = {}
@@ -100,16 +100,7 @@ def _open(name: str, entry: Entry, context: DataContext, tasks: tuple[str, ...])
     return open_entry(name, entry, context, formats, tasks=tasks, options=Options)
 
 
-def settings_of(stage: Stage, variant: str) -> VisperConfig:
-    """The configuration of a stage: the variant's with the recipe's `model` entries.
-
-    Raises:
-        RecipeError: an entry does not exist.
-    """
-    return VARIANTS[variant].replace(**stage.model)
-
-
-def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: Targets | None) -> Reading:
+def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: Features | None) -> Reading:
     return Reading(
         template=template(config.template),
         tokenizer=open_tokenizer(config, [context.root]),

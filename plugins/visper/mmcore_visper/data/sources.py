@@ -4,7 +4,7 @@ ConversationSource   LLaVA records for training: every answer is learned
 QuestionSource       single questions for evaluation: the prompt is left open at the answer
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from mmcore.contract.values import MAIN, ConversationSample, Draw
+from mmcore.data.cache.choice import Features, Found
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.errors import DataError
@@ -24,8 +25,6 @@ from mmcore.language.tokens import tokenize
 from mmcore.vision.clip_images import ClipImages
 from PIL import Image
 from torch import Tensor
-
-from mmcore_visper.data.targets import Targets
 
 Rgb = UInt8[np.ndarray, "height width 3"]
 
@@ -50,7 +49,7 @@ class Reading:
     pixels: ClipImages
     max_length: int
     image_rows: int
-    targets: Targets | None = None
+    targets: Features | None = None
     squash_px: int | None = None
     max_pixels: int = MAX_PIXELS
 
@@ -135,6 +134,12 @@ class ConversationSource:
         """(records,) words, negative without an image."""
         return self.records.lengths()
 
+    def pictures(self) -> Iterator[Path]:
+        """The picture files of the usable records."""
+        for position in range(len(self.records)):
+            if not self.records.unusable(position) and (image := self.records[position].image) is not None:
+                yield safe_join(self.images, image)
+
     def sample(self, draw: Draw) -> ConversationSample:
         """Record `draw.position`; nothing about it is random.
 
@@ -148,17 +153,16 @@ class ConversationSource:
             return ConversationSample(encoded, turns, {}, draw, None, (0, 0), record.id)
         rgb = record.read_image(self.images, max_pixels=self.reading.max_pixels)
         seen, targets = self.reading.squashed(rgb), self.reading.targets
-        found = targets.of(seen, self.images / record.image) if targets else {}
-        teachers = {task: (pixels,) for task, pixels in found.get("images", {}).items()}
+        found = targets.of(seen, self.images / record.image) if targets else Found({}, {})
         return ConversationSample(
             encoded=encoded,
             turns=turns,
-            images={MAIN: (self.reading.tower(seen),), **teachers},
+            images={MAIN: (self.reading.tower(seen),), **{name: (pixels,) for name, pixels in found.images.items()}},
             draw=draw,
             image_id=record.image,
             original_size=(rgb.shape[0], rgb.shape[1]),
             record_id=record.id,
-            features=found.get("features", {}),
+            features=found.features,
         )
 
 

@@ -13,6 +13,7 @@ from mmcore.parity import Case, Report, deterministic_array, deterministic_image
 from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.vision.convnext import ConvNextTower
+from mmcore.vision.pixels import Pixels
 from mmcore.vision.towers import Tower
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from mmcore_visper.config import DepthDecoderConfig, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.probe import VisperProbe
 from mmcore_visper.published_config import from_published
-from mmcore_visper.teachers.common import Pixels
 
 CLIP_SIZES = {
     "hidden_size": "hidden_size",

@@ -16,20 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from mmcore.vision.extractors import PRECISIONS
+from mmcore.vision.frozen import load_published
+from mmcore.vision.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels, as_tensor, resize
 from mmcore.weights.maps import Rule, WeightMap
 from PIL import Image
 from torch import Tensor, nn
 
-from mmcore_visper.teachers.common import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    PRECISIONS,
-    Pixels,
-    PublishedTeacher,
-    as_tensor,
-    load_published,
-    resize,
-)
+from mmcore_visper.teachers.common import PublishedTeacher
 
 OFFSET = 0.1
 """Added to the wanted grid before it becomes a scale factor (DINOv2's guard against rounding down)."""
@@ -39,7 +33,7 @@ OFFSET = 0.1
 class DepthTeacher(PublishedTeacher):
     """Depth-Anything-V2-Large; the defaults are DINOv2 ViT-L/14, layer norms with eps 1e-6, no registers."""
 
-    task: str = "depth"
+    name: str = "depth"
     width: int = 1024
     depth: int = 24
     num_heads: int = 16

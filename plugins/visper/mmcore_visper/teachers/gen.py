@@ -13,20 +13,14 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float, UInt8
 from mmcore.errors import WeightsError
+from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
+from mmcore.vision.extractors import PRECISIONS
+from mmcore.vision.frozen import load_published
+from mmcore.vision.pixels import Pixels, as_tensor, resize
 from PIL import Image
 from torch import Tensor, nn
 
-from mmcore_visper.teachers.common import (
-    CLIP_MEAN,
-    CLIP_STD,
-    PRECISIONS,
-    Pixels,
-    PublishedTeacher,
-    as_tensor,
-    existing_file,
-    load_published,
-    resize,
-)
+from mmcore_visper.teachers.common import PublishedTeacher
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
@@ -38,7 +32,7 @@ SIZES = (
 class GenTeacher(PublishedTeacher):
     """CLIP's vision tower with projection; the defaults are `stabilityai/stable-diffusion-2-1-unclip`."""
 
-    task: str = "gen"
+    name: str = "gen"
     hidden_size: int = 1280
     intermediate_size: int = 5120
     num_hidden_layers: int = 32
@@ -59,7 +53,7 @@ class GenTeacher(PublishedTeacher):
             MissingDataError: there is no such folder.
             WeightsError: its config.json is not that of a CLIP vision tower.
         """
-        path = existing_file(folder, "the gen teacher") / "config.json"
+        path = cls.existing(folder, "gen") / "config.json"
         try:
             config = json.loads(path.read_text())
             sizes = {name: config[name] for name in SIZES if name in config}

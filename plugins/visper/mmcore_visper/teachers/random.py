@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from mmcore.base.hashing import name_key
+from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
+from mmcore.vision.frozen import freeze
+from mmcore.vision.pixels import Pixels, as_tensor, resize
 from PIL import Image
 from torch import Tensor, nn
-
-from mmcore_visper.teachers.common import CLIP_MEAN, CLIP_STD, Pixels, as_tensor, freeze, resize
 
 PATCH = 8
 """Pixels of the picture per target row and column."""
@@ -31,7 +32,7 @@ FILTERS = 32
 class RandomTeacher:
     """Random features in the target shape of a task."""
 
-    task: str
+    name: str
     shape: tuple[int, ...]
     """Of one target: (rows * columns, channels), (channels, rows, columns), or (1, channels) for a whole picture."""
     precision: str = "fp32"
@@ -62,7 +63,7 @@ class RandomTeacher:
         """What its features follow from."""
         return {
             "teacher": "random features/1",
-            "task": self.task,
+            "name": self.name,
             "shape": list(self.shape),
             "patch": PATCH,
             "filters": FILTERS,
@@ -85,7 +86,7 @@ class RandomNetwork(nn.Module):
         super().__init__()
         self.teacher = teacher
         self.pixels = Pixels(CLIP_MEAN, CLIP_STD)
-        rng = np.random.Generator(np.random.Philox(name_key(f"random teacher {teacher.task}")))
+        rng = np.random.Generator(np.random.Philox(name_key(f"random teacher {teacher.name}")))
         filters = rng.standard_normal((FILTERS, 3, PATCH, PATCH), dtype=np.float32) / np.float32((3 * PATCH**2) ** 0.5)
         # Whole-patch colour beside texture: without it, noise-like filters would see little of flat sample scenes.
         filters += rng.standard_normal((FILTERS, 3, 1, 1), dtype=np.float32) / np.float32(3 * PATCH**2) * PATCH

@@ -14,20 +14,13 @@ import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from mmcore.errors import WeightsError
+from mmcore.vision.extractors import PRECISIONS
+from mmcore.vision.frozen import load_published
+from mmcore.vision.pixels import IMAGENET_MEAN, IMAGENET_STD, Pixels, as_tensor, resize
 from PIL import Image
 from torch import Tensor, nn
 
-from mmcore_visper.teachers.common import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    PRECISIONS,
-    Pixels,
-    PublishedTeacher,
-    as_tensor,
-    existing_file,
-    load_published,
-    resize,
-)
+from mmcore_visper.teachers.common import PublishedTeacher
 
 PREFIX = "pixel_level_module.encoder."
 LAST_NORM = "hidden_states_norms.stage4."
@@ -37,7 +30,7 @@ LAST_NORM = "hidden_states_norms.stage4."
 class SegTeacher(PublishedTeacher):
     """OneFormer's backbone; the defaults are `shi-labs/oneformer_coco_swin_large`."""
 
-    task: str = "seg"
+    name: str = "seg"
     embed_dim: int = 192
     depths: tuple[int, ...] = (2, 2, 18, 2)
     num_heads: tuple[int, ...] = (6, 12, 24, 48)
@@ -61,7 +54,7 @@ class SegTeacher(PublishedTeacher):
             MissingDataError: there is no such folder.
             WeightsError: its config.json is not OneFormer's with a Swin backbone.
         """
-        path = existing_file(folder, "the seg teacher") / "config.json"
+        path = cls.existing(folder, "seg") / "config.json"
         try:
             config = json.loads(path.read_text())["backbone_config"]
             sizes: dict[str, Any] = {
