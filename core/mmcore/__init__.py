@@ -1,7 +1,7 @@
 """mmcore: one trainer for grounded vision-language models and object detectors.
 
-The names a plugin uses. Those that need torch are imported when first touched, so that a plugin's top module, and
-with it `mmcore --help` and `mmcore plugins`, stays instant.
+The names a plugin uses, and `load` for everybody who has a trained model. Those that need torch are imported when first
+touched, so that a plugin's top module, and with it `mmcore --help` and `mmcore plugins`, stays instant.
 """
 
 from importlib import import_module
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmcore.contract.model import Model
     from mmcore.contract.protocols import DataContext, Datasets
     from mmcore.contract.values import Batch, DetectionBatch, Draw, Loss, Losses, Phrase, Prediction, Sample
+    from mmcore.runs.load import load
 
 _LAZY = {
     "Batch": "mmcore.contract.values",
@@ -41,6 +42,7 @@ _LAZY = {
     "Model": "mmcore.contract.model",
     "Prediction": "mmcore.contract.values",
     "Sample": "mmcore.contract.values",
+    "load": "mmcore.runs.load",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "WholeEpochs",
     "__version__",
     "hookimpl",
+    "load",
 ]
 
 
@@ -82,3 +85,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'mmcore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -135,7 +135,7 @@ def predict_file(
     """
     pixels = read_image(path, max_pixels=max_pixels)
     prediction = predict_image(model, pixels, question, device)
-    picture = _drawn(Image.fromarray(pixels), prediction, question)
+    picture = draw(Image.fromarray(pixels), prediction, question)
     result = {"image": str(path), **to_json(prediction, question)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def predict_file(
     return {**result, "json": str(folder / f"{stem}.json"), "picture": str(folder / f"{stem}.png")}
 
 
-def _drawn(image: Image.Image, prediction: Prediction, question: Question) -> Image.Image:
+def draw(image: Image.Image, prediction: Prediction, question: Question) -> Image.Image:
     """Objects on the picture; an answer in nothing but words beside it."""
     if prediction.boxes_xyxy is None and prediction.masks is None and prediction.text is not None:
         return draw_answer(image, question.prompt or "", prediction.text)
