@@ -10,7 +10,8 @@ from mmcore.errors import CheckpointError
 
 LOCK_NAME = ".lock"
 
-_held: set[int] = set()
+_held: dict[int, str] = {}
+"""Handles of the locks of this process, with their folders."""
 
 
 def _let_go_in_child() -> None:
@@ -25,14 +26,16 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 @contextmanager
 def run_lock(run_dir: Path) -> Generator[None, None, None]:
-    """Hold the run folder.
+    """Hold the run folder; inside its own lock a process holds it already.
 
     Raises:
         CheckpointError: another process holds it; its number is in the message.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / LOCK_NAME
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    folder = os.path.realpath(run_dir)
+    if folder in _held.values():
+        yield
+        return
+    handle = _opened(run_dir)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,11 +43,23 @@ def run_lock(run_dir: Path) -> Generator[None, None, None]:
             raise _in_use(run_dir, _number(handle)) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        _held.add(handle)
+        _held[handle] = folder
         yield
     finally:
-        _held.discard(handle)
+        _held.pop(handle, None)
         os.close(handle)
+
+
+def _opened(run_dir: Path) -> int:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        raise CheckpointError(
+            f"the run folder {run_dir} cannot be written: {error.strerror}",
+            where=run_dir,
+            do="check its permissions, or choose another --out",
+        ) from None
 
 
 def holder(run_dir: Path) -> int | None:
@@ -60,17 +75,6 @@ def holder(run_dir: Path) -> int | None:
         return _number(handle)
     finally:
         os.close(handle)
-
-
-def refuse_if_held(run_dir: Path) -> None:
-    """Say early that a run folder is taken, before anything is built; `run_lock` decides.
-
-    Raises:
-        CheckpointError: another process trains in it.
-    """
-    process = holder(run_dir)
-    if process is not None:
-        raise _in_use(run_dir, process)
 
 
 def _number(handle: int) -> int:

@@ -1,11 +1,15 @@
 """`mmcore train`: a new run, or one that goes on."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from mmcore.cli.options import recipe_options, request_from
+
+if TYPE_CHECKING:
+    from mmcore.runs.resume import Changes
 
 
 @click.command()
@@ -32,11 +36,15 @@ from mmcore.cli.options import recipe_options, request_from
     help="Tell the figures to this experiment tracker too.",
 )
 @click.option("--log-every", type=click.IntRange(min=1), help="Optimiser steps between logged lines.")
+@click.option("--allow-changed-data", is_flag=True, help="With --resume: go on although the data is not what it was.")
+@click.pass_context
 def train(
+    ctx: click.Context,
     out: Path | None,
     resume: Path | None,
     nproc: int,
     hostfile: Path | None,
+    allow_changed_data: bool,
     device: Literal["auto", "cpu", "cuda"],
     **values: Any,
 ) -> None:
@@ -48,19 +56,30 @@ def train(
     from mmcore.runs.settings import settle
 
     if resume is not None:
-        _refuse_with_resume(values)
-        resume_run(resume, nproc=nproc, hostfile=hostfile, max_steps=values["max_steps"])
+        changes = _changes(ctx, allow_changed_data)
+        resume_run(resume, changes, nproc=nproc, hostfile=hostfile)
         return
+    if allow_changed_data:
+        raise click.UsageError("--allow-changed-data is for --resume: a new run takes the data as it is.")
     family, settings, _ = settle(
         request_from({**values, "device": device, "tensorboard": not values["no_tensorboard"]})
     )
     start_run(family, settings, out, nproc=nproc, hostfile=hostfile)
 
 
-def _refuse_with_resume(values: dict[str, Any]) -> None:
-    """--resume takes everything from the run folder: any other choice would silently not be made."""
-    given = [name for name, value in values.items() if value and name != "max_steps"]
-    if given:
-        spelled = {"sets": "set", "extensions": "with", "log_every": "log-every", "no_tensorboard": "no-tensorboard"}
-        listed = ", ".join(f"--{spelled.get(name, name)}" for name in given)
-        raise click.UsageError(f"--resume takes everything from the run folder; leave out {listed}.")
+def _changes(ctx: click.Context, allow_changed_data: bool) -> "Changes":
+    """What was given beside --resume; what a resume would have to ignore is refused."""
+    from mmcore.runs.resume import Changes, refuse_other_options
+
+    given = {
+        parameter.name: (parameter.opts[0], ctx.params[parameter.name])
+        for parameter in ctx.command.params
+        if parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+    known = {"data", "sets", "workers", "device", "log_every", "max_steps", "quiet", "track"}
+    ours = known | {"resume", "nproc", "hostfile", "allow_changed_data", "no_tensorboard"}
+    refuse_other_options([option for name, (option, _) in given.items() if name not in ours])
+    values = {name: value for name, (_, value) in given.items() if name in known}
+    if "no_tensorboard" in given:
+        values["tensorboard"] = False
+    return Changes(**values, allow_changed_data=allow_changed_data)

@@ -1,14 +1,15 @@
 """A run, top to bottom: settings -> plugin, data, order, model, weights -> training -> what comes after it."""
 
-import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base.lock import run_lock
+from mmcore.base.terminal import tell
 from mmcore.errors import CheckpointError, DataError
-from mmcore.runs.before import measure_before
 from mmcore.runs.build import (
     adapt,
     attach,
@@ -22,6 +23,7 @@ from mmcore.runs.build import (
 )
 from mmcore.runs.checks import check_metrics
 from mmcore.runs.config import to_tree
+from mmcore.runs.resume import Changes, changed, compare_data, compare_layout
 from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings, write_config, write_run_record
 
 if TYPE_CHECKING:
@@ -53,44 +55,46 @@ def start_run(
     Raises:
         CheckpointError: the folder already holds a run, or is in use.
     """
-    from mmcore.base import distributed
     from mmcore.train.track import check_installed
 
     run_dir = default_folder(settings) if out is None else out
-    if distributed.place().is_first and (run_dir / CONFIG_NAME).exists() and not _launched():
-        raise CheckpointError(
-            f"{run_dir} already holds a run",
-            where=f"--out {run_dir}",
-            do=f"continue it with `mmcore train --resume {run_dir}`, or choose another --out",
-        )
     if settings.track:
         check_installed(settings.track)
     prepare_demo(family, settings)
     data_context(settings)
     if nproc > 1 or hostfile is not None:
-        write_config(settings, run_dir)
-        _launch(run_dir, nproc, hostfile)
+        with run_lock(run_dir):
+            _refuse_a_second(run_dir)
+            write_config(settings, run_dir)
+        _launch(run_dir, nproc, hostfile, Changes())
         return run_dir
-    if distributed.place().is_first:
-        write_config(settings, run_dir)
-    _train(family, settings, run_dir, resume=False)
+    _train(family, settings, run_dir, settings, resume=False)
     return run_dir
 
 
-def resume_run(run_dir: Path, *, nproc: int = 1, hostfile: Path | None = None, max_steps: int | None = None) -> Path:
+def _refuse_a_second(run_dir: Path) -> None:
+    if (run_dir / CONFIG_NAME).exists():
+        raise CheckpointError(
+            f"{run_dir} already holds a run",
+            where=f"--out {run_dir}",
+            do=f"continue it with `mmcore train --resume {run_dir}`, or choose another --out",
+        )
+
+
+def resume_run(run_dir: Path, changes: Changes, *, nproc: int = 1, hostfile: Path | None = None) -> Path:
     """Continue the run in a folder from its newest whole checkpoint, or from the start when it has none.
 
     Raises:
         CheckpointError: it is not a run folder, is in use, or all its checkpoints are damaged.
+        DataError: the data is not what it was started with.
+        UsageError: a change that would make another run of it.
     """
-    settings = read_settings(run_dir)
+    settings, kept = changed(read_settings(run_dir), changes)
     if nproc > 1 or hostfile is not None:
-        _launch(run_dir, nproc, hostfile, max_steps)
+        _launch(run_dir, nproc, hostfile, changes)
         return run_dir
     family = Family.open(settings.plugin, settings.extensions)
-    if max_steps is not None:
-        settings = settings.replace(max_steps=max_steps)
-    _train(family, settings, run_dir, resume=True)
+    _train(family, settings, run_dir, kept, resume=True, changed_data=changes.allow_changed_data)
     return run_dir
 
 
@@ -103,12 +107,11 @@ def default_folder(settings: Settings) -> Path:
     return folder
 
 
-def _launch(run_dir: Path, nproc: int, hostfile: Path | None, max_steps: int | None = None) -> None:
+def _launch(run_dir: Path, nproc: int, hostfile: Path | None, changes: Changes) -> None:
     """Processes that continue the run whose settings are in the folder; each reads them there."""
     from mmcore.train.launch import launch
 
-    limit = [] if max_steps is None else ["--max-steps", str(max_steps)]
-    launch(["train", "--resume", str(run_dir), *limit], nproc=nproc, hostfile=hostfile)
+    launch(["train", "--resume", str(run_dir), *changes.arguments()], nproc=nproc, hostfile=hostfile)
 
 
 def _launched() -> bool:
@@ -118,91 +121,125 @@ def _launched() -> bool:
     return distributed.place().world_size > 1
 
 
-def _train(family: Family, settings: Settings, run_dir: Path, *, resume: bool) -> None:
-    """Build everything and train, on this process."""
+def _train(
+    family: Family, settings: Settings, run_dir: Path, kept: Settings, *, resume: bool, changed_data: bool = False
+) -> None:
+    """Build everything and train, on this process; why it failed stands in the run's log.
+
+    Args:
+        family: the plugin.
+        settings: of this start.
+        run_dir: the run folder.
+        kept: what the run folder keeps of them.
+        resume: whether to go on with the run in the folder.
+        changed_data: whether it may go on with other data.
+    """
     from mmcore.base import distributed
-    from mmcore.base.lock import refuse_if_held
+    from mmcore.train.metrics import log_failure
+
+    here = distributed.start(choose_device(settings))
+    with ExitStack() as stack:
+        stack.callback(distributed.stop)
+        if here.is_first:
+            # The lock comes first: a start that is refused must not have written anything.
+            stack.enter_context(run_lock(run_dir))
+            if not resume and not _launched():
+                _refuse_a_second(run_dir)
+            write_config(kept, run_dir)
+        try:
+            _train_locked(family, settings, run_dir, resume=resume, changed_data=changed_data)
+        except Exception as error:
+            log_failure(run_dir, error, here.rank)
+            raise
+
+
+def _train_locked(family: Family, settings: Settings, run_dir: Path, *, resume: bool, changed_data: bool) -> None:
+    from mmcore.base import distributed
     from mmcore.data.loader import Loader
+    from mmcore.runs.before import measure_before
     from mmcore.runs.initialise import initialise
     from mmcore.train import checkpoint
     from mmcore.train.loop import TrainSetup, accumulation, train
     from mmcore.train.track import Tracker
 
-    stage = settings.stage
-    here = distributed.start(choose_device(settings))
+    stage, here = settings.stage, distributed.place()
+    if here.is_first:
+        prepare_demo(family, settings)
+    distributed.barrier()
+    datasets = build_datasets(family, settings, "train")
+    validation = build_datasets(family, settings, "val") if stage.validation else None
+    order = build_order(settings, datasets)
+    fresh = not checkpoint.steps_of(run_dir)
+    fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
+    if here.is_first and not fresh:
+        _compare(settings, run_dir, fingerprints, here.world_size, changed_data)
+    no_best = check_metrics(stage, validation, settings.only)
+    if no_best:
+        stage = stage.replace(best_metric=None)
+        if here.is_first:
+            tell(no_best)
+    model = build_model(family, settings)
+    attach(model, settings, run_dir)
+    started_from = initialise(model, stage, settings.init, Path(settings.data)) if fresh else []
+    adapt(model, settings)
+    if here.is_first:
+        model.keep_files(run_dir)
+        write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
+    loader = Loader(
+        datasets,
+        order,
+        rank=here.rank,
+        world_size=here.world_size,
+        accumulation=accumulation(stage, here.world_size),
+        num_workers=settings.workers,
+        policy=stage.data.bad_samples,
+        max_in_a_row=stage.data.max_bad_in_a_row,
+        run_folder=run_dir,
+    )
+    if fresh and validation:
+        before = partial(_before, settings, validation)
+        measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
+    setup = TrainSetup(
+        stage=stage,
+        model=model,
+        batches=loader,
+        run_dir=run_dir,
+        steps=total_steps(settings, sum(len(datasets.sources[name]) for name in order.names)),
+        stop_step=settings.max_steps,
+        seed=settings.seed,
+        device=choose_device(settings),
+        resume=resume or not fresh,
+        evaluate=_evaluation(settings, validation, loader, run_dir),
+        picture=partial(_picture, datasets),
+        log_every=settings.log_every,
+        tensorboard=settings.tensorboard,
+        show=not settings.quiet,
+        open_tracker=partial(Tracker, settings.track, run_dir, to_tree(settings)) if settings.track else None,
+    )
     try:
-        if here.is_first:
-            refuse_if_held(run_dir)
-            prepare_demo(family, settings)
-        distributed.barrier()
-        datasets = build_datasets(family, settings, "train")
-        validation = build_datasets(family, settings, "val") if stage.validation else None
-        order = build_order(settings, datasets)
-        no_best = check_metrics(stage, validation, settings.only)
-        if no_best:
-            stage = stage.replace(best_metric=None)
-            if here.is_first:
-                print(no_best, file=sys.stderr)
-        model = build_model(family, settings)
-        attach(model, settings, run_dir)
-        fresh = not checkpoint.steps_of(run_dir)
-        started_from = initialise(model, stage, settings.init, Path(settings.data)) if fresh else []
-        adapt(model, settings)
-        if here.is_first:
-            model.keep_files(run_dir)
-            fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
-            write_run_record(settings, family, run_dir, fingerprints, started_from)
-        loader = Loader(
-            datasets,
-            order,
-            rank=here.rank,
-            world_size=here.world_size,
-            accumulation=accumulation(stage, here.world_size),
-            num_workers=settings.workers,
-            policy=stage.data.bad_samples,
-            max_in_a_row=stage.data.max_bad_in_a_row,
-            run_folder=run_dir,
-        )
-        if fresh and validation:
-            before = partial(_before, settings, validation)
-            measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
-        setup = TrainSetup(
-            stage=stage,
-            model=model,
-            batches=loader,
-            run_dir=run_dir,
-            steps=total_steps(settings, sum(len(datasets.sources[name]) for name in order.names)),
-            stop_step=settings.max_steps,
-            seed=settings.seed,
-            device=choose_device(settings),
-            resume=resume or not fresh,
-            evaluate=_evaluation(settings, validation, loader, run_dir)
-            if validation and validation.evaluators
-            else None,
-            picture=partial(_picture, datasets),
-            log_every=settings.log_every,
-            tensorboard=settings.tensorboard,
-            show=not settings.quiet,
-            open_tracker=partial(Tracker, settings.track, run_dir, to_tree(settings)) if settings.track else None,
-        )
-        try:
-            trained = train(setup)
-        finally:
-            loader.close()
-            _tell_bad_samples(loader.bad.summary(), run_dir)
-            if loader.cut:
-                print(f"samples cut at max_length by this process: {loader.cut}", file=sys.stderr)
-        if here.is_first:
-            _finish(family, settings, run_dir, trained.step, trained.metrics)
-        distributed.barrier()
-        if trained.evaluation_failed is not None:
-            raise DataError(
-                f"the training is complete and saved; its last evaluation failed: {trained.evaluation_failed}",
-                where=run_dir,
-                do=f"repair what it names, then `mmcore train --resume {run_dir}` makes the evaluation up",
-            )
+        trained = train(setup)
     finally:
-        distributed.stop()
+        loader.close()
+        _tell_bad_samples(loader.bad.summary(), run_dir)
+        if loader.cut:
+            tell(f"samples cut at max_length by this process: {loader.cut}")
+    if here.is_first:
+        _finish(family, settings, run_dir, trained.step, trained.metrics)
+    distributed.barrier()
+    if trained.evaluation_failed is not None:
+        raise DataError(
+            f"the training is complete and saved; its last evaluation failed: {trained.evaluation_failed}",
+            where=run_dir,
+            do=f"repair what it names, then `mmcore train --resume {run_dir}` makes the evaluation up",
+        )
+
+
+def _compare(settings: Settings, run_dir: Path, fingerprints: Mapping[str, str], processes: int, allowed: bool) -> None:
+    """Tell what is not as it was when the run began."""
+    for sentence in compare_data(run_dir, fingerprints, allowed=allowed):
+        tell(f"going on although {sentence}")
+    if told := compare_layout(run_dir, processes, settings.stage.normalise):
+        tell(told)
 
 
 def _tell_bad_samples(summary: Mapping[str, Any], run_dir: Path) -> None:
@@ -211,7 +248,7 @@ def _tell_bad_samples(summary: Mapping[str, Any], run_dir: Path) -> None:
 
     if summary["bad"]:
         counts = ", ".join(f"{source} {count}" for source, count in summary["bad"].items())
-        print(f"samples that could not be used and were replaced: {counts}; see {run_dir / FILE_NAME}", file=sys.stderr)
+        tell(f"samples that could not be used and were replaced: {counts}; see {run_dir / FILE_NAME}")
 
 
 def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Loader", run_dir: Path) -> Any:

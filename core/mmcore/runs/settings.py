@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 from pydantic import ValidationError
 
+from mmcore.base.jsonfile import read_json
 from mmcore.base.yamltext import read_yaml, to_yaml
 from mmcore.contract.recipe import Recipe, Source, Stage, Validation
 from mmcore.errors import CheckpointError, PluginError, RecipeError, UsageError, suggest
@@ -279,11 +280,12 @@ def write_run_record(
     run_dir: Path,
     fingerprints: Mapping[str, str],
     started_from: Sequence[Mapping[str, Any]],
+    processes: int = 1,
 ) -> None:
     """Append this start to `run.json`: versions, plugins, data fingerprints, source revision, command."""
     path = run_dir / RUN_NAME
-    record = json.loads(path.read_text()) if path.exists() else {"starts": []}
-    record["starts"].append(
+    starts = read_starts(run_dir)
+    starts.append(
         {
             "mmcore": __version__,
             "api": API_VERSION,
@@ -295,11 +297,32 @@ def write_run_record(
             "git": _git_revision(),
             "command": sys.argv,
             "seed": settings.seed,
+            "processes": processes,
             "data": dict(fingerprints),
             "weights": list(started_from),
         }
     )
-    _write_atomically(path, json.dumps(record, indent=2) + "\n")
+    _write_atomically(path, json.dumps({"starts": starts}, indent=2) + "\n")
+
+
+def read_starts(run_dir: Path) -> list[dict[str, Any]]:
+    """The starts of a run that `run.json` tells of, the first one first; none without the file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = run_dir / RUN_NAME
+    if not path.exists():
+        return []
+    try:
+        starts = read_json(path, {"starts": list})["starts"]
+        if not all(isinstance(start, dict) for start in starts):
+            raise ValueError("a start is no object")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{RUN_NAME} is damaged: {error}", where=path, do="remove it: it is a record, and a resume writes it anew"
+        ) from None
+    return starts
 
 
 def _version(name: str) -> str | None:

@@ -7,6 +7,7 @@ the recipe, the data and the seed; a resumed run cuts the lines past its checkpo
 equals that of a run that was never interrupted.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base.failure import full_text
 from mmcore.base.files import replace_text
 
 if TYPE_CHECKING:
@@ -77,6 +79,12 @@ class Recorder:
         self._log.close()
         if self._board is not None:
             self._board.close()
+
+
+def log_failure(run_dir: Path, error: BaseException, rank: int) -> None:
+    """Append why a process ended to the run's `log.txt`; with its traceback where no message was written for it."""
+    with contextlib.suppress(OSError), open(run_dir / LOG_NAME, "a", encoding="utf-8", errors="replace") as log:
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} rank {rank}: {full_text(error)}\n")
 
 
 def cut(path: Path, step: int) -> None:
