@@ -10,6 +10,8 @@
     ├── WeightsError       a checkpoint that does not fit the model
     ├── CheckpointError    a run folder that is locked, damaged, full or not a run
     ├── NonFiniteError     the loss or the gradient stopped being a number
+    ├── LossSpikeError     the loss left the spread of the last steps, and the recipe stops there
+    ├── OutOfMemoryError   exit code 3: the device or the host has no memory left
     ├── ShapeError         tensors that do not fit together
     └── LaunchError        processes that could not be started or lost one another
     Stopped                a signal asked the run to stop and it was saved: exit code 128 + signal
@@ -101,6 +103,16 @@ class CheckpointError(MmcoreError):
 
 class NonFiniteError(MmcoreError):
     """The loss or a gradient is not finite; nothing was updated."""
+
+
+class LossSpikeError(MmcoreError):
+    """The loss is far outside what it was in the last steps; nothing was updated."""
+
+
+class OutOfMemoryError(MmcoreError):
+    """The device or the host has no memory left for a step."""
+
+    exit_code = 3
 
 
 class ShapeError(MmcoreError):

@@ -244,6 +244,8 @@ class Stage(Recipe):
     """Checkpoints whose step is a multiple of this are never deleted."""
     skip_nonfinite: int = Field(default=0, ge=0)
     """How many steps with a non-finite loss or gradient may be skipped before the run stops."""
+    loss_spikes: Literal["off", "warn", "stop"] = "warn"
+    """What a loss far outside the spread of the last steps does; "stop" comes before its update."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

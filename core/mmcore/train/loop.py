@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,9 +30,10 @@ from mmcore.errors import CheckpointError, RecipeError, Stopped
 from mmcore.train import checkpoint, schedule, stored
 from mmcore.train.engine import Engine, PlainEngine
 from mmcore.train.evaluations import Evaluate, Evaluations, Position, due
-from mmcore.train.guard import Guard, Picture
+from mmcore.train.guard import Guard, Passed, Picture
 from mmcore.train.metrics import OpenTracker, Recorder
 from mmcore.train.objective import divisors
+from mmcore.train.oom import explaining_memory
 from mmcore.train.optim import freeze
 from mmcore.train.progress import Progress, Window
 
@@ -131,8 +132,8 @@ class _Run:
         if self.recorder:
             stack.callback(self.recorder.close)
         self.engine = build_engine(setup, loaded, here.world_size)
-        skipped = loaded.state["skipped"] if loaded else 0
-        self.guard = Guard(setup.run_dir, self.stage.skip_nonfinite, skipped, setup.picture)
+        passed = Passed(**loaded.state.get("passed", {"skipped": loaded.state["skipped"]})) if loaded else None
+        self.guard = Guard(setup.run_dir, self.stage, passed, setup.picture, self._say)
         self.evaluations = Evaluations(
             setup.run_dir, self.stage, setup.evaluate, self.stop_step, self.position, self.recorder, self._say
         )
@@ -158,12 +159,26 @@ class _Run:
         path = stored.path_of(self.setup.run_dir, position.step)
         if not path.is_dir():  # --max-steps 0, or a finished run whose last checkpoint was deleted
             self._save()
+        self.guard.check_end(position.step)
         return Trained(position.step, dict(position.metrics), path, self.evaluations.failed)
 
     def _step(self, micro_batches: Iterator[tuple[int, Batch]], signals: StopSignals) -> int:
         """One optimiser step; returns the signal by which a process was asked to stop, or 0."""
         batches = self._draw(micro_batches)
         stop, divide_by = self._agree(batches, signals)
+        with explaining_memory(self.engine.model, self.stage, batches, self.position.step + 1, self.here.world_size):
+            total, norm, parts = self._gradients(batches, divide_by)
+            updated = self._update(total, norm, batches, parts)
+        self.position.step += 1
+        self.window.steps += 1
+        if due(self.setup.log_every, self.position.step) or self.position.step in (1, self.stop_step):
+            self._log(total, parts, updated)
+        return stop
+
+    def _gradients(
+        self, batches: Sequence[tuple[int, Batch]], divide_by: Sequence[Mapping[str, float]]
+    ) -> tuple[float, float, list[dict[str, Tensor]]]:
+        """Forward and backward of all micro-batches: the step's loss, the norm of its gradient, the losses of each."""
         self.engine.model.train()
         parts: list[dict[str, Tensor]] = []
         loss = torch.zeros((), device=self.engine.device)
@@ -173,13 +188,7 @@ class _Run:
             self.engine.backward(objective)
             loss += objective.detach()
             parts.append(self.engine.objective.parts)
-        total, norm = self.engine.health(loss)
-        updated = self._update(total, norm, batches, parts)
-        self.position.step += 1
-        self.window.steps += 1
-        if due(self.setup.log_every, self.position.step) or self.position.step in (1, self.stop_step):
-            self._log(total, parts, updated)
-        return stop
+        return *self.engine.health(loss), parts
 
     def _draw(self, micro_batches: Iterator[tuple[int, Batch]]) -> list[tuple[int, Batch]]:
         """The step's micro-batches, all before the first forward: what they hold normalises each of them."""
@@ -213,9 +222,12 @@ class _Run:
         # With fp16 a gradient that overflows is how the loss scale is found, not a fault.
         if overflowed or not self.guard.allows(self.position.step + 1, total, norm, batches, parts):
             self.engine.drop()
-            if not overflowed:
+            passed = self.guard.passed
+            if overflowed:
+                passed.overflows += 1
+            else:
                 self._say(
-                    f"step {self.position.step + 1}: not finite, skipped ({self.guard.skipped} of {self.guard.budget})"
+                    f"step {self.position.step + 1}: not finite, skipped ({passed.skipped} of {self.guard.budget})"
                 )
             return False
         self.engine.step(schedule.factor(self.stage.schedule, self.position.step, self.setup.steps))
@@ -228,10 +240,13 @@ class _Run:
         self.window = Window()
         if self.recorder is None:
             return
-        rates = {f"group{i}": rate for i, rate in enumerate(self.engine.learning_rates())}
+        # What was applied: a step that was skipped moved nothing.
+        rates = {f"group{i}": rate if updated else 0.0 for i, rate in enumerate(self.engine.learning_rates())}
+        scale = self.engine.loss_scale
+        scaling = {"loss_scale": scale.value, "overflows": self.guard.passed.overflows} if scale else {}
         record = {
             "step": self.position.step, "total": total, "losses": losses, "lr": rates, "grad_norm": norm,
-            "samples": self.position.samples, "skipped": self.guard.skipped, "timing": timing,
+            "samples": self.position.samples, "skipped": self.guard.passed.skipped, **scaling, "timing": timing,
         }  # fmt: skip
         self.recorder.write(record)
         self.progress.step(record)
@@ -256,7 +271,8 @@ class _Run:
         state = {
             "position": {name: getattr(position, name) for name in Position.__slots__},
             "updates": self.engine.updates,
-            "skipped": self.guard.skipped,
+            "skipped": self.guard.passed.skipped,
+            "passed": asdict(self.guard.state),
             "loss_scale": [scale.value, scale.good_steps] if scale else None,
             "seed": self.setup.seed,
             "steps": self.setup.steps,
