@@ -58,7 +58,7 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """One trainer for grounded vision-language models and object detectors.
 
-    Families are plugins: `mmcore plugins` lists them. Try `mmcore train --plugin glee --stage 2 --demo`.
+    Families are plugins: `mmcore plugins` lists them. Try one: `mmcore train --plugin NAME --stage NUMBER --demo`.
     Add --debug to any command for a full traceback.
     """
 

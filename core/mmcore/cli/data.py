@@ -35,10 +35,12 @@ data.add_command(cache)
 def sample(root: Path, train: int, val: int, seed: int) -> None:
     """Write sample data in the real on-disk formats to ROOT."""
     from mmcore.data.demo.write import write_demo
+    from mmcore.plugins.find import installed
 
     write_demo(root, seed=seed, train=train, val=val)
     click.echo(f"{train} training and {val} validation scenes in {root}")
-    click.echo(f"next: mmcore train --plugin glee --stage 2 --variant tiny --data {root} --sources coco,refcoco")
+    names = ", ".join(installed()) or "none yet"
+    click.echo(f"next: mmcore train --plugin NAME --stage NUMBER --variant tiny --data {root} (plugins: {names})")
 
 
 @data.command("formats")

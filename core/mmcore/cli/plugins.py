@@ -31,7 +31,7 @@ def list_(as_json: bool) -> None:
         click.echo(json.dumps({"plugins": found}, indent=2))
         return
     if not found:
-        click.echo("no plugins are installed; the first is: pip install mmcore-glee")
+        click.echo("no plugins are installed; install a family with pip, or write one: mmcore plugins new NAME")
     rows = [
         (entry["name"], f"{entry['distribution']} {entry['version']}", entry["kind"] or "-", _summary(entry))
         for entry in found

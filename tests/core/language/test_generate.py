@@ -101,7 +101,7 @@ def test_stop_sequences_and_strings_end_a_row() -> None:
 
 
 def test_griffons_published_stopping(shared: Path) -> None:
-    cases = json.loads((shared / "goldens" / "griffon" / "stopping" / "case.json").read_text())["cases"]
+    cases = json.loads((shared / "goldens/griffon/stopping/case.json").read_text())["cases"]
     assert cases
     for case in cases:
         stop = Stop(sequences=tuple(map(tuple, case["keyword_ids"])))

@@ -202,7 +202,7 @@ def test_autocast_changes_losses_by_rounding_only(
 
 
 def test_phi3_of_transformers_4_sees_one_position_more(shared: Path) -> None:
-    folder = shared / "goldens" / "visper" / "phi3_sliding_window"
+    folder = shared / "goldens/visper/phi3_sliding_window"
     case, stored = json.loads((folder / "case.json").read_text()), load_file(folder / "tensors.safetensors")
     from mmcore.parity import deterministic_array
 

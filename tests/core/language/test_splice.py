@@ -223,7 +223,7 @@ def test_too_few_or_too_many_features_are_an_error_with_both_counts() -> None:
 
 @pytest.mark.parametrize("case", ["splice_right", "splice_right_cut", "splice_left", "splice_left_cut"])
 def test_griffons_published_splicing(shared: Path, case: str) -> None:
-    stored = load_file(shared / "goldens" / "griffon" / case / "tensors.safetensors")
+    stored = load_file(shared / "goldens/griffon" / case / "tensors.safetensors")
     samples, images, regions = [], [], []
     for i in range(len(stored["input_ids"])):
         here = stored["attention_mask"][i].bool()

@@ -42,14 +42,14 @@ VALIDATION = Datasets({}, {}, {"coco_val": partial(CocoEvaluator, Path("v.json")
 )
 def test_an_entry_that_the_model_does_not_go_by_is_refused(changes, model, words):
     with pytest.raises(RecipeError) as caught:
-        check_model(offering(**model), stage(**changes), "glee")
+        check_model(offering(**model), stage(**changes), "owl")
     assert words in str(caught.value)
     assert f"stage 1 one, {next(iter(changes))}" in str(caught.value.where)
 
 
 def test_a_model_that_goes_by_its_recipe_passes():
     model = offering(loss_weights={"loss_box": 3.0, "loss_mask": 1.0}, max_length=77)
-    check_model(model, stage(loss_weights={"loss_box": 3.0}, max_length=77), "glee")
+    check_model(model, stage(loss_weights={"loss_box": 3.0}, max_length=77), "owl")
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_an_incomplete_adapter_or_another_rank_is_refused() -> None:
 def test_glamms_published_merge(shared: Path) -> None:
     from mmcore.parity import deterministic_array
 
-    folder = shared / "goldens" / "glamm" / "merge_main_lora"
+    folder = shared / "goldens/glamm/merge_main_lora"
     case, names = (json.loads((folder / file).read_text()) for file in ("case.json", "train_keys.json"))
     state = {
         name: torch.from_numpy(deterministic_array(name, tuple(shape)))
