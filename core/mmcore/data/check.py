@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 def check_annotations(name: str, source: DataSource) -> Iterator[Problem]:
     """What the parser noted about the records of a source; nothing for sources without an index."""
     records = getattr(source, "records", None)
-    problems = getattr(records, "problems", tuple)
+    problems = getattr(records, "problems", None) or getattr(source, "problems", tuple)
     yield from (Problem.of(name, error) for error in problems())
     if not isinstance(records, Records):
         return

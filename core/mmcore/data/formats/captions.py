@@ -21,7 +21,8 @@ from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.jsonstream import FileBytes, walk
-from mmcore.data.formats.llava import Flaw, LlavaParser, indexed
+from mmcore.data.formats.llava import LlavaParser, indexed
+from mmcore.data.formats.spoken import Flaw
 from mmcore.data.index import Prepared, Report
 from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER
@@ -57,7 +58,7 @@ class CaptionParser:
 
     @property
     def format(self) -> str:
-        return "coco-captions/1"
+        return "coco-captions/2"
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -22,8 +22,9 @@ from mmcore.data.formats.captions import REQUESTS
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse, look
 from mmcore.data.formats.jsonstream import FileBytes
-from mmcore.data.formats.llava import Flaw, LlavaParser, indexed, record_places
+from mmcore.data.formats.llava import LlavaParser, indexed, record_places
 from mmcore.data.formats.rows import RowParser, Scanned, make_object, make_record, size_of
+from mmcore.data.formats.spoken import Flaw
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, file_name_defect
 from mmcore.language.conversation import MARKER
@@ -57,7 +58,7 @@ class FolderCaptions:
 
     @property
     def format(self) -> str:
-        return "imagefolder-captions/1"
+        return "imagefolder-captions/2"
 
     @property
     def files(self) -> tuple[Path, ...]:

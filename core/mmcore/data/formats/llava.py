@@ -9,7 +9,7 @@ when it is read; `mmcore data check` lists all of them.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,10 +21,12 @@ from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import kind_of
 from mmcore.data.formats.jsonstream import FileBytes, walk
+from mmcore.data.formats.spoken import BOX, Flaw, understand
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.index import Index, Prepared, Report, open_index
-from mmcore.data.records import file_name_defect
 from mmcore.errors import DataError
+from mmcore.geometry.box_text import BoxText
+from mmcore.geometry.coordinates import convention
 from mmcore.language.conversation import MARKER, Template, normalise
 from mmcore.language.sequence import Turn
 
@@ -32,15 +34,6 @@ _PLACES = "places.npy"
 
 
 CORRECT = "correct or remove the record; `mmcore data check` lists all of them"
-
-
-class Flaw(NamedTuple):
-    """Why a record cannot be used."""
-
-    what: str
-    field: str
-    known: str | None = None
-    do: str | None = None
 
 
 class Conversation(NamedTuple):
@@ -53,6 +46,37 @@ class Conversation(NamedTuple):
     """`from` and `value` as in the file."""
     where: str
     """The file and the record, for errors."""
+    boxes: tuple[str, Sequence[Sequence[float]]] | None = None
+    """Convention of what stands for each <bbox> in the text, and the numbers; None where there is none."""
+
+    def placed(self, size: tuple[int, int], grammar: BoxText) -> "Conversation":
+        """The record with its boxes written into the text.
+
+        Args:
+            size: height and width of the image on disk, pixels.
+            grammar: how the family writes a box.
+
+        Raises:
+            DataError: a box lies outside the image; names file and record.
+        """
+        if self.boxes is None:
+            return self
+        name, numbers = self.boxes
+        pixels = convention(name).to_pixels(np.array(numbers, np.float64), size)
+        written = [grammar.write(box[None], size) for box in pixels]
+        if not all(one.rows for one in written):
+            outside = next(given for given, one in zip(numbers, written) if not one.rows)
+            raise DataError(
+                f"box {list(outside)} lies outside the {size[1]}x{size[0]} image",
+                where=f"{self.where}, field objects.bbox",
+                do="correct the box, or say what its numbers mean: bbox_type real, norm1 or norm1000",
+            )
+        texts = iter(one.text for one in written)
+        turns = []
+        for turn in self.conversations:
+            pieces = turn["value"].split(BOX)
+            turns.append({**turn, "value": pieces[0] + "".join(next(texts) + piece for piece in pieces[1:])})
+        return self._replace(conversations=tuple(turns), boxes=None)
 
     def turns(self, template: Template | None = None) -> tuple[Turn, ...]:
         """What is said, markers at the front of their turns, as the template wants them.
@@ -96,7 +120,7 @@ class LlavaParser:
 
     @property
     def format(self) -> str:
-        return "llava/2"
+        return "llava/3"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -156,10 +180,10 @@ class LlavaIndex:
         Raises:
             DataError: the record cannot be used; names file, record and field.
         """
-        id_, image, conversations, flaw = json.loads(self.index[position])
+        id_, image, turns, flaw, boxes = json.loads(self.index[position])
         if flaw is not None:
             raise self._error(position, id_, Flaw(*flaw))
-        return Conversation(id_, image, tuple(conversations), self._where(position, id_))
+        return Conversation(id_, image, tuple(turns), self._where(position, id_), tuple(boxes) if boxes else None)
 
     @property
     def fingerprint(self) -> str:
@@ -177,7 +201,7 @@ class LlavaIndex:
     def problems(self) -> Iterator[DataError]:
         """The errors of all records that cannot be used."""
         for position in np.flatnonzero(self.index.column("bad")).tolist():
-            id_, _, _, flaw = json.loads(self.index[position])
+            id_, _, _, flaw, _ = json.loads(self.index[position])
             yield self._error(position, id_, Flaw(*flaw))
 
     def _where(self, position: int, id_: object) -> str:
@@ -226,49 +250,18 @@ def indexed(record: Any, flaw: Flaw | None = None) -> tuple[bytes, Mapping[str, 
         record: `{"id", "image", "conversations"}`.
         flaw: what is already known to be wrong with it.
     """
-    flaw = flaw or _flaw(record)
-    return _to_bytes(record, flaw), _facts(record, flaw)
+    said = flaw or understand(record)
+    if isinstance(said, Flaw):
+        id_ = record.get("id") if isinstance(record, dict) else None
+        content = [id_ if isinstance(id_, int | str) else None, None, [], said, None]
+        return _dumped(content), {"words": 1, "bad": 1}  # a length of 0 would have no modality
+    turns = [{"from": turn["from"], "value": turn["value"]} for turn in said.turns]
+    words = max(1, sum(len(turn["value"].split()) for turn in turns))
+    return _dumped([said.id, said.image, turns, None, said.boxes]), {"words": words if said.image else -words, "bad": 0}
 
 
-def _flaw(record: Any) -> Flaw | None:
-    """What is wrong with a record."""
-    if not isinstance(record, dict):
-        return Flaw(f"the record is a {type(record).__name__}, not an object", "the whole record")
-    image = record.get("image")
-    if "image" in record and (defect := file_name_defect(image)):
-        return Flaw(defect, "field image")
-    conversations = record.get("conversations")
-    if not isinstance(conversations, list) or not conversations:
-        return Flaw("the record has no list of turns", "field conversations")
-    try:
-        turns = normalise(conversations, has_image=False)
-        for turn in turns:
-            turn.text.encode()
-    except DataError as error:
-        return Flaw(error.what, error.where or "field conversations", error.known, error.do)
-    except UnicodeEncodeError:
-        return Flaw("a turn holds half of a surrogate pair, which is no character", "field conversations")
-    marked = sum(MARKER in turn.text for turn in turns)
-    if image is not None and marked != 1:
-        said = f"{marked} turns have" if marked else "no turn has"
-        return Flaw(f"the record names an image, but {said} {MARKER}", "field conversations", f"one turn with {MARKER}")
-    if not any(turn.role == "assistant" and turn.text for turn in turns):
-        return Flaw("the conversation has no answer", "field conversations")
-    return None
-
-
-def _to_bytes(record: Any, flaw: Flaw | None) -> bytes:
-    fields = record if isinstance(record, dict) else {}
-    id_ = fields.get("id") if isinstance(fields.get("id"), int | str) else None
-    turns = [] if flaw else [{"from": turn["from"], "value": turn["value"]} for turn in fields["conversations"]]
-    return json.dumps([id_, None if flaw else fields.get("image"), turns, flaw], separators=(",", ":")).encode()
-
-
-def _facts(record: Any, flaw: Flaw | None) -> dict[str, int]:
-    if flaw:
-        return {"words": 1, "bad": 1}  # a length of 0 would have no modality
-    words = max(1, sum(len(turn["value"].split()) for turn in record["conversations"]))
-    return {"words": words if "image" in record else -words, "bad": 0}
+def _dumped(content: list[Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _placed(error: DataError, where: str) -> DataError:
@@ -277,7 +270,7 @@ def _placed(error: DataError, where: str) -> DataError:
     return type(error)(error.what, where=inside, known=error.known, do=error.do)
 
 
-# ---- format ----
+# ---- formats ----
 
 
 def _write(folder: Path) -> Written:
@@ -297,6 +290,26 @@ def _write(folder: Path) -> Written:
     return Written("conversations.json", "images")
 
 
+def _write_grounded(folder: Path, *, messages: bool) -> Written:
+    keys, roles = (("role", "content"), ("user", "assistant")) if messages else (("from", "value"), ("human", "gpt"))
+    records = []
+    for scene in miniature.scenes():
+        thing = miniature.objects(scene)[0]
+        x, y, w, h = thing.box_xywh
+        said = (f"{MARKER}Where is the <ref-object>?", "It is at <bbox>.")
+        turns = [dict(zip(keys, one)) for one in zip(roles, said)]
+        objects = {"ref": [thing.kind], "bbox": [[x, y, x + w, y + h]]}
+        name = {"images": [f"images/{miniature.file_name(scene)}"]}
+        records.append({"messages" if messages else "conversations": turns, **name, "objects": objects})
+    miniature.write_pictures(folder / "images")
+    miniature.write_lines(folder / "chat.jsonl", records)
+    return Written("chat.jsonl")
+
+
+def _is_sharegpt(record: Any) -> bool:
+    return isinstance(record, dict) and bool({"images", "objects", "system", "tools"} & record.keys())
+
+
 FORMATS = (
     Format(
         name="LLaVA JSON",
@@ -306,7 +319,29 @@ FORMATS = (
         content="conversations",
         tasks=("converse",),
         parser=lambda files, options: LlavaParser(files[0]),
-        sniff=lambda glimpse: glimpse.records_have("conversations"),
+        sniff=lambda glimpse: glimpse.records_have("conversations") and not _is_sharegpt(glimpse.first),
         sample=_write,
+    ),
+    Format(
+        name="ShareGPT",
+        short=("sharegpt",),
+        metric="accuracy",
+        title="`conversations` with `images`, `system` and `objects`, as LLaMA-Factory reads them",
+        content="conversations",
+        tasks=("converse",),
+        parser=lambda files, options: LlavaParser(files[0]),
+        sniff=lambda glimpse: glimpse.records_have("conversations") and _is_sharegpt(glimpse.first),
+        sample=lambda folder: _write_grounded(folder, messages=False),
+    ),
+    Format(
+        name="messages",
+        short=("openai", "swift"),
+        metric="accuracy",
+        title="`messages` of roles and contents with `images` and `objects`: OpenAI, LLaMA-Factory, ms-swift",
+        content="conversations",
+        tasks=("converse",),
+        parser=lambda files, options: LlavaParser(files[0]),
+        sniff=lambda glimpse: glimpse.records_have("messages"),
+        sample=lambda folder: _write_grounded(folder, messages=True),
     ),
 )

@@ -1,6 +1,7 @@
 """From a recipe's entries to sources, collators and evaluators: how the stage reads conversations and questions."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from mmcore.data.cache.choice import Features
 from mmcore.data.entry import Entry, Opened, chosen, open_entry
 from mmcore.data.formats.llava import LlavaIndex, LlavaParser
 from mmcore.data.formats.registry import Formats
-from mmcore.data.images import locate
+from mmcore.data.images import locate, read_facts, safe_join
 from mmcore.data.index import open_index
 from mmcore.errors import RecipeError, suggest
 from mmcore.evaluate.vqa import Question, blind_answers, read_questions
@@ -145,27 +146,38 @@ def _conversations(opened: Opened[Options], reading: Reading) -> ConversationSou
 
 def _questions(opened: Opened[Options], reading: Reading) -> QuestionSource:
     path, asked = opened.files[0], benchmark(opened.format.name)
-    conversations = opened.format.content == "conversations"
+    records = LlavaIndex(opened.index()) if opened.format.content == "conversations" else None
     suffix, limit = opened.options.suffix, opened.options.max_new_tokens
-    return QuestionSource(
+    source = QuestionSource(
         name=opened.name,
-        questions=_first_turns(LlavaIndex(opened.index())) if conversations else read_questions(path),
+        questions=read_questions(path) if records is None else _first_turns(records, opened, reading),
         images=opened.images,
         reading=reading,
         suffix=asked.suffix if suffix is None else suffix,
         label=str(path),
-        content=hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(),
+        content=records.fingerprint if records else hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(),
         max_new_tokens=asked.max_new_tokens if limit is None else limit,
+        conversations=records,
     )
+    lost = len(records) - len(source) if records else 0
+    if lost:
+        told = (
+            f"validation set {opened.name!r}: {lost} of {len(source) + lost} records cannot be asked and are left out"
+        )
+        print(f"{told}; `mmcore data check` lists them", file=sys.stderr)
+    return source
 
 
-def _first_turns(records: LlavaIndex) -> tuple[Question, ...]:
+def _first_turns(records: LlavaIndex, opened: Opened[Options], reading: Reading) -> tuple[Question, ...]:
     """The first question of every usable training record, with its answer."""
     found = []
     for position in range(len(records)):
         if records.unusable(position):
             continue
         record = records[position]
+        if record.boxes and record.image:
+            facts = read_facts(safe_join(opened.images, record.image), max_pixels=reading.max_pixels)
+            record = record.placed((facts.height, facts.width), reading.boxes)
         asked, answered = record.turns()[:2]
         text = asked.text.removeprefix("<image>\n")
         found.append(Question(position, text, record.image, (answered.text,), {}))

@@ -18,6 +18,8 @@ from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.errors import DataError
 from mmcore.evaluate.vqa import Question
+from mmcore.geometry.box_text import BoxText
+from mmcore.geometry.coordinates import CONVENTIONS
 from mmcore.language.conversation import MARKER, Template
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Turn
@@ -25,6 +27,9 @@ from mmcore.language.tokens import tokenize
 from mmcore.vision.clip_images import ClipImages
 from PIL import Image
 from torch import Tensor
+
+LLAVA_BOXES = BoxText(convention=CONVENTIONS["padded fractions"], box="[{0}, {1}, {2}, {3}]", prose=True)
+"""How LLaVA-1.5 was taught to write a box."""
 
 Rgb = UInt8[np.ndarray, "height width 3"]
 
@@ -42,6 +47,7 @@ class Reading:
         targets: for the embedding losses; None where there are none.
         squash_px: every picture is resized to a square of this side first, as the published probing does.
         max_pixels: larger images are refused before decoding.
+        boxes: how a box of a record's `objects` is written into its text; as LLaVA-1.5 was taught.
     """
 
     template: Template
@@ -52,6 +58,7 @@ class Reading:
     targets: Features | None = None
     squash_px: int | None = None
     max_pixels: int = MAX_PIXELS
+    boxes: BoxText = LLAVA_BOXES
 
     def conversation(self, turns: Sequence[Turn], *, has_image: bool, where: str) -> Encoded:
         """Tokens and labels of a training conversation.
@@ -147,11 +154,13 @@ class ConversationSource:
             DataError: the record or its image cannot be used; names file, record and field.
         """
         record = self.records[draw.position]
+        rgb = record.read_image(self.images, max_pixels=self.reading.max_pixels) if record.image is not None else None
+        if rgb is not None:
+            record = record.placed((rgb.shape[0], rgb.shape[1]), self.reading.boxes)
         turns = record.turns(self.reading.template)
-        encoded = self.reading.conversation(turns, has_image=record.image is not None, where=record.where)
-        if record.image is None:
+        encoded = self.reading.conversation(turns, has_image=rgb is not None, where=record.where)
+        if rgb is None or record.image is None:
             return ConversationSample(encoded, turns, {}, draw, None, (0, 0), record.id)
-        rgb = record.read_image(self.images, max_pixels=self.reading.max_pixels)
         seen, targets = self.reading.squashed(rgb), self.reading.targets
         found = targets.of(seen, self.images / record.image) if targets else Found({}, {})
         return ConversationSample(
@@ -179,6 +188,7 @@ class QuestionSource:
         label: the file, for errors.
         content: hash of the file.
         max_new_tokens: longest answer.
+        conversations: the records that the questions are first turns of; None where the file holds questions.
     """
 
     name: str
@@ -189,6 +199,11 @@ class QuestionSource:
     label: str
     content: str
     max_new_tokens: int
+    conversations: LlavaIndex | None = None
+
+    def problems(self) -> Iterator[DataError]:
+        """The errors of the records that cannot be asked."""
+        return self.conversations.problems() if self.conversations else iter(())
 
     def __len__(self) -> int:
         return len(self.questions)
