@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from packaging.version import InvalidVersion, Version
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from mmcore.errors import MissingDataError, RecipeError, ShapeError, WeightsError, suggest
@@ -45,12 +46,17 @@ class OutputLayer(nn.Linear):
     """
 
     softcap: float | None = None
+    takes_half = True
+    """`mmcore.weights.fill` may keep the weight in half precision while it is frozen."""
 
     def forward(self, hidden: Tensor, sequences: Sequences | None = None) -> Tensor:  # type: ignore[override]
         """Logits (..., words), squeezed where the model does that; with `sequences` the summed loss of its targets."""
+        weight = self.weight
+        if not torch.is_autocast_enabled(hidden.device.type):
+            weight = weight.to(hidden.dtype)
         if sequences is not None:
-            return token_loss(hidden, self.weight, sequences.supervised, sequences.targets, softcap=self.softcap)
-        logits = super().forward(hidden)
+            return token_loss(hidden, weight, sequences.supervised, sequences.targets, softcap=self.softcap)
+        logits = linear(hidden, weight)
         return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap
 
 

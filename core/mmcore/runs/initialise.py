@@ -11,12 +11,104 @@ from typing import TYPE_CHECKING, Any
 from mmcore.base import hub
 from mmcore.contract.recipe import Stage
 from mmcore.errors import MissingDataError, UsageError
-from mmcore.runs.settings import read_settings
+from mmcore.runs.build import adapt, attach, build_model
+from mmcore.runs.settings import Family, Settings, read_settings
 from mmcore.weights.files import read_tensors
 from mmcore.weights.maps import LoadReport
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mmcore.contract.model import Model
+    from mmcore.weights.fill import Keeping
+
+
+def starting_model(
+    family: Family, settings: Settings, folder: Path | None = None, keeping: "Keeping | None" = None
+) -> "tuple[Model, list[dict[str, Any]]]":
+    """The model of a new run with its starting values, and what they come from (see `initialise`).
+
+    Where files give the values, the model is a skeleton until each tensor is read into its place, and only what no file
+    fills is drawn at random, from the run's seed.
+
+    Args:
+        family: builds the model.
+        settings: of the run.
+        folder: of the run.
+        keeping: how values are kept.
+
+    Raises:
+        MissingDataError, WeightsError: as `initialise`.
+        RecipeError: a pattern of `trainable` or `frozen` matches no parameter.
+    """
+    from mmcore.weights.fill import Keeping, filling
+    from mmcore.weights.skeleton import skeleton
+
+    root = Path(settings.data)
+    if not chosen_starts(settings.stage, settings.init, root):
+        model = build_model(family, settings)
+        attach(model, settings, folder)
+        adapt(model, settings)
+        return model, []
+    frozen = _frozen(family, settings)
+    with skeleton() as registered:
+        model = build_model(family, settings)
+    attach(model, settings, folder)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)  # how a value is kept depends on whether it is trained
+    with filling(keeping or Keeping()):
+        record = initialise(model, settings.stage, settings.init, root)
+        _draw_rest(model, registered, family, settings)
+    adapt(model, settings)
+    return model, record
+
+
+def resumed_model(
+    family: Family, settings: Settings, folder: Path | None = None, keeping: "Keeping | None" = None
+) -> "tuple[Model, list[dict[str, Any]]]":
+    """The model of a run that goes on: a skeleton, which the training loop fills from the newest checkpoint."""
+    from mmcore.weights.skeleton import skeleton
+
+    del keeping  # the loop's
+    with skeleton():
+        model = build_model(family, settings)
+        adapt(model, settings)
+    attach(model, settings, folder)
+    return model, []
+
+
+def _frozen(family: Family, settings: Settings) -> set[str]:
+    """Names of parameters that the run does not train, those that get an adapter included."""
+    from mmcore.train.lora import without_base
+    from mmcore.train.optim import freeze
+    from mmcore.weights.skeleton import skeleton
+
+    with skeleton():
+        model = build_model(family, settings)
+        adapt(model, settings)
+    freeze(model, settings.stage)
+    return {without_base(name) for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def _draw_rest(model: "Model", registered: "Sequence[nn.Parameter]", family: Family, settings: Settings) -> None:
+    """Fresh values for the parameters that no file filled, by building the model again with these alone."""
+    from mmcore.weights.fill import fill, unfilled
+    from mmcore.weights.skeleton import skeleton
+
+    names = set(unfilled(model))
+    if not names:
+        return
+    wanted = {parameter for name, parameter in model.named_parameters() if name in names}
+    places = frozenset(i for i, parameter in enumerate(registered) if parameter in wanted)
+    try:
+        with skeleton(places):
+            fresh = build_model(family, settings)
+        whole = not any(parameter.is_meta for name, parameter in fresh.named_parameters() if name in names)
+    except (NotImplementedError, RuntimeError):  # torch's, for arithmetic with a value that was not made
+        whole = False
+    if not whole:  # a constructor computes one parameter from others, or copies modules
+        fresh = build_model(family, settings)
+    fill(model, {name: parameter for name, parameter in fresh.named_parameters() if name in names})
 
 
 def initialise(model: "Model", stage: Stage, starts: Sequence[str], data_root: Path) -> list[dict[str, Any]]:
@@ -35,10 +127,20 @@ def initialise(model: "Model", stage: Stage, starts: Sequence[str], data_root: P
         MissingDataError: a file is not there, or the recipe's own cannot be had.
         WeightsError: it does not fit the model.
     """
+    return [_load(model, start) for start in chosen_starts(stage, starts, data_root)]
+
+
+def chosen_starts(stage: Stage, starts: Sequence[str], data_root: Path) -> list[str]:
+    """The places that weights come from, in order; none means random ones.
+
+    Raises:
+        UsageError: `random` beside others, or a stage that needs another's run.
+        MissingDataError: the recipe's own cannot be had.
+    """
     chosen = list(starts) or _recipe_start(stage, data_root)
     if "random" in chosen and len(chosen) > 1:
         raise UsageError("--init random goes with no other --init", where=", ".join(chosen))
-    return [_load(model, start) for start in chosen if start != "random"]
+    return [start for start in chosen if start != "random"]
 
 
 def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
@@ -85,12 +187,13 @@ def _load(model: "Model", start: str) -> dict[str, Any]:
 
 def _load_published(model: "Model", path: Path) -> LoadReport:
     """A published file: the family's own way when it has one, else by its published names."""
+    from mmcore.weights.fill import fill
+
     report = model.initialise(path)
     if report is not None:
         return report
-    own = model.state_dict()
-    loaded, report = model.published("upstream").to_ours(read_tensors(path), own)
-    model.load_state_dict({**own, **loaded})
+    loaded, report = model.published("upstream").to_ours(read_tensors(path), model.state_dict())
+    fill(model, loaded)
     return report
 
 
@@ -98,15 +201,16 @@ def _load_run(model: "Model", run_dir: Path) -> LoadReport:
     """Weights of a finished run, of this stage or the one before, by way of the published names both share."""
     from mmcore.train.checkpoint import load_weights
     from mmcore.train.lora import fold
+    from mmcore.weights.fill import fill
 
     state, lora = load_weights(run_dir), read_settings(run_dir).stage.lora
     if lora is not None:  # a stage starts from merged weights, and gets adapters of its own afterwards
         state = fold(state, lora)
     own = model.state_dict()
     if state.keys() == own.keys():
-        model.load_state_dict(state)
+        fill(model, state)
         return LoadReport(filled=list(state))
     published = model.published("upstream").to_published(state)
     loaded, report = model.published_parts(published).to_ours(published, own)
-    model.load_state_dict({**own, **loaded})
+    fill(model, loaded)
     return report

@@ -46,6 +46,7 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
         PluginError: the plugin it was trained with is missing or broken.
     """
     from mmcore.train.checkpoint import load
+    from mmcore.weights.skeleton import skeleton
 
     path = Path(target)
     if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
@@ -54,8 +55,9 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
     settings = read_settings(run_dir)
     family = Family.open(settings.plugin, settings.extensions)
     loaded = load(path if run_dir != path else run_dir, checkpoint)
-    model = build_model(family, settings)
-    adapt(model, settings)
+    with skeleton():
+        model = build_model(family, settings)
+        adapt(model, settings)
     load_exactly(model, loaded.weights, str(loaded.path))
     attach(model, settings, run_dir)
     return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))
@@ -68,6 +70,8 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
         WeightsError: it is not such a folder, or its tensors do not fit.
         PluginError: the plugin is missing or broken.
     """
+    from mmcore.weights.skeleton import skeleton
+
     folder = Path(folder)
     try:
         written = json.loads((folder / CONFIG).read_text())
@@ -83,7 +87,8 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"not a folder that mmcore exported: {error}", where=folder) from None
     family = Family.open(settings.plugin)
-    model = build_model(family, settings)
+    with skeleton():
+        model = build_model(family, settings)
     load_exactly(model, read_tensors(folder), str(folder))
     attach(model, settings, folder)
     return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
@@ -95,6 +100,8 @@ def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> No
     Raises:
         WeightsError: names or shapes differ; lists them.
     """
+    from mmcore.weights.fill import fill
+
     own = model.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
@@ -106,4 +113,4 @@ def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> No
             where=where,
             do="check that plugin, stage and variant are those the weights were trained with",
         )
-    model.load_state_dict(dict(state), assign=False)
+    fill(model, state)

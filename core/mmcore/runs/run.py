@@ -11,10 +11,7 @@ from mmcore.base.lock import run_lock
 from mmcore.base.terminal import tell
 from mmcore.errors import CheckpointError, DataError
 from mmcore.runs.build import (
-    adapt,
-    attach,
     build_datasets,
-    build_model,
     build_order,
     choose_device,
     data_context,
@@ -157,9 +154,10 @@ def _train_locked(family: Family, settings: Settings, run_dir: Path, *, resume: 
     from mmcore.base import distributed
     from mmcore.data.loader import Loader
     from mmcore.runs.before import measure_before
-    from mmcore.runs.initialise import initialise
+    from mmcore.runs.initialise import resumed_model, starting_model
     from mmcore.train import checkpoint
     from mmcore.train.loop import TrainSetup, accumulation, train
+    from mmcore.train.partition import keeping_of, whole
     from mmcore.train.track import Tracker
 
     stage, here = settings.stage, distributed.place()
@@ -178,10 +176,9 @@ def _train_locked(family: Family, settings: Settings, run_dir: Path, *, resume: 
         stage = stage.replace(best_metric=None)
         if here.is_first:
             tell(no_best)
-    model = build_model(family, settings)
-    attach(model, settings, run_dir)
-    started_from = initialise(model, stage, settings.init, Path(settings.data)) if fresh else []
-    adapt(model, settings)
+    keeping = keeping_of(stage, choose_device(settings), here.world_size)
+    start = starting_model if fresh else resumed_model
+    model, started_from = start(family, settings, run_dir, keeping)
     if here.is_first:
         model.keep_files(run_dir)
         write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
@@ -196,9 +193,10 @@ def _train_locked(family: Family, settings: Settings, run_dir: Path, *, resume: 
         max_in_a_row=stage.data.max_bad_in_a_row,
         run_folder=run_dir,
     )
-    if fresh and validation:
+    if fresh and validation and any(entry.before for entry in stage.validation.values()):
         before = partial(_before, settings, validation)
-        measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
+        with whole(model):
+            measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
     setup = TrainSetup(
         stage=stage,
         model=model,
@@ -208,6 +206,7 @@ def _train_locked(family: Family, settings: Settings, run_dir: Path, *, resume: 
         stop_step=settings.max_steps,
         seed=settings.seed,
         device=choose_device(settings),
+        keeping=keeping,
         resume=resume or not fresh,
         evaluate=_evaluation(settings, validation, loader, run_dir),
         picture=partial(_picture, datasets),
@@ -224,7 +223,7 @@ def _train_locked(family: Family, settings: Settings, run_dir: Path, *, resume: 
         if loader.cut:
             tell(f"samples cut at max_length by this process: {loader.cut}")
     if here.is_first:
-        _finish(family, settings, run_dir, trained.step, trained.metrics)
+        _finish(family, settings, run_dir, model, trained.step, trained.metrics)
     distributed.barrier()
     if trained.evaluation_failed is not None:
         raise DataError(
@@ -311,14 +310,21 @@ def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
         picture.save(folder / f"image-{row}.png")
 
 
-def _finish(family: Family, settings: Settings, run_dir: Path, step: int, metrics: Mapping[str, float]) -> None:
+def _finish(
+    family: Family, settings: Settings, run_dir: Path, model: "nn.Module", step: int, metrics: Mapping[str, float]
+) -> None:
     """After the last step, on the first process: curves, then the plugins' own work with the final weights."""
     from mmcore.runs.opened import open_model
     from mmcore.show.plots import plot_curves
+    from mmcore.weights.fill import widen
 
     if (run_dir / "metrics.jsonl").exists():
         plot_curves(run_dir)
-    opened = open_model(run_dir)
-    finished = FinishedRun(settings, run_dir, opened.model, step, dict(metrics))
-    if family.hooks.hook.post_train.get_hookimpls():
-        family.call("post_train", run=finished)
+    if not family.hooks.hook.post_train.get_hookimpls():
+        return
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):  # under ZeRO-3 this process has a part
+        model = open_model(run_dir).model
+    else:
+        model = model.to("cpu").eval()
+        widen(model)
+    family.call("post_train", run=FinishedRun(settings, run_dir, model, step, dict(metrics)))

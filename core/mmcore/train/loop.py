@@ -36,6 +36,7 @@ from mmcore.train.objective import divisors
 from mmcore.train.oom import explaining_memory
 from mmcore.train.optim import freeze
 from mmcore.train.progress import Progress, Window
+from mmcore.weights.fill import Keeping, fill, filling
 
 _FORWARD = name_key("forward")
 
@@ -65,6 +66,8 @@ class TrainSetup:
     """Stop after this many steps although the schedule goes on."""
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    keeping: Keeping = field(default_factory=Keeping)
+    """How weights that are read from a checkpoint are kept."""
     resume: bool = False
     """Continue from the newest whole checkpoint, if there is one."""
     evaluate: Evaluate | None = None
@@ -336,7 +339,8 @@ def build_engine(setup: TrainSetup, loaded: checkpoint.Loaded | None, world_size
     freeze(setup.model, setup.stage)
     if loaded is not None:
         checkpoint.check_fits(loaded, setup.model)
-        setup.model.load_state_dict(dict(loaded.weights))
+        with filling(setup.keeping):
+            fill(setup.model, loaded.weights)
     if setup.stage.compile:
         setup.model.compile()
     engine: Engine

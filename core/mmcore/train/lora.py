@@ -5,8 +5,12 @@
 families' checkpoints); `merge` does the same to a living module.
 """
 
+# torch has no public name for a module's table of parameters.
+# pyright: reportPrivateUsage=false
+
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +54,32 @@ def add_lora(module: nn.Module, lora: Lora, scope: Sequence[nn.Module] = ()) -> 
         # One expression for whole names: a list would match by the end of a name, in other towers too.
         target_modules="|".join(re.escape(name) for name in names),
     )
-    inject_adapter_in_model(config, module, ADAPTER)
+    with _seen_as_float32([module.get_submodule(name) for name in names]):
+        inject_adapter_in_model(config, module, ADAPTER)
     adapted = {module.get_submodule(f"{name}{_BASE}").weight for name in names}
     for parameter, wanted in trained.items():
         parameter.requires_grad_(wanted and parameter not in adapted)
     return names
+
+
+@contextmanager
+def _seen_as_float32(layers: Sequence[nn.Module]) -> Generator[None, None, None]:
+    """Inside, weights kept in half precision look like float32, for peft gives adapters the dtype of their base."""
+    kept = {layer: layer._parameters["weight"] for layer in layers}
+    half = {layer: weight for layer, weight in kept.items() if weight is not None and weight.itemsize < 4}
+    for layer, weight in half.items():
+        stand_in = torch.empty((), device=weight.device).expand(weight.shape)  # a shape without memory
+        layer._parameters["weight"] = nn.Parameter(stand_in, requires_grad=False)
+    try:
+        yield
+    finally:
+        for layer, weight in half.items():
+            layer._parameters["weight"] = weight
+
+
+def without_base(name: str) -> str:
+    """What a parameter is called before an adapter is added to its layer."""
+    return name.replace(f"{_BASE}.", ".")
 
 
 def is_adapter(name: str) -> bool:
@@ -128,5 +153,6 @@ def fold(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
                 f"the adapter of {layer} has rank {len(down)}, the recipe {lora.rank}", do="set lora.rank to match"
             )
         update = (up.float() @ down.float()) * lora.scale
-        plain[f"{layer}.weight"] = (weight.float() + update).to(weight.dtype)
+        # A base kept in half precision does not round the update away.
+        plain[f"{layer}.weight"] = (weight.float() + update).to(torch.promote_types(weight.dtype, up.dtype))
     return plain

@@ -17,6 +17,7 @@ The cost: a step's gradients stay whole on each process until they are reduced (
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import contextlib
+import math
 import os
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
@@ -40,7 +41,7 @@ class DeepSpeedEngine:
     """One of several processes (or a single one, on request); `distributed.start` was called before."""
 
     def __init__(self, model: nn.Module, stage: Stage, device: torch.device) -> None:
-        deepspeed = _import_deepspeed(device)
+        deepspeed = import_deepspeed(device)
         self._deepspeed = deepspeed
         self.device = device
         self.model = model
@@ -49,7 +50,9 @@ class DeepSpeedEngine:
         self.objective = Objective(model, stage.precision)
         self.groups = parameter_groups(model, stage)
         self.parameters = [parameter for group in self.groups for parameter in group["params"]]
+        self._names = dict(model.named_parameters(remove_duplicate=False))
         self.shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        self.shapes |= {name: whole_shape(parameter) for name, parameter in self._names.items()}
         self.clip = stage.optim.clip_grad_norm
         self.loss_scale = LossScale() if stage.precision == "fp16" else None
         self.updates = 0
@@ -59,11 +62,10 @@ class DeepSpeedEngine:
         self._engine, _, _, _ = deepspeed.initialize(
             model=self.objective,
             optimizer=adamw(self.groups, stage),
-            config=_config(stage, sum(parameter.numel() for parameter in self.parameters)),
+            config=config_of(stage, sum(math.prod(whole_shape(parameter)) for parameter in self.parameters)),
             dist_init_required=False,
         )
         self.optimizer: torch.optim.Optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
-        self._names = dict(model.named_parameters(remove_duplicate=False))
         # A zero that asks for a gradient: it ties every batch to the graph, so that the hooks that gather and release
         # weights in the backward pass run on every process.
         self._anchor = torch.zeros((), device=device, requires_grad=True) if stage.zero == 3 else None
@@ -142,7 +144,7 @@ class DeepSpeedEngine:
     def _complete(self) -> list[Tensor]:
         """This process's gradient of every parameter, zeros where no batch reached it, without the loss scale."""
         for parameter in self.parameters:
-            shape = getattr(parameter, "ds_shape", parameter.shape)
+            shape = whole_shape(parameter)
             if parameter.grad is None or parameter.grad.shape != shape:
                 _set_gradient(parameter, torch.zeros(shape, dtype=parameter.dtype, device=self.device))
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -236,7 +238,13 @@ class DeepSpeedEngine:
             yield
 
 
-def _import_deepspeed(device: torch.device) -> Any:
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Shape of a parameter, also when ZeRO-3 has left this process a part of it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, told of its device, with the process group it needs."""
     os.environ.setdefault("DS_LOG_LEVEL", "error")
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     import deepspeed
@@ -253,7 +261,8 @@ def _import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def _config(stage: Stage, trainable: int) -> dict[str, Any]:
+def config_of(stage: Stage, trainable: int = BUCKET) -> dict[str, Any]:
+    """What DeepSpeed is told: reduction and update are its, everything else is the loop's."""
     zero: dict[str, Any] = {
         "stage": stage.zero,
         "overlap_comm": False,  # nothing is reduced while the backward pass runs

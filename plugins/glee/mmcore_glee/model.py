@@ -13,6 +13,7 @@ from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import RecipeError, WeightsError, suggest
 from mmcore.weights.files import read_tensors
+from mmcore.weights.fill import fill
 from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
@@ -242,7 +243,7 @@ class Glee(Model):
                 where=path,
                 known=f"{len(tensors)} tensors, such as {next(iter(tensors))}",
             )
-        self.load_state_dict(state, strict=False)
+        fill(self, state)
         self._copy_text_to_teacher(report)
         return report
 
@@ -262,7 +263,7 @@ class Glee(Model):
         missing = any(name.startswith("text_encoder_teacher.") for name in report.new)
         if teacher is None or not filled or not missing:
             return
-        teacher.load_state_dict(self.text_encoder.state_dict())
+        fill(teacher, self.text_encoder.state_dict())
         report.filled += [name for name in report.new if name.startswith("text_encoder_teacher.")]
         report.new = [name for name in report.new if not name.startswith("text_encoder_teacher.")]
 

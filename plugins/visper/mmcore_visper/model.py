@@ -33,6 +33,7 @@ from mmcore.vision.frozen import is_frozen
 from mmcore.vision.projectors import build_projector
 from mmcore.vision.towers import build_tower
 from mmcore.weights.files import read_tensors
+from mmcore.weights.fill import fill
 from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
@@ -351,7 +352,7 @@ class Visper(Model):
             tensors = with_all_words(tensors, self.language.embed_tokens.num_embeddings)
         names = part.map(own) if part else weights.upstream(self.config, tensors)
         state, report = names.to_ours(tensors, own)
-        self.load_state_dict(state, strict=False)
+        fill(self, state)
         return report
 
     def export_hf(self, folder: Path, state: Mapping[str, Tensor], max_shard_bytes: int) -> str | None:

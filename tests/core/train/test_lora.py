@@ -169,3 +169,16 @@ def test_glamms_published_merge(shared: Path) -> None:
     folded = fold(state, Lora(rank=case["lora"]["r"], alpha=case["lora"]["alpha"], targets=("*",)))
     for name, expected in load_file(folder / "tensors.safetensors").items():
         torch.testing.assert_close(folded[name.removeprefix("out.")], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adapters_are_drawn_alike_beside_a_base_in_half_precision() -> None:
+    def adapters(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)).to(dtype).requires_grad_(False)
+        torch.manual_seed(1)
+        add_lora(model, Lora(rank=2, targets=("all-linear",)))
+        assert model[0].base_layer.weight.dtype == dtype
+        return {name: value for name, value in model.state_dict().items() if ".lora_" in name}
+
+    whole, half = adapters(torch.float32), adapters(torch.bfloat16)
+    assert whole.keys() == half.keys()
+    assert all(torch.equal(value, half[name]) for name, value in whole.items())
