@@ -120,15 +120,6 @@ class RefCocoEvaluator:
         return inter, union, _iou(predicted[0], truth, annotation)
 
 
-def as_percentages(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Metrics as the published code prints them: `{"bbox": {"P@0.5": 60.0, ...}, "segm": {"oIoU": ...}}`."""
-    result: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        kind, metric = name.split("/", 1)
-        result.setdefault(kind, {})[metric] = 100 * value
-    return result
-
-
 def _best(item: Item) -> Item:
     """The item cut to its highest-scoring detection."""
     if len(item["scores"]) <= 1:

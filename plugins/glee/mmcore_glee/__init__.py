@@ -48,6 +48,6 @@ def learned_tasks() -> tuple[str, ...]:
 
 def write_demo(root: Path) -> Path:
     """Sample scenes in the formats of COCO and RefCOCO, for --demo."""
-    from mmcore.data.demo.write import write_demo
+    from mmcore_glee.data.demo import write_demo
 
     return write_demo(root)

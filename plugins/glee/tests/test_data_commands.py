@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from mmcore import cli
-from mmcore.data.demo.write import write_demo
+from mmcore_glee.data.demo import write_demo
 
 INSTANCES = "coco/annotations/instances_train2017.json"
 

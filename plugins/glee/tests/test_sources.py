@@ -12,13 +12,13 @@ import pytest
 import torch
 from mmcore.contract.protocols import DataContext, DataSource
 from mmcore.contract.values import Draw, Sample
-from mmcore.data.demo.write import write_demo
 from mmcore.data.formats.registry import Formats
 from mmcore.data.transforms import Crop, Flip, Transform
 from mmcore.errors import DataError, MissingDataError, RecipeError
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore_glee import vocabulary
 from mmcore_glee.data import build
+from mmcore_glee.data.demo import write_demo
 from mmcore_glee.recipes import stages
 from PIL import Image
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcore.data.demo.write import write_demo
+from mmcore_glee.data.demo import write_demo
 
 Run = Callable[..., tuple[int, str]]
 TRAIN = ["train", "--plugin", "glee", "--stage", "2", "--variant", "tiny", "--sources", "coco", "--workers", "0"]

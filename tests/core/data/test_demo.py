@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmcore.data.demo.write import MANIFEST, coco_categories, write_demo
+from mmcore.data.demo.write import MANIFEST, More, coco_categories, write_demo
 from mmcore.errors import DataError
 from mmcore.geometry import masks
 from PIL import Image
@@ -130,41 +130,43 @@ def test_hidden_parts_belong_to_nobody_twice(root: Path) -> None:
         assert not bitmaps or np.sum(bitmaps, axis=0).max() == 1
 
 
-def test_referring_files_agree_with_each_other_and_with_the_pictures(root: Path) -> None:
-    train = load(root, "annotations/refcoco-mixed/instances_train.json")
-    val = load(root, "annotations/refcoco-unc-val/instances_val.json")
+def test_references_agree_with_the_objects_and_the_pictures(root: Path) -> None:
     references = load(root, "refer/refcoco/refs(unc).json")
-    objects = {a["id"]: a for a in load(root, "refer/refcoco/instances.json")["annotations"]}
-    for part in (train, val):
-        assert [a["image_id"] for a in part["annotations"]] == [image["id"] for image in part["images"]]
-        assert {a["category_id"] for a in part["annotations"]} == {1}
-        assert all((root / "coco/train2014" / image["file_name"]).exists() for image in part["images"])
-    assert all(len(image["expressions"]) == 1 for image in val["images"])
-    assert not {i["file_name"] for i in train["images"]} & {i["file_name"] for i in val["images"]}
-    said = {(r["image_id"], s["sent"]): objects[r["ann_id"]] for r in references for s in r["sentences"]}
+    file = load(root, "refer/refcoco/instances.json")
+    objects = {a["id"]: a for a in file["annotations"]}
+    assert all((root / "coco/train2014" / image["file_name"]).exists() for image in file["images"])
+    assert all(objects[r["ann_id"]]["image_id"] == r["image_id"] for r in references)
+    said = {(r["image_id"], s["sent"]) for r in references for s in r["sentences"]}
     assert len(said) == sum(len(r["sentences"]) for r in references)
-    for part in (train, val):
-        for image, annotation in zip(part["images"], part["annotations"], strict=True):
-            for expression in image["expressions"]:
-                assert said[image["original_id"], expression]["bbox"] == annotation["bbox"]
 
 
 def test_left_is_left_of_every_twin(root: Path) -> None:
-    data = load(root, "coco/annotations/instances_train2017.json")
-    categories = {c["id"]: c["name"] for c in data["categories"]}
+    file = load(root, "refer/refcoco/instances.json")
+    categories = {c["id"]: c["name"] for c in file["categories"]}
+    objects = {a["id"]: a for a in file["annotations"]}
     checked = 0
-    train = load(root, "annotations/refcoco-mixed/instances_train.json")
-    for image, annotation in zip(train["images"], train["annotations"], strict=True):
-        for expression in image["expressions"]:
-            if not expression.startswith("left "):
+    for reference in load(root, "refer/refcoco/refs(unc).json"):
+        for sentence in reference["sentences"]:
+            if not sentence["sent"].startswith("left "):
                 continue
-            noun = expression.removeprefix("left ")
+            noun = sentence["sent"].removeprefix("left ")
             twins = [
                 a["bbox"][0] + a["bbox"][2] / 2
-                for a in data["annotations"]
-                if a["image_id"] == image["original_id"] and categories[a["category_id"]].endswith(noun)
+                for a in file["annotations"]
+                if a["image_id"] == reference["image_id"] and categories[a["category_id"]].endswith(noun)
             ]
             assert len(twins) > 1
-            assert annotation["bbox"][0] + annotation["bbox"][2] / 2 == pytest.approx(min(twins), abs=0.02)
+            box = objects[reference["ann_id"]]["bbox"]
+            assert box[0] + box[2] / 2 == pytest.approx(min(twins), abs=0.02)
             checked += 1
     assert checked > 0
+
+
+def test_a_family_writes_files_of_its_own_about_the_same_scenes(tmp_path: Path) -> None:
+    more = More("counts", lambda scenes, out: out.put_json("own.json", {k: len(v) for k, v in scenes.items()}))
+    root = write_demo(tmp_path / "demo", train=2, val=1, more=more)
+    assert load(root, "own.json") == {"train": 2, "val": 1}
+    plain = write_demo(tmp_path / "plain", train=2, val=1)
+    assert set(tree(root)) - set(tree(plain)) == {"own.json"}
+    write_demo(root, train=2, val=1)
+    assert not (root / "own.json").exists()

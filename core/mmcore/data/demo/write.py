@@ -2,12 +2,11 @@
 
 Every scene is a muted background with one to four large objects of six COCO categories, so that a small detector
 learns them from scratch in minutes. The files are what a user's own data would be: COCO instances (polygons, RLE where
-another object hides a part, crowds), RefCOCO as the published GLEE reads it (one image entry per referred object) and
-RefCOCO as it is distributed (`instances.json` and the references, as JSON instead of a pickle).
+another object hides a part, crowds) and RefCOCO as it is distributed (`instances.json` and the references, as JSON
+instead of a pickle). A family that reads other files of the same scenes gives a way to write them (`More`).
 
     coco/train2017/*.jpg  coco/val2017/*.jpg  coco/annotations/instances_{train,val}2017.json
     coco/train2014/COCO_train2014_*.jpg       the same pictures under the names RefCOCO uses
-    annotations/refcoco-mixed/instances_train.json  annotations/refcoco-unc-val/instances_val.json
     refer/refcoco/instances.json  refer/refcoco/refs(unc).json
     mmcore-demo.json                          what was written, with checksums
 
@@ -19,9 +18,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmcore.data.demo.scenes import Scene, Thing, draw_scene
 from mmcore.errors import DataError
@@ -58,7 +57,18 @@ def coco_categories() -> list[dict[str, Any]]:
     ]
 
 
-def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = NUM_VAL) -> Path:
+class More(NamedTuple):
+    """Further files about the sample scenes."""
+
+    name: str
+    """Decides, with the seed and the counts, what is written; another name writes anew."""
+    write: "Callable[[Mapping[str, Sequence[Scene]], Writer], None]"
+    """Called with the scenes of the splits `train` and `val`."""
+
+
+def write_demo(
+    root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = NUM_VAL, more: More | None = None
+) -> Path:
     """Make sure that `root` holds the sample scenes, writing them only when something is missing or damaged.
 
     Everything is drawn in a folder beside `root` first, so an interrupted call leaves nothing half done.
@@ -68,14 +78,15 @@ def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = 
         seed: decides every scene.
         train: number of training scenes.
         val: number of held-back scenes.
+        more: files of a family's own.
 
     Returns:
         `root`.
     Raises:
         DataError: `root` holds other files under the names that would be written.
     """
-    wanted = {"version": VERSION, "seed": seed, "train": train, "val": val}
-    return write_once(Path(root), wanted, lambda folder: _write_all(folder, seed, train, val))
+    wanted = {"version": VERSION, "seed": seed, "train": train, "val": val, "more": more.name if more else None}
+    return write_once(Path(root), wanted, lambda folder: _write_all(folder, seed, train, val, more))
 
 
 def write_once(root: Path, wanted: dict[str, Any], write: Callable[[Path], dict[str, str]]) -> Path:
@@ -179,7 +190,7 @@ class Writer:
         self.put(name, json.dumps(value, separators=(",", ":")).encode())
 
 
-def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
+def _write_all(folder: Path, seed: int, train: int, val: int, more: More | None) -> dict[str, str]:
     """Draw every scene and write every file; returns the SHA-256 of each by relative path."""
     out = Writer(folder)
     scenes = {
@@ -193,8 +204,8 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
         out.put_json(
             f"coco/annotations/instances_{split}2017.json", _instances(drawn, lambda s: f"{s.image_id:012d}.jpg")
         )
-    out.put_json("annotations/refcoco-mixed/instances_train.json", _referring(scenes["train"]))
-    out.put_json("annotations/refcoco-unc-val/instances_val.json", _referring(scenes["val"], one_each=True))
+    if more is not None:
+        more.write(scenes, out)
     both = scenes["train"] + scenes["val"]
     out.put_json("refer/refcoco/instances.json", _instances(both, lambda s: s.name_2014))
     out.put_json("refer/refcoco/refs(unc).json", _references(scenes))
@@ -215,12 +226,13 @@ def _instances(scenes: Sequence[Scene], name_of: Callable[[Scene], str]) -> dict
             {"license": 1, "file_name": name_of(s), "height": s.height, "width": s.width, "id": s.image_id}
             for s in scenes
         ],
-        "annotations": [_annotation(t, t.annotation_id, s.image_id, ids[t.kind]) for s in scenes for t in s.things],
+        "annotations": [coco_annotation(t, t.annotation_id, s.image_id, ids[t.kind]) for s in scenes for t in s.things],
         "categories": categories,
     }
 
 
-def _annotation(thing: Thing, annotation_id: int, image_id: int, category_id: int) -> dict[str, Any]:
+def coco_annotation(thing: Thing, annotation_id: int, image_id: int, category_id: int) -> dict[str, Any]:
+    """One object of a scene as COCO writes it."""
     return {
         "segmentation": thing.segmentation,
         "area": thing.area,
@@ -230,32 +242,6 @@ def _annotation(thing: Thing, annotation_id: int, image_id: int, category_id: in
         "category_id": category_id,
         "id": annotation_id,
     }
-
-
-def _referring(scenes: Sequence[Scene], *, one_each: bool = False) -> dict[str, Any]:
-    """RefCOCO in COCO form: one image entry and one annotation per referred object.
-
-    `one_each` keeps one object of a scene with one expression: validation files ask every entry once, and a short list
-    keeps the evaluation of a demonstration short.
-    """
-    images, annotations = [], []
-    for scene in scenes:
-        for number, expressions in scene.expressions[:1] if one_each else scene.expressions:
-            entry = len(images) + 1
-            images.append(
-                {
-                    "id": entry,
-                    "file_name": scene.name_2014,
-                    "height": scene.height,
-                    "width": scene.width,
-                    "original_id": scene.image_id,
-                    # The last is the most telling: the first only names the kind.
-                    "expressions": list(expressions[-1:] if one_each else expressions),
-                }
-            )
-            annotations.append(_annotation(scene.things[number], entry, entry, 1))
-    categories = [{"supercategory": "object", "id": 1, "name": "object"}]
-    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _references(scenes: dict[str, list[Scene]]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from mmcore.data.index import open_index
 from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 from mmcore.data.records import Record, Records
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Step, Transform, shortest_edge
-from mmcore.evaluate.refcoco import RefCocoEvaluator, as_percentages
+from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.geometry import masks
 from mmcore.parity import Case, Check, Report
 
@@ -390,6 +390,15 @@ def check_refcoco_evaluation(case: Case, report: Report) -> None:
         for name, value in metrics.items():
             report.close(f"results.{kind}.{name}", found.get(kind, {}).get(name, float("nan")), value, absolute=1e-6)
     report.covers(*(name for name in case.tensors if name.startswith("pred.")))  # what was evaluated
+
+
+def as_percentages(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Metrics as the published code prints them: `{"bbox": {"P@0.5": 60.0, ...}, "segm": {"oIoU": ...}}`."""
+    result: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        kind, metric = name.split("/", 1)
+        result.setdefault(kind, {})[metric] = 100 * value
+    return result
 
 
 KINDS: dict[str, Check] = {
