@@ -114,6 +114,7 @@ def show(count: int, step: int, out: Path, **values: Any) -> None:
     """Draw samples exactly as the network sees them, in the order of training, after augmentation and padding."""
     from mmcore.data.loader import Loader
     from mmcore.runs.build import build_datasets, build_order
+    from mmcore.show.batch import draw_batch
     from mmcore.show.draw import contact_sheet
 
     family, settings = _settle(values)
@@ -121,7 +122,7 @@ def show(count: int, step: int, out: Path, **values: Any) -> None:
     loader = Loader(datasets, build_order(settings, datasets), num_workers=0, policy="error", pin_memory=False)
     pictures: list[tuple[str, Any]] = []
     for m, batch in loader.iterate(step, step + count):
-        drawn = _drawn(batch, datasets.collate[batch.source])
+        drawn = draw_batch(batch, datasets.collate[batch.source])
         pictures += [(f"{m:06d}-{row}-{batch.source}", picture) for row, picture in enumerate(drawn)]
         if len(pictures) >= count:
             break
@@ -221,16 +222,3 @@ def _print_problems(title: str, records: int, problems: "list[Problem]") -> None
         click.echo(f"  {problem.what}\n    where: {problem.where}")
     if len(problems) > _SHOWN:
         click.echo(f"  ... and {len(problems) - _SHOWN} more; --json prints all")
-
-
-def _drawn(batch: Any, collate: Any) -> list[Any]:
-    """Pictures of a batch: the collator's own where it draws, else boxes and masks."""
-    from mmcore.contract.values import DetectionBatch
-    from mmcore.errors import DataError
-    from mmcore.show.draw import draw_row
-
-    if hasattr(collate, "draw"):
-        return collate.draw(batch)
-    if not isinstance(batch, DetectionBatch):
-        raise DataError(f"batches of source {batch.source!r} hold no images that could be drawn")
-    return [draw_row(batch, row) for row in range(len(batch))]

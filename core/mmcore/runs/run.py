@@ -296,15 +296,11 @@ def _measured(
 
 def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
     """Draw the images of a batch that stopped the run, as the network saw them."""
-    from mmcore.contract.values import DetectionBatch
-    from mmcore.show.draw import draw_row
+    from mmcore.show.batch import draw_batch
 
-    collate = datasets.collate.get(batch.source)
-    if isinstance(batch, DetectionBatch):
-        pictures = [draw_row(batch, row, names=getattr(batch, "names", None)) for row in range(len(batch))]
-    elif collate is not None and hasattr(collate, "draw"):
-        pictures = collate.draw(batch.to("cpu"))  # type: ignore[attr-defined]
-    else:
+    try:
+        pictures = draw_batch(batch.to("cpu"), datasets.collate.get(batch.source))
+    except DataError:  # a batch without images
         pictures = []
     for row, picture in enumerate(pictures):
         picture.save(folder / f"image-{row}.png")

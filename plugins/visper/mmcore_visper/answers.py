@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Prediction
 from mmcore.errors import UsageError
+from mmcore.language.batch import ConversationBatch
+from mmcore.language.collate import ConversationCollator
 from mmcore.language.conversation import template
 from mmcore.language.generate import Stop, end_ids, generate
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.towers import image_library
 
-from mmcore_visper.batch import VisperBatch
-from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.sources import Reading
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ REQUEST = "Describe this image in detail."
 """Asked when nobody asks anything."""
 
 
-def answer(model: "Visper", batch: VisperBatch) -> list[Prediction]:
+def answer(model: "Visper", batch: ConversationBatch) -> list[Prediction]:
     """What the model says after each prompt of the batch, special tokens left out and stripped.
 
     Args:
@@ -55,7 +55,7 @@ def answer(model: "Visper", batch: VisperBatch) -> list[Prediction]:
 
 def prompts(
     model: "Visper", images: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
-) -> VisperBatch:
+) -> ConversationBatch:
     """One question about each picture, prepared as the stage's training pictures were.
 
     Args:
@@ -82,7 +82,9 @@ def prompts(
         )
         for number, image in enumerate(images)
     ]
-    return Collate(model.config, model.config.max_length, padding_side="left")(samples, 0)
+    config = model.config
+    collate = ConversationCollator(config.expansion, config.image_size, config.max_length, padding_side="left")
+    return collate(samples, 0)
 
 
 def reading_of(model: "Visper") -> Reading:
@@ -97,7 +99,7 @@ def reading_of(model: "Visper") -> Reading:
     )
 
 
-def similarities(predictions: Sequence[torch.Tensor], batch: VisperBatch) -> list[Prediction]:
+def similarities(predictions: Sequence[torch.Tensor], batch: ConversationBatch) -> list[Prediction]:
     """Each image with its measure `cosine`, one number a layer, from one (images,) tensor per layer."""
     rows = torch.stack(list(predictions), 1).float().tolist()
     chosen = batch.image_samples.tolist()

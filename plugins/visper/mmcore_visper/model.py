@@ -25,6 +25,7 @@ from mmcore.contract.model import Model
 from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import ShapeError, WeightsError, suggest
 from mmcore.language import models
+from mmcore.language.batch import ConversationBatch
 from mmcore.language.llava.names import WHOLE, kind
 from mmcore.language.models import Hidden
 from mmcore.language.published import check_numbers, with_all_words
@@ -38,7 +39,6 @@ from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
 from mmcore_visper import weights
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import TaskConfig, VisperConfig
 from mmcore_visper.dpt import DepthDecoder, as_picture
 from mmcore_visper.losses import embedding_loss, exchange_shares, gather_targets, is_distributed
@@ -95,7 +95,7 @@ class Visper(Model):
 
     # Training
 
-    def forward(self, batch: VisperBatch) -> Losses:
+    def forward(self, batch: ConversationBatch) -> Losses:
         """Text loss per token, and of each task the losses of its layers per sample."""
         hidden, queries = self.forward_hidden(batch, self.layers_read)
         text = self.language.token_loss(hidden.last, batch.sequences)
@@ -104,7 +104,9 @@ class Visper(Model):
             losses |= self.embedding_losses(batch, self.predict_features(batch, hidden, queries))
         return losses
 
-    def forward_hidden(self, batch: VisperBatch, record: Sequence[int] = ()) -> tuple[Hidden, Mapping[str, Tensor]]:
+    def forward_hidden(
+        self, batch: ConversationBatch, record: Sequence[int] = ()
+    ) -> tuple[Hidden, Mapping[str, Tensor]]:
         """The language model's hidden states, and the queries that task tokens give predictors.
 
         Args:
@@ -117,7 +119,7 @@ class Visper(Model):
         sequences = with_positions_at_padding(batch.sequences) if published else batch.sequences
         return self.language(embeds, sequences, record, published_padding=published), queries
 
-    def features(self, batch: VisperBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def features(self, batch: ConversationBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Rows by kind that stand among the words, (images, rows, width), and queries by task, (1, queries, width)."""
         if not self._sees(batch):
             return {}, {}
@@ -128,7 +130,7 @@ class Visper(Model):
         return rows | {task: tokens.expand(len(seen), -1, -1) for task, tokens in inserted.items()}, queries
 
     def predict_features(
-        self, batch: VisperBatch, hidden: Hidden, queries: Mapping[str, Tensor]
+        self, batch: ConversationBatch, hidden: Hidden, queries: Mapping[str, Tensor]
     ) -> dict[str, list[Tensor]]:
         """Task -> the supervised prediction at each of its layers, (images, *target shape); empty without images."""
         if not self._sees(batch):
@@ -138,13 +140,13 @@ class Visper(Model):
             result[task.name].append(predictor(*reads))
         return result
 
-    def embedding_losses(self, batch: VisperBatch, predictions: Mapping[str, Sequence[Tensor]]) -> Losses:
+    def embedding_losses(self, batch: ConversationBatch, predictions: Mapping[str, Sequence[Tensor]]) -> Losses:
         """Distance to the teachers' features and contrast with other images', summed over layers and samples."""
         if not predictions:
             nothing = batch.images.new_zeros((), dtype=torch.float32)
             return Losses({task.name: Loss(nothing, "samples") for task in self.config.tasks})
         targets = self.targets(batch)
-        mask = _marks(batch.image_samples, num_samples(batch)) if self._with_dummies(batch) else None
+        mask = _marks(batch.image_samples, batch.num_samples) if self._with_dummies(batch) else None
         scales = self.logit_scales() if self.logit_scales is not None else {}
         shares = exchange_shares(targets) if scales and self._shared else None
         losses = Losses()
@@ -167,18 +169,18 @@ class Visper(Model):
             losses[task.name] = Loss(factor * total, "samples")
         return losses
 
-    def targets(self, batch: VisperBatch) -> Mapping[str, Tensor]:
+    def targets(self, batch: ConversationBatch) -> Mapping[str, Tensor]:
         """What predictions are compared with, by task: cached, or asked of the live teachers.
 
         Raises:
             ShapeError: there are neither, or not one for each image.
         """
         wanted = {task.name: task for task in self._targeted}
-        given: Mapping[str, Tensor] = batch.targets
-        if not given and batch.teacher_inputs and self.teachers is not None:
+        given: Mapping[str, Tensor] = batch.features
+        if not given and batch.other_images and self.teachers is not None:
             with torch.no_grad():
-                given = self.teachers(batch.teacher_inputs)
-        rows = num_samples(batch) if self._with_dummies(batch) else len(batch.images)
+                given = self.teachers(batch.other_images)
+        rows = batch.num_samples if self._with_dummies(batch) else len(batch.images)
         if not rows and not given:
             return {name: batch.images.new_zeros(0, *task.target_shape) for name, task in wanted.items()}
         for name, task in wanted.items():
@@ -194,7 +196,7 @@ class Visper(Model):
     # Answers and pictures
 
     @torch.no_grad()
-    def predict(self, batch: VisperBatch) -> list[Prediction]:
+    def predict(self, batch: ConversationBatch) -> list[Prediction]:
         """The answer to each prompt of the batch."""
         from mmcore_visper.answers import answer
 
@@ -202,7 +204,7 @@ class Visper(Model):
 
     def prepare(
         self, images: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
-    ) -> VisperBatch:
+    ) -> ConversationBatch:
         """One question about each (height, width, 3) uint8 RGB picture.
 
         Raises:
@@ -247,7 +249,7 @@ class Visper(Model):
         self.tokenizer.save_pretrained(folder / FOLDER)
 
     @torch.no_grad()
-    def interpret(self, batch: VisperBatch) -> Interpretation:
+    def interpret(self, batch: ConversationBatch) -> Interpretation:
         """Every output of the predictors for the images of a batch, and depth as pictures."""
         hidden, queries = self.forward_hidden(batch, self.layers_read)
         outputs: dict[str, dict[int, list[Tensor]]] = {task.name: {} for task in self.config.tasks}
@@ -270,7 +272,7 @@ class Visper(Model):
         return tuple(sorted(read))
 
     def _readers(
-        self, batch: VisperBatch, hidden: Hidden, queries: Mapping[str, Tensor]
+        self, batch: ConversationBatch, hidden: Hidden, queries: Mapping[str, Tensor]
     ) -> Iterator[tuple[TaskConfig, int, Predictor, tuple[Tensor, Tensor | None, Tensor]]]:
         """Every predictor with its task, its layer and what it reads: tokens, queries, and which tokens it may see."""
         view = self._view(batch)
@@ -282,20 +284,20 @@ class Visper(Model):
                     asked = view.own_tokens(tokens[layer], "gen")
                 yield task, layer, cast(Predictor, predictor), (tokens[layer], asked, view.allowed[task.name])
 
-    def _view(self, batch: VisperBatch) -> View:
+    def _view(self, batch: ConversationBatch) -> View:
         sequences, samples = batch.sequences, batch.image_samples
         if self._with_dummies(batch):
-            everyone = torch.arange(num_samples(batch), device=samples.device)
+            everyone = torch.arange(batch.num_samples, device=samples.device)
             return constant_view(sequences, everyone, self.config)
         if self.config.prompt_tokens is not None:
             return constant_view(sequences, samples, self.config)
         return image_view(sequences, samples, self.config)
 
-    def _with_dummies(self, batch: VisperBatch) -> bool:
+    def _with_dummies(self, batch: ConversationBatch) -> bool:
         """Whether samples without an image are predicted as well, to be masked afterwards as published."""
-        return self.config.outer_product_mask and 0 < len(batch.images) < num_samples(batch)
+        return self.config.outer_product_mask and 0 < len(batch.images) < batch.num_samples
 
-    def _sees(self, batch: VisperBatch) -> bool:
+    def _sees(self, batch: ConversationBatch) -> bool:
         """Whether the vision parts run: there are images, or other processes may have some."""
         return len(batch.images) > 0 or self._shared
 
@@ -406,11 +408,6 @@ def with_positions_at_padding(sequences: Sequences) -> Sequences:
         raise ShapeError("states at padding are defined for one sample a row", where="model.padding_keys")
     positions = torch.arange(length, device=sequences.ids.device).expand(rows, -1)
     return dataclasses.replace(sequences, positions=positions)
-
-
-def num_samples(batch: VisperBatch) -> int:
-    """Conversations of a batch, with or without an image."""
-    return len(batch.sequences.locations)
 
 
 def _marks(samples: Tensor, count: int) -> Tensor:

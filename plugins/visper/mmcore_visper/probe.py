@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from mmcore import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
+from mmcore.language.batch import ConversationBatch
 from mmcore.weights.files import read_tensors
 from torch import Tensor, nn
 
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import TaskConfig, VisperConfig
 from mmcore_visper.losses import smooth_l1
 from mmcore_visper.model import Interpretation, Visper
@@ -40,7 +40,7 @@ class VisperProbe(Visper):
         self.layers = tuple(range(1, config.num_layers + 1))
         self.probes = nn.ModuleList(Predictor(config, self.task, probe=True) for _ in self.layers)
 
-    def forward(self, batch: VisperBatch) -> Losses:
+    def forward(self, batch: ConversationBatch) -> Losses:
         """Smooth L1 of the probes, per sample and summed over layers."""
         predictions = self.probe(batch)
         if not predictions:
@@ -49,7 +49,7 @@ class VisperProbe(Visper):
         distances = torch.stack([smooth_l1(prediction, target).sum() for prediction in predictions])
         return Losses(probe=Loss(distances.sum(), "samples"))
 
-    def probe(self, batch: VisperBatch) -> list[Tensor]:
+    def probe(self, batch: ConversationBatch) -> list[Tensor]:
         """Each layer's prediction for the images of the batch, (images, *target shape); none without images."""
         with torch.no_grad():
             hidden, _ = self.forward_hidden(batch, self.layers)
@@ -63,14 +63,14 @@ class VisperProbe(Visper):
         ]
 
     @torch.no_grad()
-    def predict(self, batch: VisperBatch) -> list[Prediction]:
+    def predict(self, batch: ConversationBatch) -> list[Prediction]:
         """Each image's measure `cosine`: one number per layer, the cosine between its whole prediction and the target.
 
         A prompt, which brings nothing to compare with, is answered by the probed model.
         """
         from mmcore_visper.answers import similarities
 
-        if len(batch.images) and not batch.targets and not batch.teacher_inputs:
+        if len(batch.images) and not batch.features and not batch.other_images:
             return super().predict(batch)
         found = self.probe(batch)
         if not found:
@@ -79,7 +79,7 @@ class VisperProbe(Visper):
         return similarities([cosine(prediction, target) for prediction in found], batch)
 
     @torch.no_grad()
-    def interpret(self, batch: VisperBatch) -> Interpretation:
+    def interpret(self, batch: ConversationBatch) -> Interpretation:
         """Every layer's prediction, and depth as pictures."""
         outputs = {layer: [found] for layer, found in zip(self.layers, self.probe(batch), strict=False)}
         pictures = self.depth_pictures(outputs) if self.task.name == "depth" else {}

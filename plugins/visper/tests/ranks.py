@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from mmcore.base import distributed
 from mmcore.contract.values import Draw
+from mmcore.language.batch import ConversationBatch
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.language.splice import lay_out
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
 from mmcore.train.recompute import recompute_block
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import TINY, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.recipes import stages
@@ -40,7 +40,7 @@ def tiny_batch(
     seed: int = 0,
     pack_to: int | None = None,
     padding_side: str = "right",
-) -> VisperBatch:
+) -> ConversationBatch:
     """Random conversations of growing length; each has an image where `images` says so."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -52,7 +52,7 @@ def tiny_batch(
     sequences = lay_out(rows, config.expansion, pack_to=pack_to, padding_side=padding_side)
     count, random = sum(images), torch.Generator().manual_seed(seed + 1)
     side = config.image_size
-    return VisperBatch(
+    return ConversationBatch(
         source="tiny",
         draws=tuple(Draw("tiny", number, 0) for number in range(len(rows))),
         normalisers={"tokens": float(len(sequences.targets)), "samples": float(len(rows))},
@@ -62,7 +62,7 @@ def tiny_batch(
         image_ids=tuple(range(len(rows))),
         record_ids=(None,) * len(rows),
         original_sizes=((0, 0),) * len(rows),
-        targets={t.name: torch.randn(count, *t.target_shape, generator=random) for t in config.tasks} if count else {},
+        features={t.name: torch.randn(count, *t.target_shape, generator=random) for t in config.tasks} if count else {},
     )
 
 

@@ -76,12 +76,12 @@ def test_cached_targets_and_live_teachers_give_identical_losses_and_gradients(co
 
 def test_a_batch_holds_either_targets_or_what_teachers_take(context):
     live = batch_of(stage_of(), context)
-    assert not live.targets
-    assert set(live.teacher_inputs) == {"gen", "depth", "seg"}
+    assert not live.features
+    assert set(live.other_images) == {"gen", "depth", "seg"}
     make(stage_of(), context)
     cached = batch_of(stage_of(), context)
-    assert not cached.teacher_inputs
-    assert {task: tuple(x.shape) for task, x in cached.targets.items()} == {
+    assert not cached.other_images
+    assert {task: tuple(x.shape) for task, x in cached.features.items()} == {
         "gen": (7, 1, 32), "depth": (7, 64, 32), "seg": (7, 48, 8, 8),
     }  # fmt: skip
 

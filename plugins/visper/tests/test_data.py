@@ -9,7 +9,8 @@ from mmcore.contract.protocols import DataContext, Datasets
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import MAIN, Draw
 from mmcore.errors import DataError, MissingDataError
-from mmcore_visper.batch import VisperBatch
+from mmcore.language.batch import ConversationBatch
+from mmcore.show.batch import draw_batch
 from mmcore_visper.config import VARIANTS
 from mmcore_visper.data import build
 from mmcore_visper.data.demo import write_demo
@@ -29,12 +30,12 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, context: DataContext) -> None:
     monkeypatch.setenv("MMCORE_CACHE", str(context.cache))
 
 
-def batch_of(datasets: Datasets, name: str, positions: list[int]) -> VisperBatch:
+def batch_of(datasets: Datasets, name: str, positions: list[int]) -> ConversationBatch:
     """Records of one source as a batch."""
     source = datasets.sources[name]
     samples = [source.sample(Draw(name, position, 0)) for position in positions]
     batch = datasets.collate[name](samples, 0)  # type: ignore[arg-type]
-    assert isinstance(batch, VisperBatch)
+    assert isinstance(batch, ConversationBatch)
     return batch
 
 
@@ -43,7 +44,7 @@ def text_position(datasets: Datasets) -> int:
     return int(np.flatnonzero(datasets.sources["questions"].lengths() < 0)[0])  # type: ignore[attr-defined]
 
 
-def said(batch: VisperBatch, context: DataContext) -> str:
+def said(batch: ConversationBatch, context: DataContext) -> str:
     """What a batch teaches to say."""
     from mmcore_visper.tokenizer import open_tokenizer
 
@@ -104,9 +105,9 @@ def test_pictures_of_the_first_stage_are_cut_and_later_ones_padded(context: Data
 
 def test_teachers_see_the_whole_picture_in_the_stage_with_embedding_losses_only(context: DataContext) -> None:
     batch = batch_of(build(TINY_PT, "train", context), "captions", [0, 1])
-    assert set(batch.teacher_inputs) == {"gen", "depth", "seg"}
-    assert all(len(pixels) == 2 for pixels in batch.teacher_inputs.values())
-    assert not batch_of(build(TINY_IFT, "train", context), "questions", [0]).teacher_inputs
+    assert set(batch.other_images) == {"gen", "depth", "seg"}
+    assert all(len(pixels) == 2 for pixels in batch.other_images.values())
+    assert not batch_of(build(TINY_IFT, "train", context), "questions", [0]).other_images
 
 
 def test_coco_captions_become_the_same_kind_of_batch(context: DataContext) -> None:
@@ -165,7 +166,7 @@ def test_a_validation_set_goes_with_its_training_source(context: DataContext) ->
 def test_a_batch_is_drawn_with_as_many_pictures_as_samples(context: DataContext) -> None:
     datasets = build(TINY_IFT, "train", context)
     batch = batch_of(datasets, "questions", [0, text_position(datasets)])
-    pictures = datasets.collate["questions"].draw(batch)  # type: ignore[attr-defined]
+    pictures = draw_batch(batch, datasets.collate["questions"])
     assert len(pictures) == 2
     learned = [np.all(np.asarray(picture) == (86, 180, 233), -1).sum() for picture in pictures]
     assert min(learned) > 500

@@ -14,6 +14,7 @@ import torch
 from mmcore.contract.recipe import Lora
 from mmcore.data.demo.tiny_tokenizer import SPECIAL, make_tokenizer
 from mmcore.errors import WeightsError
+from mmcore.language.batch import ConversationBatch
 from mmcore.language.conversation import template
 from mmcore.language.generate import Generated, Stop, end_ids, generate
 from mmcore.language.llava.layout import expressible
@@ -25,7 +26,6 @@ from mmcore.train.lora import add_lora
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.weights.files import read_tensors
 from mmcore_visper import export
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import PHI3_VIT, VARIANTS, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.published_config import from_published
@@ -188,7 +188,7 @@ def test_plain_transformers_gives_the_same_answer_without_mmcore(name, exported)
     assert prediction.text.startswith(text)
 
 
-def continued(model: Visper, batch: VisperBatch) -> Generated:
+def continued(model: Visper, batch: ConversationBatch) -> Generated:
     """The model's own answer with its logits."""
     with torch.no_grad():
         embeds = model.language.embed(batch.sequences, model.features(batch)[0])

@@ -61,8 +61,8 @@ def test_packed_rows_give_the_losses_and_gradients_of_padded_ones(ranks, precisi
     for pack_to in (None, 400):
         model.zero_grad()
         batch = ranks.tiny_batch(model.config, pack_to=pack_to)
-        targets = {name: target.to(precision) for name, target in batch.targets.items()}
-        losses = model(dataclasses.replace(batch, images=batch.images.to(precision), targets=targets))
+        targets = {name: target.to(precision) for name, target in batch.features.items()}
+        losses = model(dataclasses.replace(batch, images=batch.images.to(precision), features=targets))
         torch.stack([loss.total for loss in losses.values()]).sum().backward()
         found.append((values(losses), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
     (padded, gradients), (packed, others) = found
@@ -106,21 +106,21 @@ def test_the_released_average_needs_targets_for_every_sample(model, ranks):
     with pytest.raises(ShapeError, match=r"instead of \(3, "):
         published(batch)
     everyone = {t.name: torch.randn(3, *t.target_shape) for t in model.config.tasks}
-    assert values(published(dataclasses.replace(batch, targets=everyone)))["depth"] > 0
+    assert values(published(dataclasses.replace(batch, features=everyone)))["depth"] > 0
     full = ranks.tiny_batch(model.config, (1, 1))
     assert values(published(full)) == pytest.approx(values(model(full)), rel=1e-6)
 
 
 def test_missing_targets_are_asked_of_the_teachers_or_named(model, ranks):
     batch = ranks.tiny_batch(model.config)
-    given = batch.targets
-    bare = dataclasses.replace(batch, targets={}, teacher_inputs={"depth": torch.zeros(2, 1)})
+    given = batch.features
+    bare = dataclasses.replace(batch, features={}, other_images={"depth": torch.zeros(2, 1)})
     other = with_settings(model)
     other.teachers = lambda inputs: given if set(inputs) == {"depth"} else {}
     assert values(other(bare)) == values(model(batch))
     assert not any("teacher" in name for name in other.state_dict())
     with pytest.raises(ShapeError, match="targets of gen are missing"):
-        model(dataclasses.replace(bare, teacher_inputs={}))
+        model(dataclasses.replace(bare, other_images={}))
 
 
 def test_loss_weights_of_the_recipe_scale_the_losses(model, ranks):

@@ -20,7 +20,7 @@ def probe(request) -> VisperProbe:
 
 def test_the_loss_is_the_sum_over_layers(probe, ranks):
     batch = ranks.tiny_batch(probe.config)
-    target = batch.targets[probe.task.name]
+    target = batch.features[probe.task.name]
     predictions = probe.probe(batch)
     assert len(predictions) == TINY.num_layers
     (loss,) = probe(batch).values()
@@ -43,7 +43,7 @@ def test_scores_are_the_similarity_of_whole_predictions_layer_by_layer(probe, ra
     batch = ranks.tiny_batch(probe.config, (0, 1))
     (prediction,) = probe.predict(batch)
     assert prediction.image_id == 1
-    expected = [float(cosine(p, batch.targets[probe.task.name]).detach()) for p in probe.probe(batch)]
+    expected = [float(cosine(p, batch.features[probe.task.name]).detach()) for p in probe.probe(batch)]
     assert prediction.scores is None
     assert prediction.measures["cosine"] == pytest.approx(expected, abs=1e-6)
     assert probe.predict(ranks.tiny_batch(probe.config, (0, 0))) == []

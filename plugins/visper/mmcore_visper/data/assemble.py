@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Recipe, Stage, Validation
@@ -16,12 +17,12 @@ from mmcore.data.images import locate, read_facts, safe_join
 from mmcore.data.index import open_index
 from mmcore.errors import RecipeError, suggest
 from mmcore.evaluate.vqa import Question, blind_answers, read_questions
+from mmcore.language.collate import ConversationCollator
 from mmcore.language.conversation import template
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.towers import image_library
 
 from mmcore_visper.config import VisperConfig, config_of
-from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.formats import FORMATS, PROBING
 from mmcore_visper.data.sources import ConversationSource, QuestionSource, Reading
 from mmcore_visper.evaluate import benchmark
@@ -62,9 +63,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
     """
     config = config_of(stage, context.variant)
     reading = _reading(stage, config, context, targets_for(stage, context))
-    collate = Collate(
-        config, reading.max_length, tokenizer=reading.tokenizer, pack_to=_pack_to(stage, reading.max_length)
-    )
+    collate = _collator(config, reading, pack_to=_pack_to(stage, reading.max_length))
     sources: dict[str, DataSource] = {
         name: _conversations(_open(name, entry, context, LEARNS), reading)
         for name, entry in chosen(stage.data.sources, context).items()
@@ -81,17 +80,17 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     config = config_of(stage, context.variant)
     reading = _reading(stage, config, context, None)
     sources: dict[str, DataSource] = {}
-    collate: dict[str, Collate] = {}
+    collate: dict[str, ConversationCollator] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
     for name, entry in _chosen_validations(stage, context).items():
         opened = _open(name, entry, context, MEASURES)
         if opened.format.name == PROBING:
             probed = replace(reading, targets=targets_for(stage, context, split="val"))
-            sources[name], collate[name] = _conversations(opened, probed), Collate(config, reading.max_length)
+            sources[name], collate[name] = _conversations(opened, probed), _collator(config, reading)
             evaluators[name] = partial(ProbeEvaluator, config.probe)
         else:
             questions = _questions(opened, reading)
-            sources[name], collate[name] = questions, Collate(config, reading.max_length, padding_side="left")
+            sources[name], collate[name] = questions, _collator(config, reading, padding_side="left")
             evaluators[name] = _evaluator(opened, questions, context)
     return Datasets(sources, collate, evaluators)
 
@@ -110,6 +109,12 @@ def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: 
         image_rows=sum(rows for _, rows in next(iter(config.expansion.values()))),
         targets=targets,
         max_pixels=stage.data.max_pixels,
+    )
+
+
+def _collator(config: VisperConfig, reading: Reading, **layout: Any) -> ConversationCollator:
+    return ConversationCollator(
+        config.expansion, config.image_size, reading.max_length, tokenizer=reading.tokenizer, **layout
     )
 
 

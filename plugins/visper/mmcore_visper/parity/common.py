@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcore.contract.values import Draw
+from mmcore.language.batch import ConversationBatch
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.language.splice import lay_out
 from mmcore.parity import Case, Report, deterministic_array, deterministic_image
@@ -17,7 +18,6 @@ from mmcore.vision.pixels import Pixels
 from mmcore.vision.towers import Tower
 from torch import Tensor, nn
 
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import DepthDecoderConfig, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.probe import VisperProbe
@@ -131,11 +131,11 @@ def make_batch(
     rows: Sequence[Encoded],
     images: Tensor,
     targets: Mapping[str, Tensor] | None = None,
-) -> VisperBatch:
+) -> ConversationBatch:
     """A padded batch; `images` has one picture for each row that holds a placeholder."""
     sequences = lay_out(rows, config.expansion, max_length=config.max_length)
     with_image = [i for i, row in enumerate(rows) if (row.ids == IMAGE).any()]
-    return VisperBatch(
+    return ConversationBatch(
         source=case.name,
         draws=tuple(Draw(case.name, row, 0) for row in range(len(rows))),
         normalisers={"tokens": float(len(sequences.targets)), "samples": float(len(rows))},
@@ -145,11 +145,11 @@ def make_batch(
         image_ids=tuple(range(len(rows))),
         record_ids=(None,) * len(rows),
         original_sizes=((0, 0),) * len(rows),
-        targets=dict(targets or {}),
+        features=dict(targets or {}),
     )
 
 
-def batch_of(case: Case, config: VisperConfig, targets: Mapping[str, Tensor] | None = None) -> VisperBatch:
+def batch_of(case: Case, config: VisperConfig, targets: Mapping[str, Tensor] | None = None) -> ConversationBatch:
     """The stored batch of a forward case; only rows with an image have a picture."""
     given = case.tensors
     ids = given["input_ids"]
@@ -160,7 +160,7 @@ def batch_of(case: Case, config: VisperConfig, targets: Mapping[str, Tensor] | N
     return make_batch(case, config, rows, pixels(chosen, config.image_size), targets)
 
 
-def spliced_labels(batch: VisperBatch) -> Tensor:
+def spliced_labels(batch: ConversationBatch) -> Tensor:
     """Labels of every position, as the published splice pads them."""
     rows, length = batch.sequences.shape
     labels = torch.full((rows * length,), IGNORE)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+from mmcore.language.batch import ConversationBatch
 from mmcore.language.generate import Generated, Stop, generate
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.common import config_of, limits_of, make_batch, model_of, pixels
@@ -57,7 +57,7 @@ def answer(case: Case, model: Visper, names: Sequence[str]) -> Generated:
     )
 
 
-def prompts(case: Case, config: VisperConfig, names: Sequence[str]) -> VisperBatch:
+def prompts(case: Case, config: VisperConfig, names: Sequence[str]) -> ConversationBatch:
     """Some of the case's prompts; the one called by a number has the picture of this number."""
     rows = [case.tensors[f"prompt.{name}"].numpy() for name in names]
     seeds = [

@@ -12,6 +12,8 @@ import torch
 from mmcore import Cosine, Stage
 from mmcore.contract.values import MAIN, ConversationSample, Draw
 from mmcore.data.formats.llava import LlavaIndex
+from mmcore.language.batch import ConversationBatch
+from mmcore.language.collate import ConversationCollator
 from mmcore.language.conversation import template
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report
@@ -22,9 +24,7 @@ from mmcore.train.schedule import factor
 from mmcore.vision.clip_images import ClipImages
 from torch import Tensor, nn
 
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import VisperConfig
-from mmcore_visper.data.collate import Collate
 from mmcore_visper.data.sources import Reading
 from mmcore_visper.losses import embedding_loss, gather_targets
 from mmcore_visper.model import Visper
@@ -66,7 +66,7 @@ def check_steps(case: Case, report: Report) -> None:
     _check_after(case, report, engine)
 
 
-def _alternating(case: Case, config: VisperConfig) -> Iterator[VisperBatch]:
+def _alternating(case: Case, config: VisperConfig) -> Iterator[ConversationBatch]:
     for number in sorted(int(name.split(".")[1]) for name in case.tensors if name.startswith("input_ids.")):
         ids, labels = case.tensors[f"input_ids.{number}"], case.tensors[f"labels.{number}"]
         rows = encoded_rows(ids, labels, ids != int(case.data["config"]["pad_token_id"]))
@@ -93,7 +93,9 @@ def check_run(case: Case, report: Report) -> None:
     samples = _samples(case, config)
     losses, rates, calls = [], [], []
     for i, chosen in enumerate(order):
-        batch = Collate(config, config.max_length)([samples[k] for k in chosen], 0)
+        batch = ConversationCollator(config.expansion, config.image_size, config.max_length)(
+            [samples[k] for k in chosen], 0
+        )
         calls += _embedding_calls(model, batch)
         rates.append(stage.optim.lr * factor(stage.schedule, i, len(order)))
         losses.append(_step(engine, batch, stage, i))
@@ -150,7 +152,7 @@ def _targets(case: Case, number: int) -> dict[str, Tensor]:
     return {part.split(".target.")[1].split(".")[0]: from_description(part) for part in parts}
 
 
-def _embedding_calls(model: Visper, batch: VisperBatch) -> list[list[float]]:
+def _embedding_calls(model: Visper, batch: ConversationBatch) -> list[list[float]]:
     """Total, distance and contrast of every predictor, as the published forward calls them."""
     if not model.predictors:
         return []
@@ -160,7 +162,7 @@ def _embedding_calls(model: Visper, batch: VisperBatch) -> list[list[float]]:
         scales = model.logit_scales() if model.logit_scales is not None else {}
         calls = []
         for task in LAYER_ORDER:
-            target = batch.targets.get(task)
+            target = batch.features.get(task)
             for prediction in predictions.get(task, ()):
                 assert target is not None
                 loss = embedding_loss(
@@ -205,7 +207,7 @@ def _engine(case: Case, config: VisperConfig, stage: Stage) -> PlainEngine:
     return PlainEngine(model, stage, torch.device("cpu"))
 
 
-def _step(engine: PlainEngine, batch: VisperBatch, stage: Stage, i: int) -> float:
+def _step(engine: PlainEngine, batch: ConversationBatch, stage: Stage, i: int) -> float:
     total = engine.forward(batch, divisors([[batch.normalisers]], stage.normalise)[0])
     engine.backward(total)
     value, _ = engine.health(total.detach())

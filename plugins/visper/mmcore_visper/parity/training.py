@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from mmcore.contract.recipe import matches_any
 from mmcore.contract.values import Losses
+from mmcore.language.batch import ConversationBatch
 from mmcore.language.models import Hidden, build
 from mmcore.language.sequence import IMAGE
 from mmcore.language.splice import lay_out
 from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
-from mmcore_visper.batch import VisperBatch
 from mmcore_visper.config import VisperConfig
 from mmcore_visper.losses import embedding_loss, gather_targets
 from mmcore_visper.model import Visper
@@ -90,7 +90,7 @@ def train_only(model: Visper, stage: str) -> None:
         parameter.requires_grad_(wanted)
 
 
-def normalised(losses: Losses, batch: VisperBatch) -> dict[str, Tensor]:
+def normalised(losses: Losses, batch: ConversationBatch) -> dict[str, Tensor]:
     """Means over what each loss is counted by."""
     return {name: loss.total / max(batch.normalisers[loss.per], 1.0) for name, loss in losses.items()}
 
@@ -142,7 +142,7 @@ def check_window(case: Case, report: Report) -> None:
     report.close("logits", logits, case.tensors["logits"], **limits_of(case))
 
 
-def _check_splice(case: Case, report: Report, batch: VisperBatch) -> None:
+def _check_splice(case: Case, report: Report, batch: ConversationBatch) -> None:
     report.covers("labels")  # an input
     if "task_mask" in case.tensors:
         has_image = torch.zeros(len(batch), dtype=torch.int64).index_fill(0, batch.image_samples, 1)
@@ -150,7 +150,7 @@ def _check_splice(case: Case, report: Report, batch: VisperBatch) -> None:
     report.equal("spliced_labels", spliced_labels(batch), case.tensors["spliced_labels"])
 
 
-def _check_hidden(case: Case, report: Report, model: Visper, batch: VisperBatch, hidden: Hidden) -> None:
+def _check_hidden(case: Case, report: Report, model: Visper, batch: ConversationBatch, hidden: Hidden) -> None:
     step = every(case, "hidden_states_probe")
     states = torch.stack([hidden.recorded[i] for i in range(model.config.num_layers + 1)])
     report.close("hidden_states_probe", states[:, :, ::step], case.tensors["hidden_states_probe"], **limits_of(case))
@@ -158,11 +158,11 @@ def _check_hidden(case: Case, report: Report, model: Visper, batch: VisperBatch,
     report.close("logits_at_labels", logits, case.tensors["logits_at_labels"], **limits_of(case))
 
 
-def _logits(model: Visper, batch: VisperBatch, hidden: Hidden) -> Tensor:
+def _logits(model: Visper, batch: ConversationBatch, hidden: Hidden) -> Tensor:
     return model.language.lm_head(hidden.last.flatten(0, 1)[batch.sequences.supervised])
 
 
-def _check_predictions(case: Case, report: Report, model: Visper, batch: VisperBatch) -> None:
+def _check_predictions(case: Case, report: Report, model: Visper, batch: ConversationBatch) -> None:
     stored = {name: t for name, t in case.tensors.items() if name.startswith(("pred.", "depth_map."))}
     shown = model.interpret(batch)
     tokens, sides, maps = every(case, "pred.depth.i"), every(case, "pred.seg.i"), every(case, "depth_map.i")
@@ -179,14 +179,16 @@ def _check_predictions(case: Case, report: Report, model: Visper, batch: VisperB
     close_all(report, actual, stored, **limits_of(case))
 
 
-def _layer_losses(model: Visper, batch: VisperBatch, predictions: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+def _layer_losses(
+    model: Visper, batch: ConversationBatch, predictions: Mapping[str, Sequence[Tensor]]
+) -> dict[str, Tensor]:
     """Of every layer: distance, contrast, and their sum, as means over samples."""
     result: dict[str, Tensor] = {}
     count = len(batch)
     mask = torch.zeros(count).index_fill(0, batch.image_samples, 1.0) if model.config.outer_product_mask else None
     scales = model.logit_scales() if model.logit_scales is not None else {}
     for task in model.config.tasks:
-        target = batch.targets[task.name]
+        target = batch.features[task.name]
         for layer, prediction in zip(task.layers, predictions[task.name], strict=True):
             parts = embedding_loss(
                 prediction,
@@ -219,7 +221,7 @@ def check_gradients(case: Case, report: Report, model: Visper) -> None:
     close_all(report, {f"grad.{name}": value for name, value in gradients.items()}, stored, **limits)
 
 
-def _check_released(case: Case, report: Report, model: Visper, batch: VisperBatch) -> None:
+def _check_released(case: Case, report: Report, model: Visper, batch: ConversationBatch) -> None:
     """The released forward zeroes its masks: only the text is learned."""
     expected = case.data["outputs"]["as_released"]
     model.config = model.config.replace(released_masks=True)

@@ -1,0 +1,49 @@
+"""The pictures of a batch, for `mmcore data show` and for a step that went wrong: what the network was given."""
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from mmcore.contract.values import Batch, DetectionBatch
+from mmcore.errors import DataError
+from mmcore.language.batch import ConversationBatch
+from mmcore.show.conversation import as_picture, draw_conversation, tokens_of
+from mmcore.show.draw import draw_row
+from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
+
+
+def draw_batch(batch: Batch, collate: Any) -> list[Image.Image]:
+    """One picture per sample: the collator's own where it draws, boxes and masks, or a conversation's tokens.
+
+    Args:
+        batch: on the CPU.
+        collate: that made it; its `text_of` says what a token is.
+
+    Raises:
+        DataError: it holds nothing that could be drawn.
+    """
+    if hasattr(collate, "draw"):
+        return collate.draw(batch)
+    if isinstance(batch, DetectionBatch):
+        names = getattr(batch, "names", None)
+        return [draw_row(batch, row, names=names) for row in range(len(batch))]
+    if isinstance(batch, ConversationBatch):
+        return draw_conversations(batch, getattr(collate, "text_of", str))
+    raise DataError(f"batches of source {batch.source!r} hold no images that could be drawn")
+
+
+def draw_conversations(batch: ConversationBatch, text_of: Callable[[int], str]) -> list[Image.Image]:
+    """Every sample as the network gets it: its first picture, and the tokens with the learned ones marked."""
+    samples = batch.image_samples.tolist()
+    pictures = []
+    for sample, draw in enumerate(batch.draws):
+        tokens = tokens_of(batch.sequences, sample, text_of)
+        image, size = None, "text"
+        if sample in samples:
+            image = as_picture(batch.images[samples.index(sample)].numpy(), CLIP_MEAN, CLIP_STD)
+            height, width = batch.original_sizes[sample]
+            size = f"{width}x{height} became {image.width}x{image.height}"
+        facts = f"{batch.source} record {draw.position}, id {batch.record_ids[sample]}: {size}"
+        pictures.append(draw_conversation(image, tokens, facts))
+    return pictures
