@@ -7,6 +7,7 @@ touched, so that a plugin's top module, and with it `mmcore --help` and `mmcore 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mmcore.contract.family import Family
 from mmcore.contract.hookspecs import hookimpl
 from mmcore.contract.mixture import ByKind, ByLength, ByTask, SourcePerBatch, SourcePerSample, WholeEpochs
 from mmcore.contract.recipe import (
@@ -26,7 +27,7 @@ from mmcore.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from mmcore.contract.model import Model
-    from mmcore.contract.protocols import DataContext, Datasets
+    from mmcore.contract.protocols import DataContext, Datasets, Evaluator
     from mmcore.contract.values import Batch, DetectionBatch, Draw, Loss, Losses, Phrase, Prediction, Sample
     from mmcore.runs.load import load
 
@@ -36,6 +37,7 @@ _LAZY = {
     "Datasets": "mmcore.contract.protocols",
     "DetectionBatch": "mmcore.contract.values",
     "Draw": "mmcore.contract.values",
+    "Evaluator": "mmcore.contract.protocols",
     "Loss": "mmcore.contract.values",
     "Losses": "mmcore.contract.values",
     "Phrase": "mmcore.contract.values",
@@ -59,6 +61,8 @@ __all__ = [
     "Datasets",
     "DetectionBatch",
     "Draw",
+    "Evaluator",
+    "Family",
     "Init",
     "LinearDecay",
     "Lora",

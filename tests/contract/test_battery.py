@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mmcore import plugins
 from mmcore.conformance.battery import Outcome, battery
-from mmcore.plugins import find as plugins
 from mmcore.plugins.scaffold import write_plugin
 
 FAMILIES = [plugin.name for plugin in plugins.inspect_all() if plugin.is_family]
@@ -59,7 +59,18 @@ def test_the_scaffold_passes_unchanged(scaffold):
 @pytest.mark.parametrize(
     ("file", "old", "new", "check", "detail"),
     [
-        ("__init__.py", "from mmcore import Stage", "import torch\nfrom mmcore import Stage", "torch", "imports torch"),
+        ("__init__.py", "from mmcore import Fam", "import torch\nfrom mmcore import Fam", "torch", "imports torch"),
+        ("__init__.py", "@hookimpl\ndef write_demo(", "def write_dmeo(", "misspelt", "did you mean 'write_demo'?"),
+        (
+            "__init__.py",
+            "from mmcore import Fam",
+            "TITLE = ''\nfrom mmcore import Fam",
+            "misspelt",
+            "Family(title=...)",
+        ),
+        ("model.py", "def prepare(", "def prepares(", "model builds", "did you mean 'prepare'?"),
+        ("model.py", "class Otter(Model)", "class Otter(nn.Module)", "model builds", "not a mmcore.Model"),
+        ("model.py", "def published(", "def publish(", "model builds", "does not implement published"),
         (
             "__init__.py",
             "def stage_params(variant",

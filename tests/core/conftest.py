@@ -23,8 +23,12 @@ def recipe(**changes):
 """
 
 FAMILY = f"""
-from mmcore import hookimpl
+from mmcore import Family, hookimpl
 {RECIPE}
+@hookimpl
+def family():
+    return Family(name=__name__.removeprefix("fake_"), title="a fake")
+
 @hookimpl
 def stage_params(variant):
     return (recipe(),)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import mmcore
 import pytest
+from mmcore import plugins
 from mmcore.cli import COMMANDS
 from mmcore.contract import mixture, recipe
 from mmcore.contract.recipe import Recipe
-from mmcore.plugins import find as plugins
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

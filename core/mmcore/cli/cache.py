@@ -12,7 +12,8 @@ from mmcore.cli.options import recipe_options, request_from
 if TYPE_CHECKING:
     from mmcore.data.cache.features import CacheJob
     from mmcore.data.cache.fill import Survey
-    from mmcore.runs.settings import Family, Settings
+    from mmcore.runs.plugin import OpenedPlugin
+    from mmcore.runs.settings import Settings
 
 _SHOWN = 20
 """Problems that are printed; --json has all."""
@@ -76,7 +77,7 @@ def cache(
         click.echo(json.dumps(told, indent=1))
 
 
-def _job(family: "Family", settings: "Settings", context: Any, dtype: str | None) -> "CacheJob":
+def _job(family: "OpenedPlugin", settings: "Settings", context: Any, dtype: str | None) -> "CacheJob":
     """What the family wants to have cached for this stage.
 
     Raises:
@@ -84,14 +85,14 @@ def _job(family: "Family", settings: "Settings", context: Any, dtype: str | None
     """
     from mmcore.errors import PluginError
 
-    offer = getattr(family.plugin.module, "data_cache", None)
-    if offer is None:
+    job = family.call("data_cache", stage=settings.stage, context=context, dtype=dtype)
+    if job is None:
         raise PluginError(
             f"{family.plugin.name} has nothing to cache",
             where=f"plugin {family.plugin.label}",
             do="choose a family whose training asks frozen networks; see its README",
         )
-    return offer(stage=settings.stage, context=context, dtype=dtype)
+    return job
 
 
 def _told(job: "CacheJob", folder: Path, found: "Survey") -> dict[str, Any]:

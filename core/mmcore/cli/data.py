@@ -13,7 +13,8 @@ from mmcore.cli.options import recipe_options, request_from
 if TYPE_CHECKING:
     from mmcore.contract.protocols import Datasets
     from mmcore.data.check import Problem
-    from mmcore.runs.settings import Family, Settings
+    from mmcore.runs.plugin import OpenedPlugin
+    from mmcore.runs.settings import Settings
 
 _SHOWN = 20
 """Problems per source that are printed; --json has all."""
@@ -35,7 +36,7 @@ data.add_command(cache)
 def sample(root: Path, train: int, val: int, seed: int) -> None:
     """Write sample data in the real on-disk formats to ROOT."""
     from mmcore.data.demo.write import write_demo
-    from mmcore.plugins.find import installed
+    from mmcore.plugins import installed
 
     write_demo(root, seed=seed, train=train, val=val)
     click.echo(f"{train} training and {val} validation scenes in {root}")
@@ -53,9 +54,9 @@ def list_formats(plugin: str | None, extensions: tuple[str, ...], as_json: bool)
 
     from mmcore.cli.formats import rows, table
     from mmcore.data.formats.registry import Formats
-    from mmcore.runs.settings import Family
+    from mmcore.runs.plugin import OpenedPlugin
 
-    brought = Family.open(plugin, extensions).formats() if plugin else ()
+    brought = OpenedPlugin.open(plugin, extensions).formats() if plugin else ()
     found = rows(Formats.of(brought))
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -163,7 +164,7 @@ def index(split: str, as_json: bool, **values: Any) -> None:
         click.echo(json.dumps(built, indent=1))
 
 
-def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
+def _settle(values: dict[str, Any]) -> "tuple[OpenedPlugin, Settings]":
     from mmcore.runs.build import data_context, prepare_demo
     from mmcore.runs.settings import settle
 
@@ -173,7 +174,7 @@ def _settle(values: dict[str, Any]) -> "tuple[Family, Settings]":
     return family, settings
 
 
-def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[str, str]]:
+def _sources(family: "OpenedPlugin", settings: "Settings", split: str) -> list[tuple[str, str]]:
     """Split and name of every source to look at; with --sources, the validation sets that a run of these would use."""
     from mmcore.errors import DataError
     from mmcore.runs.build import build_datasets
@@ -189,7 +190,7 @@ def _sources(family: "Family", settings: "Settings", split: str) -> list[tuple[s
     return train + [("val", name) for name in names]
 
 
-def _build(family: "Family", settings: "Settings", split: str, name: str) -> "Datasets":
+def _build(family: "OpenedPlugin", settings: "Settings", split: str, name: str) -> "Datasets":
     """The datasets of one source alone, so that a missing one does not hide the others."""
     from mmcore.runs.build import build_datasets
 
@@ -197,7 +198,7 @@ def _build(family: "Family", settings: "Settings", split: str, name: str) -> "Da
 
 
 def _check_one(
-    family: "Family", settings: "Settings", split: str, name: str, quick: bool, limit: int | None, workers: int
+    family: "OpenedPlugin", settings: "Settings", split: str, name: str, quick: bool, limit: int | None, workers: int
 ) -> "tuple[list[Problem], int]":
     """The problems of one source, and its number of records."""
     from mmcore.data.check import Problem, check_annotations, check_samples

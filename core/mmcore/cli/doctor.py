@@ -155,7 +155,7 @@ def _memory_gib() -> float | None:
 
 
 def _plugins(report: Report) -> None:
-    from mmcore.plugins.find import inspect_all
+    from mmcore.plugins import inspect_all
 
     facts: dict[str, Any] = {}
     for plugin in inspect_all():

@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from mmcore.contract.recipe import Stage
-    from mmcore.plugins.find import Plugin
+    from mmcore.plugins import Plugin
 
 
 @click.group(invoke_without_command=True)
@@ -24,7 +24,7 @@ def plugins(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def list_(as_json: bool) -> None:
     """Every installed plugin, broken ones with what is wrong and what to do."""
-    from mmcore.plugins.find import inspect_all
+    from mmcore.plugins import inspect_all
 
     found = [plugin.describe() for plugin in inspect_all()]
     if as_json:
@@ -58,14 +58,14 @@ def _summary(entry: dict[str, Any]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def show(name: str, variant: str | None, extensions: tuple[str, ...], as_json: bool) -> None:
     """The stages of a family: steps, batch, learning rate, data, and where the numbers come from."""
-    from mmcore.plugins import find as kit
+    from mmcore import plugins as kit
     from mmcore.runs.config import to_tree
 
     plugin = kit.load(name)
     if not plugin.is_family:
         _show_extension(plugin, as_json)
         return
-    chosen = variant or (plugin.variants[0] if plugin.variants else "default")
+    chosen = variant or plugin.variants[0]
     stages = kit.stages(kit.manager(plugin, extensions), plugin, chosen)
     if as_json:
         click.echo(
@@ -75,8 +75,8 @@ def show(name: str, variant: str | None, extensions: tuple[str, ...], as_json: b
     click.echo(f"{plugin.label}: {plugin.title}")
     others = [other for other in plugin.variants if other != chosen]
     click.echo(f"variant {chosen}" + (f"; others, with --variant: {', '.join(others)}" if others else ""))
-    if hub := getattr(plugin.module, "HUB", None):
-        click.echo(f"published checkpoints: {hub}")
+    if plugin.family and plugin.family.hub:
+        click.echo(f"published checkpoints: {', '.join(plugin.family.hub)}")
     click.echo()
     _print_table(("stage", "length", "batch", "learning rate", "starts from"), [_stage_row(stage) for stage in stages])
     for stage in stages:
@@ -138,7 +138,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: s
 def new(name: str, out: Path | None) -> None:
     """Write a complete plugin with a tiny model, a recipe, sample data, a test and a README."""
     from mmcore.errors import UsageError
-    from mmcore.plugins.find import installed
+    from mmcore.plugins import installed
     from mmcore.plugins.scaffold import write_plugin
 
     if name in installed():
@@ -159,7 +159,7 @@ def new(name: str, out: Path | None) -> None:
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
     """Run the battery that every family passes; exit code 1 when a check fails."""
-    from mmcore.plugins import find as kit
+    from mmcore import plugins as kit
 
     if name not in kit.installed():
         kit.load(name)  # says so, with the nearest name

@@ -16,13 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcore import plugins
 from mmcore.base.yamltext import to_yaml
 from mmcore.contract.recipe import Stage, matches_any
 from mmcore.errors import MmcoreError, RecipeError
-from mmcore.plugins import find as plugins
 from mmcore.runs.build import adapt, attach, build_datasets, build_model, prepare_demo
 from mmcore.runs.config import from_tree, to_tree
-from mmcore.runs.settings import Family, Settings, active_sources
+from mmcore.runs.plugin import OpenedPlugin
+from mmcore.runs.settings import Settings, active_sources
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class Subject:
 
     name: str
     data: Path
-    family: Family
+    family: OpenedPlugin
     variant: str
     stage: Stage
 
@@ -118,14 +119,15 @@ def battery(name: str) -> Iterator[Outcome]:
         return
     yield _try("importing it does not import torch", lambda: _stays_light(name))
     plugin = plugins.load(name)
+    yield _try("nothing in it is misspelt or left over", lambda: _nothing_stale(plugin))
     if not plugin.is_family:
         return
-    family = Family.open(name)
+    family = OpenedPlugin.open(name)
     recipes = _try("its recipes validate and survive YAML", lambda: _recipes_validate(family))
     yield recipes
     if not recipes.ok:
         return
-    variant = "tiny" if "tiny" in plugin.variants else (plugin.variants or ("default",))[-1]
+    variant = "tiny" if "tiny" in plugin.variants else plugin.variants[-1]
     with tempfile.TemporaryDirectory(prefix="mmcore-check-") as folder, _environment(MMCORE_CACHE=folder):
         for stage in family.stages(variant):
             subject = Subject(name, Path(folder) / "demo", family, variant, stage)
@@ -183,10 +185,10 @@ def _environment(**values: str) -> Generator[None, None, None]:
 
 _LIGHT = """
 import sys
-from mmcore.plugins import find as plugins
-from mmcore.runs.settings import Family
-family = Family.open(sys.argv[1])
-for variant in family.plugin.variants or ("default",):
+from mmcore import plugins
+from mmcore.runs.plugin import OpenedPlugin
+family = OpenedPlugin.open(sys.argv[1])
+for variant in family.plugin.variants:
     family.stages(variant)
 sys.exit(3 if "torch" in sys.modules else 0)
 """
@@ -203,11 +205,18 @@ def _stays_light(name: str) -> str:
     return ""
 
 
-def _recipes_validate(family: Family) -> str:
+def _nothing_stale(plugin: plugins.Plugin) -> str:
+    assert plugin.module is not None
+    found = plugins.suspicions(plugin.module)
+    _require(not found, "\n".join(found))
+    return ""
+
+
+def _recipes_validate(family: OpenedPlugin) -> str:
     from mmcore.base.yamltext import parse_yaml
 
     count = 0
-    for variant in family.plugin.variants or ("default",):
+    for variant in family.plugin.variants:
         for stage in family.stages(variant):
             again = from_tree(parse_yaml(to_yaml(to_tree(stage)), "battery"), f"{variant} {stage.name}")
             _require(
@@ -347,7 +356,7 @@ def _typos_are_caught(subject: Subject) -> str:
     return ""
 
 
-def _build_train(family: Family, settings: Settings) -> "Datasets":
+def _build_train(family: OpenedPlugin, settings: Settings) -> "Datasets":
     return build_datasets(family, settings, "train")
 
 

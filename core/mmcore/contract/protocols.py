@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -85,29 +86,39 @@ class Order(Protocol):
         ...
 
 
-class Evaluator(Protocol):
-    """One published protocol. Each process updates its own evaluator; the states are merged on the first.
+class Evaluator:
+    """One published protocol. Each process updates its own evaluator; the states are merged on the first."""
 
-    Optional methods: `results(items)` gives what `predictions.json` holds, `write(items, folder)` writes anything else
-    beside it, such as a picture or a file for another tool.
-    """
+    category_ap: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    """AP of each category by name, for each kind of overlap, where the protocol has it; filled by `summarise`."""
 
     @property
     def metric_names(self) -> Sequence[str]:
         """What `summarise` can give, `*` for what depends on the data; a recipe may name these and no others."""
-        ...
+        raise NotImplementedError
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the predictions of one batch, in the order of its images."""
-        ...
+        raise NotImplementedError
 
     def state(self) -> list[Any]:
         """What was taken in, as JSON-serialisable items, to be sent to the first process."""
-        ...
+        raise NotImplementedError
 
     def summarise(self, items: Sequence[Any]) -> dict[str, float]:
         """Metrics from the items of all processes; an image that several processes saw counts once."""
-        ...
+        raise NotImplementedError
+
+    def results(self, items: Sequence[Any]) -> Any:
+        """What `predictions.json` holds; None for no such file."""
+        del items
+
+    def write(self, items: Sequence[Any], folder: Path) -> None:
+        """Write anything else beside it, such as a picture or a file for another tool."""
+
+
+Metric = Callable[[Sequence[Any]], float]
+"""A figure made of an evaluator's items, those of all processes; an image that several of them saw comes once."""
 
 
 Collate = Callable[[Sequence[Any], int], Batch]

@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 from mmcore.data.records import Records
 from mmcore.errors import ShapeError
@@ -34,7 +35,7 @@ IouType = Literal["bbox", "segm"]
 AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
 
 
-class CocoEvaluator:
+class CocoEvaluator(Evaluator):
     """AP and AR over the images that were taken in, by the protocol of the COCO detection challenge.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 from mmcore.evaluate.ground_truth import (
     Item,
@@ -30,7 +31,7 @@ from mmcore.geometry import masks
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-class RefCocoEvaluator:
+class RefCocoEvaluator(Evaluator):
     """Box precision and mask IoU of referring predictions.
 
     Args:

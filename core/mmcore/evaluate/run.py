@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 
 from mmcore.base.distributed import Place, all_gather_json, broadcast_json, gather_json
 from mmcore.base.files import replace_text
-from mmcore.contract.protocols import Collate, Datasets, DataSource
+from mmcore.contract.protocols import Collate, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Batch, Draw
 from mmcore.data.bad import Incident, Policy
 from mmcore.data.loader import DEADLINE_S
 from mmcore.data.parcel import Unpacker, pack
-from mmcore.errors import CheckpointError, DataError, MmcoreError, UsageError, suggest
+from mmcore.errors import CheckpointError, DataError, MmcoreError, PluginError, UsageError, suggest
 
 
 def evaluate(
@@ -118,7 +118,7 @@ def _first(stage: Stage, source: str, metrics: dict[str, float]) -> dict[str, fl
     return {name: metrics[name] for name in [*wanted, *metrics]}
 
 
-def _pick(datasets: Datasets, source: str) -> tuple[DataSource, Any]:
+def _pick(datasets: Datasets, source: str) -> tuple[DataSource, Evaluator]:
     known = [name for name in datasets.sources if name in datasets.evaluators]
     if source not in known:
         raise UsageError(
@@ -127,7 +127,13 @@ def _pick(datasets: Datasets, source: str) -> tuple[DataSource, Any]:
             known=known or "none",
             do=suggest(source, known, "choose among these"),
         )
-    return datasets.sources[source], datasets.evaluators[source]()
+    evaluator = datasets.evaluators[source]()
+    if not isinstance(evaluator, Evaluator):
+        raise PluginError(
+            f"the evaluator of {source!r} is a {type(evaluator).__name__}, not a mmcore.Evaluator",
+            do="derive its class from mmcore.Evaluator, which has defaults for what it leaves out",
+        )
+    return datasets.sources[source], evaluator
 
 
 class _Batches(torch.utils.data.Dataset[Any]):
@@ -293,7 +299,7 @@ def _gather(items: list[Any], place: Place) -> list[Any]:
 
 
 def _write(
-    folder: Path, source: str, evaluator: Any, items: list[Any], metrics: dict[str, float], seconds: float
+    folder: Path, source: str, evaluator: Evaluator, items: list[Any], metrics: dict[str, float], seconds: float
 ) -> None:
     record = {
         "source": source,
@@ -301,14 +307,14 @@ def _write(
         "records": len({item.get("record_id", item["image_id"]) for item in items if "image_id" in item}),
         "seconds": round(seconds, 1),
         "metrics": metrics,
-        "categories": getattr(evaluator, "category_ap", {}),
+        "categories": {kind: dict(values) for kind, values in evaluator.category_ap.items()},
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if hasattr(evaluator, "results"):
-            replace_text(folder / "predictions.json", json.dumps(evaluator.results(items)) + "\n")
-        if hasattr(evaluator, "write"):
-            evaluator.write(items, folder)
+        results = evaluator.results(items)
+        if results is not None:
+            replace_text(folder / "predictions.json", json.dumps(results) + "\n")
+        evaluator.write(items, folder)
         replace_text(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"cannot write into {folder}: {error.strerror}", do="choose another folder") from None

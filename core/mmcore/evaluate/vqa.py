@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mmcore.base.files import replace_text
 from mmcore.base.hashing import name_key
+from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import DataError, MissingDataError
 
@@ -183,7 +184,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 Item = dict[str, Any]
 
 
-class AnswerEvaluator:
+class AnswerEvaluator(Evaluator):
     """Collects answers to a file's questions; `accuracy`, one accuracy per category, and what blind guessing reaches.
 
         accuracy             share of the questions answered right (VQA accuracy where several people answered)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from mmcore.errors import DataError, RecipeError, suggest
+from mmcore.errors import DataError, PluginError, RecipeError, suggest
 from mmcore.language.sequence import Turn
 
 MARKER = "<image>"
@@ -313,15 +313,36 @@ ALIASES = {
 """Other published names of the same templates."""
 
 
+_brought: dict[str, Template] = {}
+
+
+def add_templates(templates: Mapping[str, Template]) -> None:
+    """Templates of plugins, known by their names from now on; the same ones may come again.
+
+    Raises:
+        PluginError: the core has one of this name, or another one was added under it.
+    """
+    for name, one in templates.items():
+        if not isinstance(one, Template):
+            raise PluginError(f"conversation_templates gives a {type(one).__name__} under {name!r}, not a Template")
+        if name in TEMPLATES or name in ALIASES or _brought.get(name, one) != one:
+            raise PluginError(
+                f"there is another conversation template {name!r}",
+                where="the hook conversation_templates",
+                do="choose another name for the plugin's",
+            )
+        _brought[name] = one
+
+
 def template(name: str) -> Template:
-    """The template of a published name.
+    """The template of a published name, or of a plugin.
 
     Raises:
         RecipeError: there is none of this name.
     """
-    found = TEMPLATES.get(ALIASES.get(name, name))
+    found = TEMPLATES.get(ALIASES.get(name, name)) or _brought.get(name)
     if found is None:
-        known = [*TEMPLATES, *ALIASES]
+        known = [*TEMPLATES, *ALIASES, *_brought]
         raise RecipeError(
             f"there is no conversation template {name!r}",
             where="model.template",

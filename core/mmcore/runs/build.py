@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.base.hashing import mix, name_key
+from mmcore.contract.recipe import Stage
 from mmcore.errors import DataError, MissingDataError, PluginError, UsageError
 from mmcore.runs.checks import check_model
-from mmcore.runs.settings import Family, Settings, active_sources, cache_folder
+from mmcore.runs.plugin import OpenedPlugin
+from mmcore.runs.settings import Settings, active_sources, cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from mmcore.contract.protocols import DataContext, Datasets, Order
 
 
-def build_model(family: Family, settings: Settings) -> "Model":
+def build_model(family: OpenedPlugin, settings: Settings) -> "Model":
     """The family's module for these settings, seeded, with freshly initialised weights.
 
     Inside `mmcore.weights.skeleton.skeleton` its parameters are on meta: shapes and names without memory.
@@ -30,6 +33,7 @@ def build_model(family: Family, settings: Settings) -> "Model":
     from mmcore.contract.model import Model, missing_methods
     from mmcore.train.recompute import recompute
 
+    _learn_templates(family)
     torch.manual_seed(settings.seed)
     model = family.call("build_model", stage=settings.stage, variant=settings.variant)
     if not isinstance(model, Model):
@@ -48,6 +52,14 @@ def build_model(family: Family, settings: Settings) -> "Model":
     if settings.stage.gradient_checkpointing:
         recompute(model, settings.stage)
     return model
+
+
+def _learn_templates(family: OpenedPlugin) -> None:
+    """Have the core know the conversation templates that plugins bring."""
+    if family.implements("conversation_templates"):
+        from mmcore.language.conversation import add_templates
+
+        add_templates(family.templates())
 
 
 def _kind(value: Any) -> str:
@@ -104,17 +116,13 @@ def _context(settings: Settings) -> "DataContext":
     )
 
 
-def prepare_demo(family: Family, settings: Settings) -> None:
+def prepare_demo(family: OpenedPlugin, settings: Settings) -> None:
     """Write the sample data of --demo where the settings expect it; returns at once when it is there."""
-    if not settings.demo:
-        return
-    write = getattr(family.plugin.module, "write_demo", None)
-    if write is None:
-        from mmcore.data.demo.write import write_demo as write
-    write(Path(settings.data))
+    if settings.demo:
+        family.write_demo(Path(settings.data))
 
 
-def build_datasets(family: Family, settings: Settings, split: str) -> "Datasets":
+def build_datasets(family: OpenedPlugin, settings: Settings, split: str) -> "Datasets":
     """The joined answers of the family and its extensions for one split.
 
     Raises:
@@ -123,6 +131,7 @@ def build_datasets(family: Family, settings: Settings, split: str) -> "Datasets"
     """
     from mmcore.contract.protocols import Datasets
 
+    _learn_templates(family)
     context = replace(data_context(settings), formats=family.formats())
     answers = family.call("build_datasets", stage=settings.stage, split=split, context=context)
     parts = [answer for answer in answers if answer is not None]
@@ -135,7 +144,7 @@ def build_datasets(family: Family, settings: Settings, split: str) -> "Datasets"
     joined = Datasets(
         sources=_join([part.sources for part in parts], family),
         collate=_join([part.collate for part in parts], family),
-        evaluators=_join([part.evaluators for part in parts], family),
+        evaluators=_with_metrics(_join([part.evaluators for part in parts], family), family, settings.stage),
     )
     if split == "train":
         for name in active_sources(settings):
@@ -149,7 +158,23 @@ def build_datasets(family: Family, settings: Settings, split: str) -> "Datasets"
     return joined
 
 
-def _join(parts: Sequence[Mapping[str, Any]], family: Family) -> dict[str, Any]:
+def _with_metrics(evaluators: dict[str, Any], family: OpenedPlugin, stage: Stage) -> dict[str, Any]:
+    """The evaluators, with the plugins' metrics where the recipe names them."""
+    added = family.metrics() if evaluators else {}
+    if not added:
+        return evaluators
+    from mmcore.evaluate.metrics import WithMetrics
+
+    result = dict(evaluators)
+    for name, make in evaluators.items():
+        asked = set(stage.validation[name].metrics) if name in stage.validation else set()
+        asked |= {stage.best_metric.removeprefix(f"{name}/")} if stage.best_metric else set()
+        if wanted := {metric: added[metric] for metric in added if metric in asked}:
+            result[name] = partial(WithMetrics, make, wanted)
+    return result
+
+
+def _join(parts: Sequence[Mapping[str, Any]], family: OpenedPlugin) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():

@@ -12,7 +12,8 @@ from mmcore.base import hub
 from mmcore.contract.recipe import Stage
 from mmcore.errors import MissingDataError, UsageError
 from mmcore.runs.build import adapt, attach, build_model
-from mmcore.runs.settings import Family, Settings, read_settings
+from mmcore.runs.plugin import OpenedPlugin
+from mmcore.runs.settings import Settings, read_settings
 from mmcore.weights.files import read_tensors
 from mmcore.weights.maps import LoadReport
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def starting_model(
-    family: Family, settings: Settings, folder: Path | None = None, keeping: "Keeping | None" = None
+    family: OpenedPlugin, settings: Settings, folder: Path | None = None, keeping: "Keeping | None" = None
 ) -> "tuple[Model, list[dict[str, Any]]]":
     """The model of a new run with its starting values, and what they come from (see `initialise`).
 
@@ -64,7 +65,7 @@ def starting_model(
 
 
 def resumed_model(
-    family: Family, settings: Settings, folder: Path | None = None, keeping: "Keeping | None" = None
+    family: OpenedPlugin, settings: Settings, folder: Path | None = None, keeping: "Keeping | None" = None
 ) -> "tuple[Model, list[dict[str, Any]]]":
     """The model of a run that goes on: a skeleton, which the training loop fills from the newest checkpoint."""
     from mmcore.weights.skeleton import skeleton
@@ -77,7 +78,7 @@ def resumed_model(
     return model, []
 
 
-def _frozen(family: Family, settings: Settings) -> set[str]:
+def _frozen(family: OpenedPlugin, settings: Settings) -> set[str]:
     """Names of parameters that the run does not train, those that get an adapter included."""
     from mmcore.train.lora import without_base
     from mmcore.train.optim import freeze
@@ -90,7 +91,7 @@ def _frozen(family: Family, settings: Settings) -> set[str]:
     return {without_base(name) for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
 
-def _draw_rest(model: "Model", registered: "Sequence[nn.Parameter]", family: Family, settings: Settings) -> None:
+def _draw_rest(model: "Model", registered: "Sequence[nn.Parameter]", family: OpenedPlugin, settings: Settings) -> None:
     """Fresh values for the parameters that no file filled, by building the model again with these alone."""
     from mmcore.weights.fill import fill, unfilled
     from mmcore.weights.skeleton import skeleton

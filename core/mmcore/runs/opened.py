@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mmcore.errors import WeightsError
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.config import from_tree
-from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings
+from mmcore.runs.plugin import OpenedPlugin
+from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings
 from mmcore.weights.files import read_tensors
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class OpenedModel:
 
     model: "Model"
     settings: Settings
-    family: Family
+    family: OpenedPlugin
     run_dir: Path | None
     step: int
     origin: str
@@ -53,7 +54,7 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
         return from_pretrained(path)
     run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
     settings = read_settings(run_dir)
-    family = Family.open(settings.plugin, settings.extensions)
+    family = OpenedPlugin.open(settings.plugin, settings.extensions)
     loaded = load(path if run_dir != path else run_dir, checkpoint)
     with skeleton():
         model = build_model(family, settings)
@@ -86,7 +87,7 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
         settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"not a folder that mmcore exported: {error}", where=folder) from None
-    family = Family.open(settings.plugin)
+    family = OpenedPlugin.open(settings.plugin)
     with skeleton():
         model = build_model(family, settings)
     load_exactly(model, read_tensors(folder), str(folder))

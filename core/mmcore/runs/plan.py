@@ -14,7 +14,8 @@ from mmcore.errors import MmcoreError
 from mmcore.runs.build import adapt, build_datasets, build_model, data_context, prepare_demo, total_steps
 from mmcore.runs.checks import check_metrics
 from mmcore.runs.config import Origins, to_tree
-from mmcore.runs.settings import Family, Request, Settings, active_sources, settle, validations
+from mmcore.runs.plugin import OpenedPlugin
+from mmcore.runs.settings import Request, Settings, active_sources, settle, validations
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Pl
     return plan
 
 
-def _look(family: Family, settings: Settings, plan: Plan) -> None:
+def _look(family: OpenedPlugin, settings: Settings, plan: Plan) -> None:
     """Data on this disk and the model's shapes; the Hub is not asked."""
     prepare_demo(family, settings)
     counts = _count_records(family, settings, plan)
@@ -136,7 +137,7 @@ def _look(family: Family, settings: Settings, plan: Plan) -> None:
     _take_notes(family, settings, plan)
 
 
-def _count_records(family: Family, settings: Settings, plan: Plan) -> dict[str, int]:
+def _count_records(family: OpenedPlugin, settings: Settings, plan: Plan) -> dict[str, int]:
     """Records by source; where one source has a problem, each is opened alone, so that it does not hide the others."""
     try:
         whole = build_datasets(family, settings, "train").sources
@@ -168,7 +169,7 @@ def _files(entry: Source | Validation) -> str:
     return entry.annotations if isinstance(entry.annotations, str) else ", ".join(entry.annotations)
 
 
-def _describe_validation(family: Family, settings: Settings, plan: Plan) -> list[SourcePlan]:
+def _describe_validation(family: OpenedPlugin, settings: Settings, plan: Plan) -> list[SourcePlan]:
     """Each validation set, and whether its metrics exist; opened together, or one by one where one has a problem."""
     from mmcore.contract.protocols import Datasets
 
@@ -203,17 +204,16 @@ def _validation(name: str, entry: Validation, found: int | str) -> SourcePlan:
     return SourcePlan(name, entry.format, _files(entry), 0.0, records, None, problem)
 
 
-def _take_notes(family: Family, settings: Settings, plan: Plan) -> None:
-    tell = getattr(family.plugin.module, "plan_notes", None)
-    if tell is None:
+def _take_notes(family: OpenedPlugin, settings: Settings, plan: Plan) -> None:
+    if not family.implements("plan_notes"):
         return
     try:
-        plan.notes += tell(stage=settings.stage, context=data_context(settings))
+        plan.notes += family.notes(settings.stage, data_context(settings))
     except MmcoreError as error:
         plan.problems.append(str(error))
 
 
-def _describe_parameters(family: Family, settings: Settings, plan: Plan) -> None:
+def _describe_parameters(family: OpenedPlugin, settings: Settings, plan: Plan) -> None:
     from mmcore.train.optim import freeze, parameter_groups
     from mmcore.weights.skeleton import skeleton
 

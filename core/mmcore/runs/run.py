@@ -20,8 +20,9 @@ from mmcore.runs.build import (
 )
 from mmcore.runs.checks import check_metrics
 from mmcore.runs.config import to_tree
+from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.resume import Changes, changed, compare_data, compare_layout
-from mmcore.runs.settings import CONFIG_NAME, Family, Settings, read_settings, write_config, write_run_record
+from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_config, write_run_record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +44,7 @@ class FinishedRun:
 
 
 def start_run(
-    family: Family, settings: Settings, out: Path | None, *, nproc: int = 1, hostfile: Path | None = None
+    family: OpenedPlugin, settings: Settings, out: Path | None, *, nproc: int = 1, hostfile: Path | None = None
 ) -> Path:
     """Train in a new run folder, here or in processes of its own.
 
@@ -90,7 +91,7 @@ def resume_run(run_dir: Path, changes: Changes, *, nproc: int = 1, hostfile: Pat
     if nproc > 1 or hostfile is not None:
         _launch(run_dir, nproc, hostfile, changes)
         return run_dir
-    family = Family.open(settings.plugin, settings.extensions)
+    family = OpenedPlugin.open(settings.plugin, settings.extensions)
     _train(family, settings, run_dir, kept, resume=True, changed_data=changes.allow_changed_data)
     return run_dir
 
@@ -119,7 +120,7 @@ def _launched() -> bool:
 
 
 def _train(
-    family: Family, settings: Settings, run_dir: Path, kept: Settings, *, resume: bool, changed_data: bool = False
+    family: OpenedPlugin, settings: Settings, run_dir: Path, kept: Settings, *, resume: bool, changed_data: bool = False
 ) -> None:
     """Build everything and train, on this process; why it failed stands in the run's log.
 
@@ -150,7 +151,7 @@ def _train(
             raise
 
 
-def _train_locked(family: Family, settings: Settings, run_dir: Path, *, resume: bool, changed_data: bool) -> None:
+def _train_locked(family: OpenedPlugin, settings: Settings, run_dir: Path, *, resume: bool, changed_data: bool) -> None:
     from mmcore.base import distributed
     from mmcore.data.loader import Loader
     from mmcore.runs.before import measure_before
@@ -307,7 +308,7 @@ def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
 
 
 def _finish(
-    family: Family, settings: Settings, run_dir: Path, model: "nn.Module", step: int, metrics: Mapping[str, float]
+    family: OpenedPlugin, settings: Settings, run_dir: Path, model: "nn.Module", step: int, metrics: Mapping[str, float]
 ) -> None:
     """After the last step, on the first process: curves, then the plugins' own work with the final weights."""
     from mmcore.runs.opened import open_model
@@ -316,7 +317,7 @@ def _finish(
 
     if (run_dir / "metrics.jsonl").exists():
         plot_curves(run_dir)
-    if not family.hooks.hook.post_train.get_hookimpls():
+    if not family.implements("post_train"):
         return
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):  # under ZeRO-3 this process has a part
         model = open_model(run_dir).model

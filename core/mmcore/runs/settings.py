@@ -12,22 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import pluggy
 from pydantic import ValidationError
 
+from mmcore import plugins
 from mmcore.base.jsonfile import read_json
 from mmcore.base.yamltext import read_yaml, to_yaml
 from mmcore.contract.recipe import Recipe, Source, Stage, Validation
-from mmcore.errors import CheckpointError, PluginError, RecipeError, UsageError, suggest
-from mmcore.plugins import find as plugins
+from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
 from mmcore.runs.config import Origins, from_tree, resolve, to_tree
+from mmcore.runs.plugin import OpenedPlugin
 from mmcore.version import API_VERSION, __version__
 
-if TYPE_CHECKING:
-    from mmcore.data.formats.format import Format
-
+Family = OpenedPlugin  # its former name
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
 PRECIOUS_VERSIONS = ("torch", "torchvision", "transformers", "deepspeed", "peft", "safetensors", "numpy", "pycocotools")
@@ -62,49 +60,6 @@ class Settings(Recipe):
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """The chosen plugin with its verified hooks."""
-
-    plugin: plugins.Plugin
-    hooks: pluggy.PluginManager
-
-    @classmethod
-    def open(cls, name: str, extensions: Sequence[str] = ()) -> "Family":
-        """Load one family and the named extensions.
-
-        Raises:
-            PluginError: one of them is missing, broken or incompatible.
-        """
-        plugin = plugins.load(name)
-        return cls(plugin, plugins.manager(plugin, extensions))
-
-    def stages(self, variant: str) -> tuple[Stage, ...]:
-        return plugins.stages(self.hooks, self.plugin, variant)
-
-    def call(self, hook: str, **arguments: Any) -> Any:
-        return plugins.call(self.hooks, self.plugin, hook, **arguments)
-
-    def learns(self) -> tuple[str, ...]:
-        """The tasks of annotations that the family learns.
-
-        Raises:
-            PluginError: it does not say.
-        """
-        tasks = tuple(getattr(self.plugin.module, "learned_tasks", tuple)())
-        if not tasks:
-            raise PluginError(
-                "does not say which tasks it learns, so it cannot be given own data",
-                where=f"plugin {self.plugin.label}",
-                do="write a --config file with the sources it reads",
-            )
-        return tasks
-
-    def formats(self) -> "tuple[Format, ...]":
-        """The annotation formats that the family brings beside the core's."""
-        return tuple(getattr(self.plugin.module, "annotation_formats", tuple)())
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """What a command line asks for, before anything is looked up."""
 
@@ -131,13 +86,13 @@ class Request:
     track: Literal["trackio", "wandb", "swanlab"] | None = None
 
 
-def settle(request: Request) -> tuple[Family, Settings, Origins]:
+def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     """Resolve a request to complete settings, with the origin of every changed recipe entry.
 
     Raises:
         UsageError: a plugin, stage, variant, key or source does not exist, with the nearest name.
     """
-    family = Family.open(request.plugin, request.extensions)
+    family = OpenedPlugin.open(request.plugin, request.extensions)
     variant = request.variant or _default_variant(family.plugin, request.demo)
     stage = plugins.find_stage(family.stages(variant), request.stage or "finetune", family.plugin)
     stage, brought = _with_own_data(stage, request, family)
@@ -165,7 +120,7 @@ def settle(request: Request) -> tuple[Family, Settings, Origins]:
     return family, settings, origins
 
 
-def _with_own_data(stage: Stage, request: Request, family: Family) -> tuple[Stage, Origins]:
+def _with_own_data(stage: Stage, request: Request, family: OpenedPlugin) -> tuple[Stage, Origins]:
     """The stage with the data of --own and --add, and where its entries come from."""
     if request.own is None and not request.add:
         return stage, {}
@@ -185,9 +140,7 @@ def _with_own_data(stage: Stage, request: Request, family: Family) -> tuple[Stag
 
 
 def _default_variant(plugin: plugins.Plugin, demo: bool) -> str:
-    if demo and "tiny" in plugin.variants:
-        return "tiny"
-    return plugin.variants[0] if plugin.variants else "default"
+    return "tiny" if demo and "tiny" in plugin.variants else plugin.variants[0]
 
 
 def _default_workers() -> int:
@@ -276,7 +229,7 @@ def read_settings(run_dir: Path) -> Settings:
 
 def write_run_record(
     settings: Settings,
-    family: Family,
+    family: OpenedPlugin,
     run_dir: Path,
     fingerprints: Mapping[str, str],
     started_from: Sequence[Mapping[str, Any]],

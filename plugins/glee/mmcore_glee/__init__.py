@@ -1,20 +1,27 @@
 """GLEE (Wu et al., CVPR 2024, arXiv 2312.09158): a detector and segmenter whose classifier is a text encoder.
 
-The four hooks, one line of work each; heavy imports stay inside them.
+The hooks, one line of work each; heavy imports stay inside them.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmcore import Stage, hookimpl
+from mmcore import Family, Stage, hookimpl
 
 if TYPE_CHECKING:
-    from mmcore import DataContext, Datasets
-    from torch import nn
+    from mmcore import DataContext, Datasets, Model
 
-TITLE = "GLEE: open-vocabulary detection, segmentation and grounding in images"
-VARIANTS = ("lite", "plus", "tiny")
-REQUIRES_API = ">=0.1,<0.2"
+
+@hookimpl
+def family() -> Family:
+    """Who it is."""
+    return Family(
+        name="glee",
+        title="GLEE: open-vocabulary detection, segmentation and grounding in images",
+        variants=("lite", "plus", "tiny"),
+        learns=("detect", "segment", "refer", "ground"),
+        requires_api=">=0.1,<0.2",
+    )
 
 
 @hookimpl
@@ -26,7 +33,7 @@ def stage_params(variant: str) -> tuple[Stage, ...]:
 
 
 @hookimpl
-def build_model(stage: Stage, variant: str) -> "nn.Module":
+def build_model(stage: Stage, variant: str) -> "Model":
     """GLEE with fresh weights."""
     from mmcore_glee.model import build
 
@@ -41,13 +48,9 @@ def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Dataset
     return build(stage, split, context)
 
 
-def learned_tasks() -> tuple[str, ...]:
-    """The tasks of annotations that own data may serve."""
-    return ("detect", "segment", "refer", "ground")
-
-
-def write_demo(root: Path) -> Path:
+@hookimpl
+def write_demo(root: Path) -> None:
     """Sample scenes in the formats of COCO and RefCOCO, for --demo."""
     from mmcore_glee.data.demo import write_demo
 
-    return write_demo(root)
+    write_demo(root)

@@ -11,7 +11,7 @@ from mmcore.data.formats.registry import Formats
 from mmcore.evaluate.run import evaluate
 from mmcore.runs.own import with_own
 from mmcore.show.draw import draw_row
-from mmcore_glee import learned_tasks
+from mmcore_glee import family
 from mmcore_glee.data import build
 from mmcore_glee.data.assemble import LEARNS
 from mmcore_glee.model import build as build_model
@@ -39,7 +39,7 @@ def described(root: Path, name: str) -> tuple[Stage, list[str]]:
     file = f"{{annotations: {annotations}, images: '{written.images}'}}"
     judged = f"\nval: {file}" if FORMATS[name].evaluator else ""
     (root / "own.yaml").write_text(f"name: mine\ntrain: {file}{judged}\n")
-    return with_own(FINETUNE, root / "own.yaml", FORMATS, learned_tasks())
+    return with_own(FINETUNE, root / "own.yaml", FORMATS, family().learns)
 
 
 @pytest.mark.parametrize("name", SERVING)

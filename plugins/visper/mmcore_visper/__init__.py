@@ -1,30 +1,30 @@
 """VisPer-LM (Jain et al., NeurIPS 2025, arXiv 2412.09585): LLaVA whose hidden states also say what vision models see.
 
-The four hooks, one line of work each; heavy imports stay inside them.
+The hooks, one line of work each; heavy imports stay inside them.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmcore import Stage, hookimpl
+from mmcore import Family, Stage, hookimpl
 
 if TYPE_CHECKING:
-    from mmcore import DataContext, Datasets
+    from mmcore import DataContext, Datasets, Model
     from mmcore.data.cache.features import CacheJob
     from mmcore.data.formats.format import Format
     from mmcore.runs.run import FinishedRun
-    from torch import nn
 
-TITLE = "VisPer-LM: visual instruction tuning with embedding objectives, and the LLaVA-1.5 baseline"
-VARIANTS = (
-    "llama3-vit",
-    "llama3-convnext",
-    "phi3-vit",
-    "phi3-convnext",
-    "llava15-llama3-vit",
-    "tiny",
-)
-REQUIRES_API = ">=0.1,<0.2"
+
+@hookimpl
+def family() -> Family:
+    """Who it is."""
+    return Family(
+        name="visper",
+        title="VisPer-LM: visual instruction tuning with embedding objectives, and the LLaVA-1.5 baseline",
+        variants=("llama3-vit", "llama3-convnext", "phi3-vit", "phi3-convnext", "llava15-llama3-vit", "tiny"),
+        learns=("converse", "caption"),
+        requires_api=">=0.1,<0.2",
+    )
 
 
 @hookimpl
@@ -36,7 +36,7 @@ def stage_params(variant: str) -> tuple[Stage, ...]:
 
 
 @hookimpl
-def build_model(stage: Stage, variant: str) -> "nn.Module":
+def build_model(stage: Stage, variant: str) -> "Model":
     """VisPer-LM with fresh weights."""
     from mmcore_visper.build import build
 
@@ -59,11 +59,7 @@ def post_train(run: "FinishedRun") -> None:
     after_training(run)
 
 
-def learned_tasks() -> tuple[str, ...]:
-    """The tasks of annotations that own data may serve."""
-    return ("converse", "caption")
-
-
+@hookimpl
 def annotation_formats() -> "tuple[Format, ...]":
     """Captions as the probing reads them, and the question files of the benchmarks."""
     from mmcore_visper.data.formats import FORMATS
@@ -71,6 +67,7 @@ def annotation_formats() -> "tuple[Format, ...]":
     return FORMATS
 
 
+@hookimpl
 def data_cache(stage: Stage, context: "DataContext", dtype: str | None = None) -> "CacheJob":
     """The teachers' targets of every picture, for `mmcore data cache`."""
     from mmcore_visper.data.cached import data_cache
@@ -78,6 +75,7 @@ def data_cache(stage: Stage, context: "DataContext", dtype: str | None = None) -
     return data_cache(stage, context, dtype)
 
 
+@hookimpl
 def plan_notes(stage: Stage, context: "DataContext") -> tuple[str, ...]:
     """Cache or live teachers, for `mmcore plan`."""
     from mmcore_visper.targets import plan_notes
@@ -85,8 +83,9 @@ def plan_notes(stage: Stage, context: "DataContext") -> tuple[str, ...]:
     return plan_notes(stage, context)
 
 
-def write_demo(root: Path) -> Path:
+@hookimpl
+def write_demo(root: Path) -> None:
     """Sample scenes with conversations in the formats of LLaVA, for --demo."""
     from mmcore_visper.data.demo import write_demo
 
-    return write_demo(root)
+    write_demo(root)

@@ -125,14 +125,14 @@ def after_training(run: "FinishedRun") -> None:
 def _export(run: "FinishedRun") -> Path:
     from mmcore.runs.export import export
     from mmcore.runs.opened import OpenedModel
-    from mmcore.runs.settings import Family
+    from mmcore.runs.plugin import OpenedPlugin
 
     place = run.run_dir / "exports" / "hf"
     if place.exists() and any(place.iterdir()):
         place = place.with_name(f"hf-step-{run.step:08d}")
     if place.exists() and any(place.iterdir()):
         return place
-    family = Family.open(run.settings.plugin)
+    family = OpenedPlugin.open(run.settings.plugin)
     opened = OpenedModel(run.model, run.settings, family, run.run_dir, run.step, str(run.run_dir))
     export(opened, "hf", place, precision="bf16" if run.settings.stage.precision == "bf16" else None)
     return place

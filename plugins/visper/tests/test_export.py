@@ -21,7 +21,8 @@ from mmcore.language.llava.layout import expressible
 from mmcore.language.tokens import load_tokenizer
 from mmcore.runs import export as core_export
 from mmcore.runs.opened import OpenedModel, from_pretrained
-from mmcore.runs.settings import Family, Settings
+from mmcore.runs.plugin import OpenedPlugin
+from mmcore.runs.settings import Settings
 from mmcore.train.lora import add_lora
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.weights.files import read_tensors
@@ -101,7 +102,7 @@ def visper(config: VisperConfig, seed: int = 0) -> Visper:
 def opened(model: nn.Module, stage: Any = None, variant: str = "tiny") -> OpenedModel:
     stage = stage or stages("tiny")[1]
     settings = Settings(plugin="visper", variant=variant, stage=stage, data="data")
-    return OpenedModel(model, settings, Family.open("visper"), None, 7, "test")
+    return OpenedModel(model, settings, OpenedPlugin.open("visper"), None, 7, "test")
 
 
 @pytest.fixture(scope="module")

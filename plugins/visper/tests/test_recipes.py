@@ -7,11 +7,11 @@ import torch
 from mmcore.contract.mixture import ByLength, WholeEpochs
 from mmcore.contract.recipe import Cosine, Stage, matches_any
 from mmcore.train.schedule import factor
-from mmcore_visper import VARIANTS
+from mmcore_visper import family
 from mmcore_visper.config import VARIANTS as CONFIGS
 from mmcore_visper.recipes import stages
 
-PUBLISHED = [variant for variant in VARIANTS if variant != "tiny"]
+PUBLISHED = [variant for variant in family().variants if variant != "tiny"]
 
 
 def stage(variant: str, name: str) -> Stage:
@@ -47,7 +47,7 @@ def test_every_stage_but_the_first_groups_by_modality(name: str) -> None:
     assert stage("llama3-vit", "pt").data.mixture == WholeEpochs()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", family().variants)
 def test_every_setting_of_every_stage_exists(variant: str) -> None:
     for one in stages(variant):
         CONFIGS[variant].replace(**one.model)
@@ -59,7 +59,7 @@ def test_the_baseline_trains_its_projector_alone_and_has_no_embedding_losses() -
     assert set(one.loss_weights) == {"text"}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", family().variants)
 def test_what_a_stage_trains_is_in_its_model_and_a_pretrained_tower_never_is(variant: str) -> None:
     from mmcore_visper.build import build
 

@@ -61,7 +61,7 @@ def test_list_as_json_holds_every_plugin_with_its_hooks(install, capsys):
     found = {entry["name"]: entry for entry in json.loads(out)["plugins"]}
     assert code == 0
     assert found["owl"]["kind"] == "family"
-    assert found["owl"]["hooks"] == ["stage_params", "build_model"]
+    assert found["owl"]["hooks"] == ["family", "stage_params", "build_model"]
     assert found["bad"]["problem"] == "cannot be imported: it called exit(4)"
     assert found["bad"]["remedy"]
 

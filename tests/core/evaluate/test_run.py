@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from mmcore.base.distributed import Place
 from mmcore.contract.model import Model
-from mmcore.contract.protocols import Datasets
+from mmcore.contract.protocols import Datasets, Evaluator
 from mmcore.contract.recipe import AdamW, Constant, Data, Stage, Validation
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.errors import DataError, UsageError
@@ -56,7 +56,7 @@ def collate(samples: Sequence[Sample], seed: int) -> Batch:
     return Batch("seven", tuple(sample.draw for sample in samples), {"samples": len(samples)})
 
 
-class Sum:
+class Sum(Evaluator):
     def __init__(self) -> None:
         self.seen: list[int] = []
 

@@ -3,9 +3,8 @@
 import sys
 
 import pytest
-from mmcore import Stage
+from mmcore import Stage, plugins
 from mmcore.errors import PluginError, RecipeError
-from mmcore.plugins import find as plugins
 from mmcore.version import API_VERSION, __version__
 
 
@@ -20,13 +19,25 @@ def test_an_installed_family_is_found_and_gives_its_stages(install):
     plugin = plugins.load(install("owl"))
     assert plugin.label == "owl (mmcore-owl 1.0)"
     assert plugin.is_family
-    assert plugin.hooks == ("stage_params", "build_model")
+    assert plugin.hooks == ("family", "stage_params", "build_model")
     stages = plugins.stages(plugins.manager(plugin), plugin, "default")
     assert [stage.name for stage in stages] == ["first"]
 
 
-def test_the_hooks_are_the_four_of_the_contract_in_the_order_of_a_run():
-    assert list(plugins.known_hooks()) == ["stage_params", "build_model", "build_datasets", "post_train"]
+def test_the_hooks_stand_in_the_order_of_a_run():
+    assert list(plugins.known_hooks()) == [
+        "family", "stage_params", "annotation_formats", "conversation_templates", "metrics", "write_demo", "plan_notes",
+        "data_cache", "build_model", "build_datasets", "post_train",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["glee", "visper"])
+def test_a_family_says_who_it_is_in_one_value(name):
+    pytest.importorskip(f"mmcore_{name}")
+    plugin = plugins.load(name)
+    assert plugin.family is not None
+    assert (plugin.family.name, plugin.title) == (name, plugin.family.title)
+    assert "tiny" in plugin.variants
 
 
 def test_finding_plugins_imports_none(install):
@@ -57,6 +68,14 @@ def test_an_unknown_plugin_without_neighbours_is_answered_with_the_install_comma
     assert "pip install mmcore-zzzz" in (caught.value.do or "")
 
 
+def who(entries: str) -> str:
+    """The source of a family that says this of itself."""
+    return (
+        "from mmcore import Family, hookimpl\n@hookimpl\ndef build_model(stage): return None\n"
+        f"@hookimpl\ndef family(): return Family(name='bad', title='', {entries})\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
@@ -65,11 +84,18 @@ def test_an_unknown_plugin_without_neighbours_is_answered_with_the_install_comma
         ("class Odd(BaseException): pass\nraise Odd()", "cannot be imported: Odd"),
         ("import no_such_package_of_ours", "cannot be imported: ModuleNotFoundError: No module named"),
         ("def broken(:", "cannot be imported: SyntaxError"),
-        ("REQUIRES_API = '>=9'", f"needs the mmcore API >=9, this is {API_VERSION}"),
-        ("REQUIRES_API = 'newest'", "REQUIRES_API 'newest' is not a version range"),
-        ("REQUIRES_API = 9", "REQUIRES_API 9 is not a version range"),
-        ("VARIANTS = 'tiny'", "VARIANTS must be a list or tuple of names, not 'tiny'"),
-        ("VARIANTS = (1,)", "VARIANTS must be a list or tuple of names"),
+        (who("requires_api='>=9'"), f"needs the mmcore API >=9, this is {API_VERSION}"),
+        (who("requires_api='newest'"), "Family.requires_api 'newest' is not a version range"),
+        (who("requires_api=9"), "its hook family failed: Family.requires_api: input should be a valid string, got 9"),
+        (who("variants='tiny'"), "its hook family failed: Family.variants: input should be a valid tuple"),
+        (who("variants=()"), "its hook family failed: Family.variants: value error, name at least one variant"),
+        (who("variant=('tiny',)"), "its hook family failed: RecipeError: Family has no key 'variant' (did you mean"),
+        (who("").replace("name='bad'", "name='good'"), "it calls itself 'good', its entry point 'bad'"),
+        (who("").replace("return Family", "return dict"), "its hook family must return a mmcore.Family, not dict"),
+        (
+            who("").replace("def family", "def kin").replace("@hookimpl\ndef kin", "def kin"),
+            "answers build_model but not",
+        ),
         (
             "from mmcore import hookimpl\n@hookimpl\ndef stage_param(variant): return ()",
             "implements the unknown hook 'stage_param'; did you mean 'stage_params'?",
@@ -213,6 +239,36 @@ def test_an_extension_whose_recipe_would_never_be_asked_is_refused(install, reci
     assert "wrapper=True" in (caught.value.do or "")
 
 
+def test_an_extension_that_says_who_it_is_is_told_that_nobody_asks(install):
+    install("owl")
+    install(
+        "more", "from mmcore import Family, hookimpl\n@hookimpl\ndef family(): return Family(name='more', title='')"
+    )
+    with pytest.raises(PluginError, match="family is never asked"):
+        plugins.manager("owl", ["more"])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("TITLE = 'an owl'", "TITLE is read by nobody; say it in the hook family: Family(title=...)"),
+        ("REQUIRES_API = '>=0.1'", "Family(requires_api=...)"),
+        ("def write_dmeo(root): pass", "write_dmeo is no hook and would never be called; did you mean 'write_demo'?"),
+        ("def plan_note(stage): pass", "did you mean 'plan_notes'?"),
+    ],
+)
+def test_what_nobody_would_read_is_suspicious(install, family_source, line, told):
+    install("owl", f"{family_source}\n{line}\n")
+    (found,) = plugins.suspicions(plugins.load("owl").module)
+    assert told in found
+
+
+def test_helpers_of_a_plugin_are_not_suspicious(install, family_source):
+    own = "import json\nfrom pathlib import Path\nSIZES = (1, 2)\ndef _stages(): pass\ndef read_file(): pass\n"
+    install("owl", f"{own}{family_source}")
+    assert plugins.suspicions(plugins.load("owl").module) == []
+
+
 def test_a_missing_extension_is_blamed_on_its_option(install):
     install("owl")
     with pytest.raises(PluginError) as caught:
@@ -310,14 +366,14 @@ def test_a_users_mistake_passes_through_a_hook_unchanged(install, family_source)
 
 
 def test_a_family_without_stages_is_told_which_hook_is_missing(install):
-    install("owl", "from mmcore import hookimpl\n@hookimpl\ndef build_model(stage): return None\n")
+    install("owl", who("").replace("name='bad'", "name='owl'"))
     owl = plugins.load("owl")
     with pytest.raises(PluginError, match="does not implement stage_params"):
         plugins.stages(plugins.manager(owl), owl, "default")
 
 
 def test_an_unknown_variant_is_answered_with_the_nearest(install, family_source):
-    install("owl", family_source + "\nVARIANTS = ('large', 'tiny')\n")
+    install("owl", family_source.replace('title="a fake"', 'title="", variants=("large", "tiny")'))
     owl = plugins.load("owl")
     with pytest.raises(RecipeError, match="owl has no variant 'tinny'") as caught:
         plugins.stages(plugins.manager(owl), owl, "tinny")

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmcore import plugins
 from mmcore.base import hub
-from mmcore.plugins import find
 from mmcore.runs.plan import make_plan
 from mmcore.runs.settings import Request
 from torch import nn
 
 CASES = [
     (name, variant, stage.name)
-    for name in find.installed()
-    for variant in find.load(name).variants
-    for stage in find.stages(find.manager(find.load(name), ()), find.load(name), variant)
+    for name in plugins.installed()
+    for variant in plugins.load(name).variants
+    for stage in plugins.stages(plugins.manager(plugins.load(name), ()), plugins.load(name), variant)
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 
 from mmcore_visper.plots import plot_layers
@@ -21,7 +22,7 @@ IGNORED = 255
 """Pixels of the ground truth that belong to no class."""
 
 
-class ProbeEvaluator:
+class ProbeEvaluator(Evaluator):
     """Collects the similarity of every layer's prediction, image by image.
 
     Args:

@@ -1,0 +1,30 @@
+"""Who a family is, as one value: what `mmcore plugins` shows and what a run chooses from."""
+
+from pydantic import field_validator
+
+from mmcore.contract.entry import Recipe
+
+
+class Family(Recipe):
+    """The answer to the hook `family`."""
+
+    name: str
+    """As `--plugin` takes it; the plugin's entry point has the same."""
+    title: str
+    """One line for people."""
+    variants: tuple[str, ...] = ("default",)
+    """Sizes of the model, the published ones and perhaps `tiny`, which --demo and the tests use; the first is the
+    default."""
+    learns: tuple[str, ...] = ()
+    """Tasks of annotations from which it can learn own data, such as "detect" (`mmcore data formats` lists them)."""
+    hub: tuple[str, ...] = ()
+    """Where its published checkpoints are: `hf://OWNER/NAME`, with or without a file."""
+    requires_api: str = ""
+    """Versions of the core's API that it works with, such as ">=0.1,<0.2"; empty for any."""
+
+    @field_validator("variants")
+    @classmethod
+    def _some(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        if not variants or not all(variants) or len(set(variants)) < len(variants):
+            raise ValueError("name at least one variant, and each once")
+        return variants
