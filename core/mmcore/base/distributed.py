@@ -76,7 +76,8 @@ def start(device: torch.device, *, timeout_s: float = 1800.0, alone: bool = Fals
     if here.world_size == 1:
         if alone and not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
             os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asserts that a launcher set it
         return here
     if not dist.is_initialized():

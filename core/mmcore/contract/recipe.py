@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmcore.contract.entry import Recipe
+from mmcore.contract.entry import Recipe as Recipe  # a public name here: every entry's base
 from mmcore.contract.mixture import GROUPING, ByKind, Mixture, SourcePerBatch, check_kinds
 from mmcore.errors import RecipeError
 

@@ -93,7 +93,7 @@ def ground_truth_object(annotation: Mapping[str, Any], path: Path) -> dict[str, 
     if not (isinstance(box, list | tuple) and len(box) == 4 and all(is_number(side) for side in box)):
         raise DataError(f"bbox {box!r:.80} is not [x, y, width, height]", where=where)
     crowd, area = annotation.get("iscrowd"), annotation.get("area")
-    if not isinstance(crowd, str | int | float | None) or crowd not in _CROWD:
+    if not (crowd is None or isinstance(crowd, str | int | float)) or crowd not in _CROWD:
         raise DataError(f"iscrowd {crowd!r:.80} is neither 0 nor 1", where=where)
     return {
         **annotation,

@@ -24,7 +24,7 @@ def protocol(format: Format, where: str) -> Callable[..., Any]:
     Raises:
         DataError: records of this format are not evaluated.
     """
-    if format.evaluator in PROTOCOLS:
+    if format.evaluator is not None and format.evaluator in PROTOCOLS:
         return PROTOCOLS[format.evaluator]
     known = [f"{name} ({cls.__name__})" for name, cls in PROTOCOLS.items()]
     raise DataError(

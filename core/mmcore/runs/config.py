@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from mmcore.base.yamltext import parse_yaml, read_yaml
 from mmcore.contract.recipe import Recipe, Stage
 from mmcore.errors import RecipeError, suggest
-from mmcore.runs.entries import Origins, Tree, assign
+from mmcore.runs.entries import Origins as Origins
+from mmcore.runs.entries import Tree, assign
 
 
 def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) -> tuple[Stage, Origins]:

@@ -12,7 +12,7 @@ A place in the tree is one of these:
 
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin  # pyright: ignore[reportDeprecated]
 
 from mmcore.contract.entry import Recipe
 from mmcore.contract.mixture import GROUPING
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 def place_of(annotation: Any) -> Place:
     """What the annotation of a recipe's field admits."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
+    if origin in (Union, types.UnionType):  # pyright: ignore[reportDeprecated]
         parts = tuple(one for one in arguments if _is_part(one))
         if len(parts) > 1:
             return Place("choice", parts)
