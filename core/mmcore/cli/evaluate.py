@@ -116,9 +116,10 @@ def _on_own(opened: "OpenedModel", own: Path) -> "OpenedModel":
 
     from mmcore.data.formats.registry import Formats
     from mmcore.runs.own import with_own
+    from mmcore.runs.settings import cache_folder
 
     family, settings = opened.family, opened.settings
-    stage, notes = with_own(settings.stage, own, Formats.of(family.formats()), family.learns())
+    stage, notes = with_own(settings.stage, own, Formats.of(family.formats()), family.learns(), cache_folder())
     for note in notes:
         click.echo(note, err=True)
     changed = {"stage": stage, "data": str(own.expanduser().absolute().parent), "demo": False}

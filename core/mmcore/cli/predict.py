@@ -42,11 +42,12 @@ def predict(
     from mmcore.errors import DataError
     from mmcore.runs.build import choose_device
     from mmcore.runs.opened import open_model
-    from mmcore.runs.predict import find_images, predict_file
+    from mmcore.runs.predict import find_images, predict_file, with_class_names
 
     question = _question(names, prompt, threshold, top)
     paths = find_images(images)
     opened = open_model(target, checkpoint=checkpoint)
+    question = with_class_names(question, opened.settings.stage)
     place = choose_device(opened.settings.replace(device=device))
     model = opened.model.to(place).eval()
     folder = out or (opened.run_dir / "predictions" if opened.run_dir else Path("predictions"))

@@ -230,6 +230,8 @@ class Stage(Recipe):
     loss_weights: dict[str, float] = Field(default={})
     max_length: int | None = Field(default=None, gt=0)
     """Longest text sequence, tokens."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes of own data (--own); what `predict` looks for where no names are given."""
     model: dict[str, Any] = Field(default={})
     """Family settings that differ between stages; the plugin refuses unknown entries."""
     init: Init = Init(optional=True)

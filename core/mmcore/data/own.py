@@ -13,7 +13,6 @@ the root and beside it.
 """
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import unsafe_reason
-from mmcore.data.index import open_index
+from mmcore.data.index import Index, open_index
+from mmcore.data.names import merged
 from mmcore.errors import MissingDataError, RecipeError, UnsafeDataError, suggest
 
 
@@ -73,14 +73,24 @@ class Part:
         entry = {"format": self.format.name, "annotations": annotations, "images": self.images, "options": options}
         return {**entry, "root": str(self.root), "tasks": self.tasks}
 
-    def count(self) -> str:
+    def count(self, cache: Path) -> str:
         """Its format, and its number of records where that is told by an index."""
+        index = self.index(cache)
+        return self.format.name if index is None else f"{self.format.name}, {len(index):,} records"
+
+    def class_names(self, cache: Path) -> tuple[str, ...]:
+        """The names of its classes; none where objects are called in free words, or where there are no objects."""
+        index = self.index(cache) if self.format.content == "objects" and "detect" in self.tasks else None
+        return merged(index.meta["categories"])[0] if index is not None else ()
+
+    def index(self, cache: Path) -> Index | None:
+        """Its index, built now if it does not exist; None of a format that has none."""
         if self.format.parser is None:
-            return self.format.name
+            return None
         files = tuple(self.root / name for name in self.annotations)
-        with tempfile.TemporaryDirectory() as folder:
-            parser = self.format.parser(files, self.format.options.model_validate(dict(self.options)))
-            return f"{self.format.name}, {len(open_index(parser, Path(folder), workers=0)):,} records"
+        known = self.format.options.model_fields
+        options = {key: value for key, value in self.options.items() if key in known}
+        return open_index(self.format.parser(files, self.format.options.model_validate(options)), cache)
 
     def source(self, weight: float) -> Source:
         """It as a training source of a recipe."""

@@ -6,7 +6,7 @@ size is left out. Papers print them times 100.
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ class CocoEvaluator(Evaluator):
         iou_types: "bbox", "segm" or both. "segm" ranks the same detections by the overlap of their masks.
         category_ids: dataset id of each contiguous label; by default the file's ids in ascending order. -1 is a label
             the file has no category for: its detections are nobody's and are left out.
+        same_as: category id -> the id of the category that it is the same as, where a file has a class twice.
         max_detections: the three limits on detections per image, fewest first; AP uses the last (COCO 100, LVIS 300).
     """
 
@@ -52,8 +53,10 @@ class CocoEvaluator(Evaluator):
         *,
         iou_types: Sequence[IouType] = ("bbox", "segm"),
         category_ids: Sequence[int] | None = None,
+        same_as: Mapping[int, int] | None = None,
         max_detections: tuple[int, int, int] = (1, 10, 100),
     ) -> None:
+        self._same_as = dict(same_as or {})
         self._records = annotations if isinstance(annotations, Records) else None
         self.annotations = Path(annotations.index.label if isinstance(annotations, Records) else annotations)
         self.iou_types = tuple(iou_types)
@@ -133,7 +136,10 @@ class CocoEvaluator(Evaluator):
 
     def _truth(self) -> dict[str, Any]:
         if self._dataset is None:
-            self._dataset = read_annotations(self.annotations) if self._records is None else as_coco(self._records)
+            found = read_annotations(self.annotations) if self._records is None else as_coco(self._records)
+            for annotation in found["annotations"] if self._same_as else ():
+                annotation["category_id"] = self._same_as.get(annotation["category_id"], annotation["category_id"])
+            self._dataset = found
         return self._dataset
 
     def _sizes(self) -> dict[Any, tuple[int, int]]:

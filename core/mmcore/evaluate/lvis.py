@@ -6,7 +6,7 @@ detections of an image count, over all categories. Beside COCO's metrics there a
 categories (`APr`, `APc`, `APf`), as the data set groups them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class LvisEvaluator(CocoEvaluator):
         iou_types: "bbox", "segm" or both.
         category_ids: dataset id of each contiguous label; by default the file's ids in ascending order. -1 is a label
             the file has no category for.
+        same_as: category id -> the id of the category that it is the same as.
     """
 
     def __init__(
@@ -40,9 +41,12 @@ class LvisEvaluator(CocoEvaluator):
         *,
         iou_types: Sequence[IouType] = ("bbox", "segm"),
         category_ids: Sequence[int] | None = None,
+        same_as: Mapping[int, int] | None = None,
     ) -> None:
         limits = (1, 10, MAX_DETECTIONS)
-        super().__init__(annotations, iou_types=iou_types, category_ids=category_ids, max_detections=limits)
+        super().__init__(
+            annotations, iou_types=iou_types, category_ids=category_ids, same_as=same_as, max_detections=limits
+        )
 
     def _names(self) -> tuple[str, ...]:
         limited = (name for name in super()._names() if name not in UNREPORTED)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmcore.contract.recipe import Stage
 from mmcore.errors import CheckpointError, UsageError
 from mmcore.runs.config import to_tree
 from mmcore.runs.opened import CONFIG, OpenedModel
@@ -147,7 +148,15 @@ Recipe: {stage.origin}. Tensors: {tensors}.
 ## Training data
 
 {sources}
-{table}"""
+{_classes(stage)}{table}"""
+
+
+def _classes(stage: Stage) -> str:
+    """The class names that the model answers with."""
+    if not stage.class_names:
+        return ""
+    listed = "\n".join(f"{number}. {name}" for number, name in enumerate(stage.class_names, 1))
+    return f"\n## Classes\n\n{listed}\n"
 
 
 def _last_metrics(run_dir: Path | None) -> dict[str, float]:

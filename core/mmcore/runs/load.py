@@ -8,7 +8,7 @@ from mmcore.base import hub
 from mmcore.errors import UsageError
 from mmcore.runs.build import choose_device
 from mmcore.runs.opened import OpenedModel, open_model
-from mmcore.runs.predict import Question, draw, predict_image, to_json
+from mmcore.runs.predict import Question, draw, predict_image, to_json, with_class_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ class Predictor:
 
         Args:
             image: a file, a PIL image, or (height, width, 3) uint8 RGB.
-            names: what to look for; None is what the model was trained on.
+            names: what to look for; None is the classes of own data that it was trained on, else the family's names.
             prompt: an expression or a question, instead of names.
             threshold: least score of an object; None is 0.3 with names and 0 with a prompt, as `mmcore predict`.
             top: at most so many objects, the best.
@@ -85,6 +85,7 @@ class Predictor:
             raise UsageError("names and prompt are two ways of asking", where="predict()", do="give one of them")
         least = (0.3 if prompt is None else 0.0) if threshold is None else threshold
         asked = Question(names=None if names is None else tuple(names), prompt=prompt, threshold=least, top=top)
+        asked = with_class_names(asked, self.opened.settings.stage)
         pixels = _pixels(image)
         return Answer(predict_image(self.model, pixels, asked, self.device), asked, pixels)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmcore.contract.recipe import Source, Stage, Validation
 from mmcore.data.formats.registry import Formats
+from mmcore.data.names import merged
 from mmcore.data.own import Described, Part, describe
 from mmcore.errors import DataError, RecipeError, UsageError
 
@@ -14,7 +15,7 @@ DEFAULT_STAGE = "finetune"
 LEFT_OUT = "own data left out"
 
 
-def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str]) -> tuple[Stage, list[str]]:
+def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str], cache: Path) -> tuple[Stage, list[str]]:
     """The stage on own data alone.
 
     Args:
@@ -22,6 +23,7 @@ def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str]) 
         file: the own-data file.
         formats: all that are known.
         learns: the tasks that the family learns.
+        cache: folder that holds indexes.
 
     Returns:
         The stage, and a line for every file of which the family can learn nothing.
@@ -29,13 +31,17 @@ def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str]) 
         DataError: nothing of it serves a task that the family learns; names the reason and the number of records.
     """
     own = describe(file, formats)
-    sources, validation, notes = _entries(own, learns, 1.0)
+    sources, validation, notes = _entries(own, learns, 1.0, cache)
     best = next((f"{name}/{one.metrics[0]}" for name, one in validation.items() if one.metrics), None)
     data = stage.data.replace(sources=sources)
-    return stage.replace(data=data, validation=validation, best_metric=best), notes
+    kept = [part for part in own.train if any(task in learns for task in part.tasks)]
+    names = merged([name for part in kept for name in part.class_names(cache)])[0]
+    return stage.replace(data=data, validation=validation, best_metric=best, class_names=names), notes
 
 
-def with_added(stage: Stage, added: str, formats: Formats, learns: Sequence[str]) -> tuple[Stage, list[str]]:
+def with_added(
+    stage: Stage, added: str, formats: Formats, learns: Sequence[str], cache: Path
+) -> tuple[Stage, list[str]]:
     """The stage with own data mixed in.
 
     Args:
@@ -43,6 +49,7 @@ def with_added(stage: Stage, added: str, formats: Formats, learns: Sequence[str]
         added: `FILE:WEIGHT`; the weight is 1 where it is left out.
         formats: all that are known.
         learns: the tasks that the family learns.
+        cache: folder that holds indexes.
 
     Raises:
         UsageError: the weight is no positive number.
@@ -51,7 +58,7 @@ def with_added(stage: Stage, added: str, formats: Formats, learns: Sequence[str]
     """
     path, weight = _split(added)
     own = describe(path, formats)
-    sources, validation, notes = _entries(own, learns, weight)
+    sources, validation, notes = _entries(own, learns, weight, cache)
     for name in (*sources, *validation):
         if name in stage.data.sources or name in stage.validation:
             raise RecipeError(f"the stage has a source {name!r} already", where=path, do="give the data another name")
@@ -77,12 +84,12 @@ def _split(added: str) -> tuple[Path, float]:
 
 
 def _entries(
-    own: Described, learns: Sequence[str], weight: float
+    own: Described, learns: Sequence[str], weight: float, cache: Path
 ) -> tuple[dict[str, Source], dict[str, Validation], list[str]]:
     """Training sources and validation sets by name, and what was left out."""
     asks = (*learns, "ask") if "converse" in learns else tuple(learns)
-    train, lost = _serving(own.train, learns, "train")
-    val, lost_val = _serving(own.val, asks, "val")
+    train, lost = _serving(own.train, learns, "train", cache)
+    val, lost_val = _serving(own.val, asks, "val", cache)
     if not train:
         raise DataError(
             f"nothing in {own.name!r} can serve: {'; '.join(lost)}",
@@ -95,16 +102,18 @@ def _entries(
     return sources, validation, [f"{LEFT_OUT}: {line}" for line in (*lost, *lost_val)]
 
 
-def _serving(parts: Sequence[Part], tasks: Sequence[str], split: str) -> tuple[list[Part], list[str]]:
+def _serving(parts: Sequence[Part], tasks: Sequence[str], split: str, cache: Path) -> tuple[list[Part], list[str]]:
     """The parts that serve one of the tasks, and why the others do not."""
     kept = [part for part in parts if any(task in tasks for task in part.tasks)]
-    return kept, [_why(part, tasks, split) for part in parts if part not in kept]
+    return kept, [_why(part, tasks, split, cache) for part in parts if part not in kept]
 
 
-def _why(part: Part, tasks: Sequence[str], split: str) -> str:
+def _why(part: Part, tasks: Sequence[str], split: str, cache: Path) -> str:
     """Why a part cannot serve, and how many records that are."""
     served = ", ".join(part.tasks) or "none of the tasks it is wanted for"
-    return f"{split} {', '.join(part.annotations)} ({part.count()}) serves {served}; learned are {', '.join(tasks)}"
+    return (
+        f"{split} {', '.join(part.annotations)} ({part.count(cache)}) serves {served}; learned are {', '.join(tasks)}"
+    )
 
 
 def _named(name: str, parts: Sequence[Part]) -> list[tuple[str, Part]]:

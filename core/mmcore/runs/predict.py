@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmcore.base.files import replace_text
 from mmcore.contract.model import Model
+from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Prediction
 from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.errors import CheckpointError, MissingDataError, suggest
@@ -35,6 +36,13 @@ class Question:
     """Objects scoring less are left out."""
     top: int | None = None
     """At most so many objects, the best."""
+
+
+def with_class_names(question: Question, stage: Stage) -> Question:
+    """The question with the model's own class names, where neither names nor a prompt are given."""
+    if question.names is not None or question.prompt is not None or not stage.class_names:
+        return question
+    return dataclasses.replace(question, names=stage.class_names)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ from mmcore.contract.values import Draw
 from mmcore.data.formats.registry import Formats
 from mmcore.evaluate.run import evaluate
 from mmcore.runs.own import with_own
-from mmcore.show.draw import draw_row
+from mmcore.show.batch import draw_batch
 from mmcore_glee import family
 from mmcore_glee.data import build
 from mmcore_glee.data.assemble import LEARNS
@@ -39,7 +39,7 @@ def described(root: Path, name: str) -> tuple[Stage, list[str]]:
     file = f"{{annotations: {annotations}, images: '{written.images}'}}"
     judged = f"\nval: {file}" if FORMATS[name].evaluator else ""
     (root / "own.yaml").write_text(f"name: mine\ntrain: {file}{judged}\n")
-    return with_own(FINETUNE, root / "own.yaml", FORMATS, family().learns)
+    return with_own(FINETUNE, root / "own.yaml", FORMATS, family().learns, root / "cache")
 
 
 @pytest.mark.parametrize("name", SERVING)
@@ -52,7 +52,7 @@ def test_a_sample_of_the_format_is_drawn_and_stepped_once(tmp_path: Path, name: 
     batch = data.collate["mine"](samples, 0)
     assert sum(batch.num_objects) > 0
     assert (batch.masks is not None) == (FORMATS[name].has_masks or name in ("RefCOCO", "RefCOCO-COCO"))
-    assert draw_row(batch, 0).size[0] > 0
+    assert len(draw_batch(batch, data.collate["mine"])) == len(samples)
     losses = model.train()(batch)
     total = sum(loss.total for loss in losses.values())
     assert torch.isfinite(total)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmcore import AdamW, Constant, Data, Source, Stage
-from mmcore.data.formats import captions, coco
+from mmcore.data.formats import captions, coco, miniature
 from mmcore.data.formats.registry import Formats
 from mmcore.data.own import describe
 from mmcore.errors import DataError, MissingDataError, RecipeError, UnsafeDataError, UsageError
@@ -47,7 +47,7 @@ def write(folder: Path, text: str, name: str = "shelves") -> Path:
 
 
 def test_every_family_takes_the_files_that_teach_what_it_learns(shelves: Path) -> None:
-    stage, notes = with_own(STAGE, shelves, FORMATS, DETECTS)
+    stage, notes = with_own(STAGE, shelves, FORMATS, DETECTS, shelves.parent / "cache")
     [(name, source)] = stage.data.sources.items()
     assert (name, source.format, source.annotations, source.images) == (
         "shelves",
@@ -58,33 +58,38 @@ def test_every_family_takes_the_files_that_teach_what_it_learns(shelves: Path) -
     assert source.root == str(shelves.parent / "photos")
     assert list(stage.validation) == ["shelves_val"]
     assert stage.best_metric == "shelves_val/bbox/AP"
+    assert stage.class_names == tuple(miniature.kinds())
     assert notes == [
         "own data left out: train captions.json (COCO captions, 4 records) serves caption; learned are detect, segment"
     ]
-    stage, notes = with_own(STAGE, shelves, FORMATS, ("caption", "converse"))
+    stage, notes = with_own(STAGE, shelves, FORMATS, ("caption", "converse"), shelves.parent / "cache")
     assert [one.format for one in stage.data.sources.values()] == ["COCO captions"]
     assert stage.best_metric is None
+    assert not stage.class_names
     assert len(notes) == 2
 
 
 def test_what_cannot_serve_is_refused_with_the_reason_and_the_count(shelves: Path) -> None:
     with pytest.raises(DataError, match=r"COCO instances, 4 records\) serves detect, segment; learned are refer"):
-        with_own(STAGE, shelves, FORMATS, ("refer",))
+        with_own(STAGE, shelves, FORMATS, ("refer",), shelves.parent / "cache")
     masks = write(shelves.parent, "train: {annotations: annotations.json}\ntasks: [segment]")
     with pytest.raises(DataError, match="serves segment; learned are detect"):
-        with_own(STAGE, masks, FORMATS, ("detect",))
+        with_own(STAGE, masks, FORMATS, ("detect",), shelves.parent / "cache")
 
 
 def test_own_data_are_mixed_in_by_weight(shelves: Path) -> None:
-    stage, _ = with_added(STAGE, f"{shelves}:0.5", FORMATS, DETECTS)
+    stage, _ = with_added(STAGE, f"{shelves}:0.5", FORMATS, DETECTS, shelves.parent / "cache")
     assert {name: source.weight for name, source in stage.data.sources.items()} == {"old": 2.0, "shelves": 0.5}
-    assert with_added(STAGE, str(shelves), FORMATS, DETECTS)[0].data.sources["shelves"].weight == 1.0
+    assert (
+        with_added(STAGE, str(shelves), FORMATS, DETECTS, shelves.parent / "cache")[0].data.sources["shelves"].weight
+        == 1.0
+    )
     for weight in ("much", "-1", "0", "inf"):
         with pytest.raises(UsageError, match="is no weight"):
-            with_added(STAGE, f"{shelves}:{weight}", FORMATS, DETECTS)
+            with_added(STAGE, f"{shelves}:{weight}", FORMATS, DETECTS, shelves.parent / "cache")
     taken = write(shelves.parent, "train: annotations.json", name="old")
     with pytest.raises(RecipeError, match="has a source 'old' already"):
-        with_added(STAGE, str(taken), FORMATS, DETECTS)
+        with_added(STAGE, str(taken), FORMATS, DETECTS, shelves.parent / "cache")
 
 
 @pytest.mark.parametrize(

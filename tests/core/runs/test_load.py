@@ -35,7 +35,8 @@ class Namer(Model):
 
 @pytest.fixture
 def predictor() -> Predictor:
-    opened = SimpleNamespace(model=Namer(), settings=SimpleNamespace(plugin="toy"), origin="nowhere")
+    settings = SimpleNamespace(plugin="toy", stage=SimpleNamespace(class_names=()))
+    opened = SimpleNamespace(model=Namer(), settings=settings, origin="nowhere")
     return Predictor(opened, "cpu")  # type: ignore[arg-type]
 
 

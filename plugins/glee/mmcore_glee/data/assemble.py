@@ -11,6 +11,7 @@ from mmcore.data.entry import Entry, Opened, chosen, open_entry
 from mmcore.data.formats.registry import Formats
 from mmcore.data.formats.sa1b import SIDECARS
 from mmcore.data.index import Index
+from mmcore.data.names import merged, plain
 from mmcore.data.records import Records
 from mmcore.errors import DataError, RecipeError, suggest
 from mmcore.evaluate.protocols import protocol
@@ -96,8 +97,9 @@ def _task_of(name: str, entry: Source | Validation) -> str:
 def _source(opened: Opened[Options], stage: Stage, *, training: bool) -> tuple[ImageSource, tuple[str, ...]]:
     """A source and the names its labels stand for."""
     index = opened.index()
-    task = _task(opened, index)
-    words, labels = _names(opened, task, index)
+    own = _own_names(index, stage)
+    task = _task(opened, own)
+    words, labels = _names(opened, task, index, own)
     source = ImageSource(
         name=opened.name,
         records=Records(index, keep_empty=not training),
@@ -113,7 +115,15 @@ def _source(opened: Opened[Options], stage: Stage, *, training: bool) -> tuple[I
     return source, words
 
 
-def _task(opened: Opened[Options], index: Index) -> Task:
+def _own_names(index: Index, stage: Stage) -> tuple[str, ...]:
+    """The class names of the run's own data where they have all of the file's, so that one class has one name and
+    validation asks for all that was learned; else the file's own, equal ones merged."""
+    names, _ = merged(index.meta["categories"])
+    known = {plain(name) for name in stage.class_names}
+    return stage.class_names if known.issuperset(map(plain, names)) and known else names
+
+
+def _task(opened: Opened[Options], own: Sequence[str]) -> Task:
     """The task that an entry says, is named after, or, being own data, is good for.
 
     Own categories are trained as COCO's, or as those of LVIS when they are more than COCO has; what objects are called
@@ -126,29 +136,31 @@ def _task(opened: Opened[Options], index: Index) -> Task:
         return TASKS["grounding"]
     if "ground" in opened.tasks and "detect" not in opened.tasks:
         return TASKS["grit"]
-    room = TASKS["coco"].denoising_classes
-    return TASKS["coco" if len(index.meta["categories"]) <= room else "lvis"]
+    return TASKS["coco" if len(own) <= TASKS["coco"].denoising_classes else "lvis"]
 
 
-def _names(opened: Opened[Options], task: Task, index: Index) -> tuple[tuple[str, ...], np.ndarray]:
+def _names(
+    opened: Opened[Options], task: Task, index: Index, own: tuple[str, ...]
+) -> tuple[tuple[str, ...], np.ndarray]:
     """The vocabulary, and the label in it of each category of the file."""
     categories: list[str] = index.meta["categories"]
     identity = np.arange(len(categories))
     if (opened.options.names or ("file" if opened.own and task.words in ("all", "sampled") else "published")) == "file":
-        if task.words == "all" and len(categories) > task.denoising_classes:
+        if task.words == "all" and len(own) > task.denoising_classes:
             raise RecipeError(
-                f"{len(categories)} categories, but task {task.name!r} has room for {task.denoising_classes}",
+                f"{len(own)} categories, but task {task.name!r} has room for {task.denoising_classes}",
                 where=f"source {opened.name!r}, options.names",
                 do=f"choose a task with more classes: --set data.sources.{opened.name}.options.task=...",
             )
-        return tuple(categories), identity
+        place = {plain(name): label for label, name in enumerate(own)}
+        return own, np.array([place[plain(category)] for category in categories], np.int64)
     words = vocabulary.names(task.vocabulary)
     if len(words) == 1:
         return words, np.zeros(len(categories), np.int64)
-    places = {_plain(word): label for label, word in reversed(list(enumerate(words)))}
-    unknown = [category for category in categories if _plain(category) not in places]
+    places = {plain(word): label for label, word in reversed(list(enumerate(words)))}
+    unknown = [category for category in categories if plain(category) not in places]
     if not unknown:
-        return words, np.array([places[_plain(category)] for category in categories], np.int64)
+        return words, np.array([places[plain(category)] for category in categories], np.int64)
     if task.by_order and len(categories) == len(words):
         return words, identity
     raise DataError(
@@ -162,16 +174,18 @@ def _names(opened: Opened[Options], task: Task, index: Index) -> tuple[tuple[str
     )
 
 
-def _plain(name: str) -> str:
-    return name.strip().lower()
-
-
 def _evaluator(opened: Opened[Options], source: ImageSource, words: Sequence[str]) -> Callable[[], Evaluator]:
     kind = protocol(opened.format, f"validation set {source.name!r}")
     iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
     if source.task.words == "expression":
         return partial(kind, opened.files[0], iou_types=iou_types)
     ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
-    ids[source.labels] = source.records.index.meta["category_ids"]
+    same_as: dict[int, int] = {}
+    for label, id_ in zip(source.labels.tolist(), source.records.index.meta["category_ids"], strict=True):
+        if ids[label] >= 0:  # a second category of the same name
+            same_as[id_] = int(ids[label])
+        else:
+            ids[label] = id_
+    merge = {"same_as": same_as} if same_as else {}
     truth = opened.files[0] if opened.format.truth == "file" else source.records
-    return partial(kind, truth, iou_types=iou_types, category_ids=ids.tolist())
+    return partial(kind, truth, iou_types=iou_types, category_ids=ids.tolist(), **merge)
