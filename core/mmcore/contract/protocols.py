@@ -137,3 +137,6 @@ class Datasets:
     """By source name."""
     evaluators: Mapping[str, Callable[[], Evaluator]] = field(default_factory=dict)
     """By source name; only for validation splits."""
+    wordings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Bank -> the questions or answers drawn from where annotations hold none, those of `data.templates` included
+    (`mmcore.language.templates`); empty where no source of the run has any."""

@@ -5,7 +5,7 @@ formats are known in one place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -102,6 +102,18 @@ def open_entry(
         cache=context.cache,
         own=bool(entry.root),
     )
+
+
+def asks(opened: Opened[Own]) -> bool:
+    """Whether the records of an entry hold captions alone, so that a bank of wordings asks for them."""
+    return "requests" in getattr(type(opened.format_options), "model_fields", {})
+
+
+def worded(opened: Opened[Own], requests: Sequence[str]) -> Opened[Own]:
+    """The entry with these requests, unless its own options give some or its records hold what is asked."""
+    if not asks(opened) or opened.format_options.requests is not None:
+        return opened
+    return replace(opened, format_options=opened.format_options.replace(requests=tuple(requests)))
 
 
 def chosen(entries: Mapping[str, Source], context: DataContext) -> dict[str, Source]:

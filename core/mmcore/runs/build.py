@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmcore.base.hashing import mix, name_key
 from mmcore.contract.recipe import Stage
 from mmcore.errors import DataError, MissingDataError, PluginError, UsageError
-from mmcore.runs.checks import check_model
+from mmcore.runs.checks import check_model, check_wordings
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.settings import Settings, active_sources, cache_folder
 
@@ -145,8 +145,10 @@ def build_datasets(family: OpenedPlugin, settings: Settings, split: str) -> "Dat
         sources=_join([part.sources for part in parts], family),
         collate=_join([part.collate for part in parts], family),
         evaluators=_with_metrics(_join([part.evaluators for part in parts], family), family, settings.stage),
+        wordings={name: bank for part in parts for name, bank in part.wordings.items()},
     )
     if split == "train":
+        check_wordings(settings.stage, any(part.wordings for part in parts), family.plugin.name)
         for name in active_sources(settings):
             if name not in joined.sources:
                 raise DataError(

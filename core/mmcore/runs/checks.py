@@ -50,6 +50,25 @@ def _must_follow(plugin: str, has: Any, asked: Any, where: str) -> None:
         )
 
 
+def check_wordings(stage: Stage, used: bool, plugin: str) -> None:
+    """`data.templates` replaces wordings of this run.
+
+    Args:
+        stage: the recipe.
+        used: whether any of its sources draws a wording from a bank.
+        plugin: for messages.
+
+    Raises:
+        RecipeError: no source does.
+    """
+    if stage.data.templates is not None and not used:
+        raise RecipeError(
+            f"no source of this run has questions or answers that {plugin} words, so nothing can be replaced",
+            where=f"stage {stage.number} {stage.name}, data.templates",
+            do="leave it out of the recipe",
+        )
+
+
 def check_metrics(stage: Stage, validation: "Datasets | None", only: Sequence[str] | None = None) -> str | None:
     """Metrics that a recipe names are given by the evaluators.
 

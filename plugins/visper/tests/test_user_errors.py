@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmcore.contract.protocols import DataContext
+from mmcore_visper.data import build
 from mmcore_visper.data.demo import write_demo
+from mmcore_visper.recipes import TINY_PT
 
 Run = Callable[..., tuple[int, str]]
 BASE = ["--plugin", "visper", "--stage", "ift", "--variant", "tiny", "--sources", "questions"]
@@ -196,3 +199,18 @@ def test_names_are_refused_where_a_question_is_wanted(run: Run, root: Path) -> N
     code, said = run("predict", "one", picture, "--names", "circle")
     assert code == 2
     assert "use --prompt" in said
+
+
+def test_the_wording_of_questions_is_replaced_by_a_file_or_refused(root: Path, tmp_path: Path, run: Run) -> None:
+    (root / "mine.yaml").write_text("captions: ['What, pray, is this?']")
+    stage = TINY_PT.replace(data=TINY_PT.data.replace(templates="mine.yaml"))
+    data = build(stage, "train", DataContext(root=root, cache=tmp_path / "cache", variant="tiny", seed=0))
+    assert data.wordings == {"captions": ("What, pray, is this?",)}
+    said = {data.sources["coco_captions"].records[n].turns()[0].text for n in range(4)}
+    assert {text.replace("<image>", "").strip() for text in said} == {"What, pray, is this?"}
+    code, said = run(*TRAIN, "--data", root, "--set", "data.templates=mine.yaml")
+    assert code == 2
+    assert "nothing can be replaced" in said
+    code, said = run(*TRAIN, "--data", root, "--stage", "pt", "--sources", "coco_captions", "--set", "data.templates=x")
+    assert code == 1
+    assert "data.templates needs x, which is not there" in said

@@ -33,7 +33,7 @@ REQUESTS = (
     "Say briefly what you see.",
     "Give a short description of the photograph.",
 )
-"""Our own wording; `CaptionParser.requests` replaces it."""
+"""Our own wording: the bank `captions` (`mmcore.language.templates`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,8 @@ class CaptionParser:
 class CaptionOptions(Recipe):
     """What a source of captions may choose."""
 
-    requests: tuple[str, ...] = REQUESTS
-    """What is asked; one of them per record."""
+    requests: tuple[str, ...] | None = None
+    """What is asked, one of them per record; None takes the bank `captions`, which `data.templates` may replace."""
 
 
 def _write(folder: Path) -> Written:
@@ -165,7 +165,7 @@ FORMATS = (
         title="COCO JSON with `caption` instead of objects: every caption answers a request to describe its image",
         content="conversations",
         tasks=("caption",),
-        parser=lambda files, options: CaptionParser(files[0], requests=options.requests),
+        parser=lambda files, options: CaptionParser(files[0], requests=options.requests or REQUESTS),
         options=CaptionOptions,
         sniff=lambda glimpse: (
             "images" in glimpse.parts

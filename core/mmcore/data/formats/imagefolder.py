@@ -18,7 +18,7 @@ import numpy as np
 from mmcore.base.hashing import mix
 from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
-from mmcore.data.formats.captions import REQUESTS
+from mmcore.data.formats.captions import REQUESTS, CaptionOptions
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse, look
 from mmcore.data.formats.jsonstream import FileBytes
@@ -31,13 +31,6 @@ from mmcore.language.conversation import MARKER
 
 METADATA = "metadata.jsonl"
 CAPTIONS = ("text", "caption", "prompt")
-
-
-class CaptionOptions(Recipe):
-    """What a source of captions may choose."""
-
-    requests: tuple[str, ...] = REQUESTS
-    """What is asked; one of them per record."""
 
 
 class ObjectOptions(Recipe):
@@ -209,7 +202,7 @@ FORMATS = (
         short=("imagefolder",),
         content="conversations",
         tasks=("caption",),
-        parser=lambda files, options: FolderCaptions(files[0], options.requests),
+        parser=lambda files, options: FolderCaptions(files[0], options.requests or REQUESTS),
         options=CaptionOptions,
         files=("the folder",),
         sniff=lambda glimpse: bool(set(CAPTIONS) & _first(glimpse).keys()),

@@ -10,7 +10,8 @@ from typing import Any
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Recipe, Stage, Validation
 from mmcore.data.cache.choice import Features
-from mmcore.data.entry import Entry, Opened, chosen, open_entry
+from mmcore.data.entry import Entry, Opened, asks, chosen, open_entry, worded
+from mmcore.data.formats.captions import REQUESTS
 from mmcore.data.formats.llava import LlavaIndex, LlavaParser
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import locate, read_facts, safe_join
@@ -19,6 +20,7 @@ from mmcore.errors import RecipeError, suggest
 from mmcore.evaluate.vqa import Question, blind_answers, read_questions
 from mmcore.language.collate import ConversationCollator
 from mmcore.language.conversation import template
+from mmcore.language.templates import Bank, replace_banks
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.towers import image_library
 
@@ -64,11 +66,12 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
     config = config_of(stage, context.variant)
     reading = _reading(stage, config, context, targets_for(stage, context))
     collate = _collator(config, reading, pack_to=_pack_to(stage, reading.max_length))
+    entries = [_open(name, entry, context, LEARNS) for name, entry in chosen(stage.data.sources, context).items()]
+    wordings = _wordings(stage, context) if any(map(asks, entries)) else {}
     sources: dict[str, DataSource] = {
-        name: _conversations(_open(name, entry, context, LEARNS), reading)
-        for name, entry in chosen(stage.data.sources, context).items()
+        one.name: _conversations(worded(one, wordings.get("captions", ())), reading) for one in entries
     }
-    return Datasets(sources, dict.fromkeys(sources, collate))
+    return Datasets(sources, dict.fromkeys(sources, collate), wordings=wordings)
 
 
 def build_val(stage: Stage, context: DataContext) -> Datasets:
@@ -98,6 +101,13 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
 def _open(name: str, entry: Entry, context: DataContext, tasks: tuple[str, ...]) -> Opened[Options]:
     formats = Formats.of({one.name: one for one in (*FORMATS, *context.formats)}.values())
     return open_entry(name, entry, context, formats, tasks=tasks, options=Options)
+
+
+def _wordings(stage: Stage, context: DataContext) -> dict[str, tuple[str, ...]]:
+    banks = {"captions": Bank(REQUESTS)}
+    if stage.data.templates is not None:
+        banks = replace_banks(banks, locate(context.root, stage.data.templates, "data.templates"))
+    return {name: bank.wordings for name, bank in banks.items()}
 
 
 def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: Features | None) -> Reading:
