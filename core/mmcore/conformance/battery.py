@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore import plugins
 from mmcore.base.yamltext import to_yaml
+from mmcore.conformance.recipe_leaves import silent_entries
 from mmcore.contract.recipe import Stage, matches_any
 from mmcore.errors import MmcoreError, RecipeError
 from mmcore.runs.build import adapt, attach, build_datasets, build_model, prepare_demo
@@ -356,6 +357,12 @@ def _typos_are_caught(subject: Subject) -> str:
     return ""
 
 
+def _nothing_is_silent(subject: Subject) -> str:
+    silent = list(silent_entries(subject.family, subject.settings))
+    _require(not silent, "; ".join(silent))
+    return ""
+
+
 def _build_train(family: OpenedPlugin, settings: Settings) -> "Datasets":
     return build_datasets(family, settings, "train")
 
@@ -445,6 +452,7 @@ STAGE_CHECKS: tuple[tuple[str, Callable[[Subject], str], bool], ...] = (
     ("one step on the CPU gives finite losses that the batch can normalise", _losses_fit, True),
     ("gradients reach exactly what the stage trains", _gradients_reach, False),
     ("typing errors in patterns and settings are caught", _typos_are_caught, False),
+    ("no entry of the recipe is silent: each is read or refused", _nothing_is_silent, False),
     ("predictions are one per image and fit the evaluators", _predicts, False),
     ("an export loads again", _export_loads_again, False),
 )

@@ -5,10 +5,11 @@ what a training stage decides (text architecture, visual prompts) is replaced by
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from mmcore.errors import RecipeError, suggest
+from mmcore.contract.entry import check_entries
+from mmcore.errors import RecipeError
 
 TextArchitecture = Literal["frozen", "teacher"]
 Backbone = Literal["resnet", "swin"]
@@ -119,14 +120,9 @@ class GleeConfig:
         """A copy with some entries changed.
 
         Raises:
-            RecipeError: an entry does not exist; the nearest one is suggested.
+            RecipeError: an entry does not exist, with the nearest one, or is of another type.
         """
-        known = [entry.name for entry in fields(self)]
-        for name in changes:
-            if name not in known:
-                raise RecipeError(
-                    f"GLEE has no model setting {name!r}", known=known, do=suggest(name, known, "choose one of these")
-                )
+        check_entries(type(self), changes, "GLEE has no model setting", "model")
         return replace(self, **changes)
 
     def __post_init__(self) -> None:

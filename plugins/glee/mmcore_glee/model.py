@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmcore_glee import weights
 from mmcore_glee.backbone import Bottleneck, ResNet
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.config import VARIANTS, GleeConfig
+from mmcore_glee.config import LOSS_WEIGHTS, VARIANTS, GleeConfig
 from mmcore_glee.criterion import Criterion
 from mmcore_glee.denoising import TABLE_OF_TASK, TABLES, make_denoising
 from mmcore_glee.fusion import Fusion
@@ -184,7 +184,7 @@ class Glee(Model):
     @property
     def loss_weights(self) -> Mapping[str, float]:
         """The factor of each loss, whatever layer it is of."""
-        return self.config.loss_weights
+        return {name: self.config.loss_weights[name] for name in LOSS_WEIGHTS}
 
     def _text_losses(self, text: TextFeatures, like: Tensor) -> dict[str, Loss]:
         weight = self.config.loss_weights["dist_loss"]

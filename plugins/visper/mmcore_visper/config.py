@@ -6,11 +6,12 @@ stage's `model` entries. `published_config` translates the `config.json` of publ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from mmcore.contract.entry import check_entries
 from mmcore.contract.recipe import Stage
-from mmcore.errors import RecipeError, suggest
+from mmcore.errors import RecipeError
 from mmcore.language.sequence import IMAGE
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.vision.convnext import ConvNextTower
@@ -175,16 +176,10 @@ class VisperConfig:
         """A copy with some entries changed; mappings for nested parts change single entries of them.
 
         Raises:
-            RecipeError: an entry does not exist; the nearest one is suggested.
+            RecipeError: an entry does not exist, with the nearest one, or is of another type.
         """
-        known = [entry.name for entry in fields(self)]
-        for name in changes:
-            if name not in known:
-                raise RecipeError(
-                    f"VisPer-LM has no model setting {name!r}",
-                    known=known,
-                    do=suggest(name, known, "choose one of these"),
-                )
+        nested = {"language": Mapping, "tower": Mapping, "depth_decoder": Mapping, "tasks": Sequence}
+        check_entries(type(self), changes, "VisPer-LM has no model setting", "model", nested=nested)
         if isinstance(language := changes.get("language"), Mapping):
             changes["language"] = {**self.language, **language}
         for part in ("tower", "depth_decoder"):
@@ -279,13 +274,9 @@ class VisperConfig:
 def _replace_part(part: str, old: Any, entries: Mapping[str, Any]) -> Any:
     if old is None:
         raise RecipeError(f"this variant has no {part}", where=f"model.{part}")
-    known = [entry.name for entry in fields(old)]
-    for name in entries:
-        if name not in known:
-            raise RecipeError(
-                f"{part} has no setting {name!r}", known=known, do=suggest(name, known, "choose one of these")
-            )
-    return replace(old, **{name: tuple(v) if isinstance(v, list) else v for name, v in entries.items()})
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
+    check_entries(type(old), values, f"{part} has no setting", f"model.{part}")
+    return replace(old, **values)
 
 
 def _task(given: Any, known: Sequence[TaskConfig]) -> TaskConfig:

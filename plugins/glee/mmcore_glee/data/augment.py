@@ -7,10 +7,11 @@ A drawing is a pure function of the generator's seed and the image size.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from mmcore.contract.entry import check_entries
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Transform, shortest_edge
 from mmcore.errors import RecipeError, suggest
 
@@ -117,7 +118,7 @@ def pipeline(numbers: Mapping[str, Any]) -> Pipeline:
     """
     values = dict(numbers)
     name = values.pop("pipeline", "multiscale")
-    if name not in PIPELINES:
+    if not isinstance(name, str) or name not in PIPELINES:
         raise RecipeError(
             f"no image pipeline named {name!r}",
             where="data.transform.pipeline",
@@ -125,15 +126,7 @@ def pipeline(numbers: Mapping[str, Any]) -> Pipeline:
             do=suggest(str(name), PIPELINES, "choose one of these"),
         )
     kind = PIPELINES[name]
-    known = [field.name for field in fields(kind)]
-    for key in values:
-        if key not in known:
-            raise RecipeError(
-                f"the {name} pipeline has no number {key!r}",
-                where=f"data.transform.{key}",
-                known=known,
-                do=suggest(key, known, "remove it or choose one of these"),
-            )
+    check_entries(kind, values, f"the {name} pipeline has no number", "data.transform", typed=False)
     return kind(**{key: _checked(key, value, getattr(kind, key)) for key, value in values.items()})
 
 

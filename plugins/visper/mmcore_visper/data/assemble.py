@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from mmcore.contract.entry import read_entries
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Recipe, Stage, Validation
 from mmcore.data.cache.choice import Features
@@ -16,7 +17,7 @@ from mmcore.data.formats.llava import LlavaIndex, LlavaParser
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import locate, read_facts, safe_join
 from mmcore.data.index import open_index
-from mmcore.errors import RecipeError, suggest
+from mmcore.errors import RecipeError
 from mmcore.evaluate.vqa import Question, blind_answers, read_questions
 from mmcore.language.collate import ConversationCollator
 from mmcore.language.conversation import template
@@ -35,9 +36,12 @@ from mmcore_visper.tokenizer import open_tokenizer
 LEARNS, MEASURES = ("converse", "caption", "probe"), ("ask", "converse", "caption", "probe")
 """The tasks of annotations that VisPer-LM is trained on, and those it is evaluated by."""
 
-TRANSFORM = ("pack_to",)
-"""What the recipe's `data.transform` may hold: the length of rows that hold several samples; without it every sample
-has a row of its own."""
+
+class Transform(Recipe):
+    """What the recipe's `data.transform` may hold."""
+
+    pack_to: int | None = None
+    """Length of rows that hold several samples; None gives every sample a row of its own."""
 
 
 class Options(Recipe):
@@ -130,18 +134,10 @@ def _collator(config: VisperConfig, reading: Reading, **layout: Any) -> Conversa
 
 def _pack_to(stage: Stage, max_length: int) -> int | None:
     """Length of packed rows, None for padded ones."""
-    for entry in stage.data.transform:
-        if entry not in TRANSFORM:
-            raise RecipeError(
-                f"VisPer-LM has no data.transform entry {entry!r}",
-                where="data.transform",
-                known=TRANSFORM,
-                do=suggest(entry, TRANSFORM, "choose one of these"),
-            )
-    length = stage.data.transform.get("pack_to")
+    length = read_entries(Transform, stage.data.transform, "VisPer-LM has no transform", "data.transform").pack_to
     if length is None:
         return None
-    if not isinstance(length, int) or length < max_length:
+    if length < max_length:
         raise RecipeError(
             f"packed rows of {length!r} positions cannot hold every sample",
             where="data.transform.pack_to",
