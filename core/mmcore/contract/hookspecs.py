@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from mmcore.contract.model import Model
     from mmcore.contract.protocols import DataContext, Datasets, Metric
     from mmcore.contract.recipe import Stage
+    from mmcore.contract.run import FinishedRun
     from mmcore.data.cache.features import CacheJob
     from mmcore.data.formats.format import Format
     from mmcore.language.conversation import Template
-    from mmcore.runs.run import FinishedRun
 
 hookspec = pluggy.HookspecMarker("mmcore")
 hookimpl = pluggy.HookimplMarker("mmcore")

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.base.lock import run_lock
 from mmcore.base.terminal import tell
+from mmcore.contract.run import FinishedRun
 from mmcore.errors import CheckpointError, DataError
 from mmcore.runs.build import (
     build_datasets,
@@ -27,20 +27,8 @@ from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_con
 if TYPE_CHECKING:
     from torch import nn
 
-    from mmcore.contract.model import Model
     from mmcore.contract.protocols import Datasets
     from mmcore.data.loader import Loader
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
-    """What `post_train` is given: a finished run and its model with the final weights, on the CPU."""
-
-    settings: Settings
-    run_dir: Path
-    model: "Model"
-    step: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def start_run(

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from mmcore import plugins
 from mmcore.base.jsonfile import read_json
 from mmcore.base.yamltext import read_yaml, to_yaml
-from mmcore.contract.recipe import Recipe, Source, Stage, Validation
+from mmcore.contract.recipe import Source, Stage, Validation
+from mmcore.contract.run import Settings as Settings
 from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
 from mmcore.runs.config import Origins, from_tree, resolve, to_tree
 from mmcore.runs.plugin import OpenedPlugin
@@ -29,34 +30,6 @@ Family = OpenedPlugin  # its former name
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
 PRECIOUS_VERSIONS = ("torch", "torchvision", "transformers", "deepspeed", "peft", "safetensors", "numpy", "pycocotools")
-
-
-class Settings(Recipe):
-    """One run, complete: the resolved stage and everything outside the recipe."""
-
-    plugin: str
-    extensions: tuple[str, ...] = ()
-    variant: str
-    stage: Stage
-    data: str
-    """Data root."""
-    only: tuple[str, ...] | None = None
-    """Sources named by --sources; None is all of them."""
-    init: tuple[str, ...] = ()
-    """Where the weights start: run folders, checkpoint files, Hub names, or "random"."""
-    seed: int = 0
-    demo: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int = 2
-    log_every: int = 10
-    tensorboard: bool = True
-    """Write TensorBoard events beside `metrics.jsonl`."""
-    quiet: bool = False
-    """Show no progress; `log.txt` has it all the same."""
-    max_steps: int | None = None
-    """Stop after this many optimiser steps although the schedule goes on (--max-steps)."""
-    track: Literal["trackio", "wandb", "swanlab"] | None = None
-    """Experiment tracker that is told the figures as well (--track)."""
 
 
 @dataclass(frozen=True, slots=True)

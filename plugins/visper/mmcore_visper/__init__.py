@@ -10,9 +10,9 @@ from mmcore import Family, Stage, hookimpl
 
 if TYPE_CHECKING:
     from mmcore import DataContext, Datasets, Model
+    from mmcore.contract.run import FinishedRun
     from mmcore.data.cache.features import CacheJob
     from mmcore.data.formats.format import Format
-    from mmcore.runs.run import FinishedRun
 
 
 @hookimpl

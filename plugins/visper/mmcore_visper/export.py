@@ -24,7 +24,7 @@ from mmcore_visper.config import VisperConfig
 from mmcore_visper.published_config import to_published
 
 if TYPE_CHECKING:
-    from mmcore.runs.run import FinishedRun
+    from mmcore.contract.run import FinishedRun
 
 WITHOUT_ANSWERS = ("pt", "probe")
 """Stages after which nothing is exported unasked: instruction tuning follows the first, the other only adds probes."""
