@@ -7,6 +7,7 @@
     ├── DataError          a file, a record or a field of the data is wrong
     │   ├── MissingDataError   a folder or a file that should be there is not
     │   └── UnsafeDataError    a path that leaves the data root, a decompression bomb, a hostile pickle
+    ├── CacheError         an index or a cache of mmcore's own that was damaged; never a sample's fault
     ├── WeightsError       a checkpoint that does not fit the model
     ├── CheckpointError    a run folder that is locked, damaged, full or not a run
     ├── NonFiniteError     the loss or the gradient stopped being a number
@@ -91,6 +92,10 @@ class MissingDataError(DataError):
 
 class UnsafeDataError(DataError):
     """Data that tries to leave its root, to exhaust memory or to run code."""
+
+
+class CacheError(MmcoreError):
+    """An index or a cache that mmcore wrote was damaged afterwards; no record of the data is to blame."""
 
 
 class WeightsError(MmcoreError):

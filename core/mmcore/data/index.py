@@ -5,7 +5,7 @@ A finished index is a folder of flat files:
     records.bin   the bytes of every record, end to end
     offsets.bin   int64 place of each record in records.bin, and the end
     *.npy         one column per fact (width, height, num_objects, has_mask, or the parser's own), memory-mapped
-    index.json    format, sources with size and sha256, number of records, category names
+    index.json    format, sources and the files above with size and sha256, number of records, category names
 
 Reading is two `pread` calls; nothing is mapped or cached, so a worker's private memory does not grow however many
 records it visits. Chosen by measuring (bench/index.py, 118 000 images, CPU time of a record's bytes and memory of a
@@ -13,8 +13,9 @@ process that read 12 000): this 2.6 us and 1 MiB, a memory map 1.5 us and 298 Mi
 
 The folder's name is made of the content: format version, parser options, and size and sha256 of every file. A build
 happens under a lock, in a folder of its own that is renamed when complete, so several processes may ask at once and a
-killed builder leaves nothing that could be mistaken for an index. Files' hashes are remembered with their size, times
-and inode, so that an unchanged file of gigabytes is recognised in microseconds.
+killed builder leaves nothing that could be mistaken for an index. An index is verified when it is opened; one that was
+damaged is built again with a line that says so. Files' hashes are remembered with their size, times and inode, so that
+an unchanged file of gigabytes is recognised in microseconds.
 """
 
 import contextlib
@@ -36,9 +37,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mmcore.errors import DataError, MissingDataError
+from mmcore.base.files import hash_file
+from mmcore.base.terminal import tell
+from mmcore.data.index_files import damage, file_sha256, self_hash, write_small
+from mmcore.errors import CacheError, DataError
 
-VERSION = 2
+VERSION = 3
 """Layout of the folder; part of the fingerprint, so an older layout is simply built again."""
 
 PARALLEL_FROM = 50_000
@@ -110,7 +114,7 @@ class Index:
 
         Raises:
             IndexError: there is no such record.
-            DataError: the index was damaged after it was built.
+            CacheError: the index was damaged after it was opened.
         """
         if not 0 <= number < self._length:
             raise IndexError(f"record {number} of {self._length}")
@@ -123,10 +127,10 @@ class Index:
             problem = "cut short"
         except (struct.error, ValueError, OSError) as error:
             problem = str(error)
-        raise DataError(
+        raise CacheError(
             f"record {number} of the index is damaged: {problem}",
             where=self.folder,
-            do="delete this folder; it is built again from the annotation file",
+            do="start again: the index is verified when it is opened, and built anew from the annotation file",
         )
 
     def column(self, name: str) -> np.ndarray:
@@ -171,11 +175,14 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
     fingerprint, files = _fingerprint(parser, cache)
     folder = cache / f"{parser.format.replace('/', '-')}-{fingerprint[:20]}"
     if (folder / "index.json").is_file():
-        return Index(folder)
+        if (fault := damage(folder, cache, fingerprint)) is None:
+            return Index(folder)
+        tell(f"the index {folder} was damaged ({fault}) and is built again")
     line = _Line() if report is None else None
     try:
         with _locked(folder.with_suffix(".lock"), line or report or _silent):
-            if not (folder / "index.json").is_file():
+            if not (folder / "index.json").is_file() or damage(folder, cache, fingerprint):
+                shutil.rmtree(folder, ignore_errors=True)
                 _build(parser, folder, fingerprint, files, workers, line or report or _silent)
     except OSError as error:
         raise DataError(
@@ -187,35 +194,6 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
         if line:
             line.end()
     return Index(folder)
-
-
-def file_sha256(path: Path, cache: Path) -> str:
-    """sha256 of a file's content, remembered in `cache` for as long as size, times and inode stay the same.
-
-    Raises:
-        MissingDataError: there is no such file.
-    """
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise MissingDataError(
-            f"annotation file not found: {path}",
-            where=error.strerror,
-            do="point --data or $MMCORE_DATA to the folder that holds it, or pick other sources with --sources",
-        ) from None
-    known = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
-    memory = cache / "hashes" / f"{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        remembered = json.loads(memory.read_text())
-        if remembered["status"] == known:
-            return str(remembered["sha256"])
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A file changed within the last moments may change again without its time showing it.
-    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > 2_000_000_000:
-        with contextlib.suppress(OSError):
-            _write(memory, json.dumps({"status": known, "sha256": digest, "path": str(path)}).encode())
-    return digest
 
 
 def _fingerprint(parser: Parser, cache: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -250,7 +228,11 @@ def _build(
             "meta": prepared.meta,
         }
         shutil.rmtree(scratch)
-        _write(building / "index.json", json.dumps(description, indent=1).encode())
+        description["built"] = {path.name: hash_file(path) for path in sorted(building.iterdir())}
+        # As JSON gives it back, so that its own hash can be made again.
+        description = json.loads(json.dumps(description))
+        description["self"] = self_hash(description)
+        write_small(building / "index.json", json.dumps(description, indent=1).encode())
         _sync(building)
         os.rename(building, folder)
         _sync_folder(folder.parent)
@@ -348,14 +330,6 @@ def _locked(path: Path, report: Report) -> Generator[None]:
                 time.sleep(min(1.0, 0.05 + waited / 10))
                 waited += 0.05
         yield
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put a small file in place as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _sync(folder: Path) -> None:

@@ -70,7 +70,9 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, attention: Kernel = "sdpa") -> None:
         super().__init__()
-        causal = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=NAME)
+        causal = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=NAME, trust_remote_code=False
+        )
         self.config = causal.config
         self.attention: Kernel = attention
         self.model = causal.model

@@ -93,7 +93,8 @@ def copy_tokenizer(tokenizer: Any, folder: Path) -> None:
 def _has_grown(tokenizer: Any, source: Path) -> bool:
     from transformers import AutoTokenizer
 
-    return len(AutoTokenizer.from_pretrained(str(source), local_files_only=True)) != len(tokenizer)
+    opened = AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
+    return len(opened) != len(tokenizer)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

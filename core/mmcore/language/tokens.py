@@ -220,9 +220,10 @@ def _open(source: str | Path) -> Any:
         )
     try:
         if path.is_file():
-            return LlamaTokenizer.from_pretrained(str(path.parent))
+            return LlamaTokenizer.from_pretrained(str(path.parent), trust_remote_code=False)
         quiet = not path.is_dir() and hub.silence() is not None
-        return AutoTokenizer.from_pretrained(str(source), local_files_only=path.is_dir() or quiet)
+        here = path.is_dir() or quiet
+        return AutoTokenizer.from_pretrained(str(source), local_files_only=here, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         if not path.exists() and hub.silence() is not None:
             raise hub.missing(

@@ -1,5 +1,6 @@
 """Caches of what frozen networks say: whole, resumable, checked, and read row by row."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ from mmcore.data.cache.check import verify
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, describe
 from mmcore.data.cache.fill import fill, survey
 from mmcore.data.cache.shards import only_writer
-from mmcore.errors import DataError, MissingDataError
+from mmcore.errors import CacheError, DataError, MissingDataError
 
 COUNT = 23
 
@@ -212,9 +213,8 @@ def test_a_shard_cut_short_is_an_error_and_made_again(job):
     run(job)
     path = job.folder / "shard-00002.safetensors"
     os.truncate(path, path.stat().st_size - 3)
-    cache = FeatureCache(job.folder)
-    with pytest.raises(DataError, match="cut short"):
-        cache.read("14.jpg")
+    with pytest.raises(CacheError, match=r"has [0-9,]+ bytes instead of"):
+        FeatureCache(job.folder)
     assert run(job).made == 5
     check_all(job, FeatureCache(job.folder))
     assert verify(job, job.folder) == []
@@ -230,7 +230,7 @@ def test_a_shard_damaged_before_it_was_verified_is_refused_and_then_made_again(j
             path.write_bytes(path.read_bytes()[:-1] + b"\xff")
 
     monkeypatch.setattr(cache_fill, "write_shard", writes_badly)
-    with pytest.raises(DataError, match="checksum differs"):
+    with pytest.raises(CacheError, match="checksum differs"):
         run(job)
     monkeypatch.undo()
     assert run(job).made == 5
@@ -240,9 +240,41 @@ def test_a_shard_damaged_before_it_was_verified_is_refused_and_then_made_again(j
 def test_a_damaged_index_is_an_error_and_found(job):
     run(job)
     (job.folder / "index.npy").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="index of the cache is damaged"):
-        FeatureCache(job.folder).read("00.jpg")
+    with pytest.raises(CacheError, match=r"index\.npy has 7 bytes"):
+        FeatureCache(job.folder)
     assert verify(job, job.folder)[0].startswith("the index of the cache is damaged")
+
+
+@pytest.mark.parametrize("name", ["index.npy", "shard-00000.safetensors", "shard-00004.safetensors", "cache.json"])
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.95])
+def test_a_single_flipped_bit_is_seen_when_the_cache_is_opened(job, name, where):
+    run(job)
+    FeatureCache(job.folder)  # what was verified once is known as it was then
+    path = job.folder / name
+    content = bytearray(path.read_bytes())
+    content[int(where * len(content))] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CacheError):
+        FeatureCache(job.folder)
+    with contextlib.suppress(CacheError):
+        assert verify(job, job.folder)
+
+
+def test_damage_met_while_reading_is_no_bad_sample(job):
+    run(job)
+    cache = FeatureCache(job.folder)
+    for path in job.folder.glob("shard-*.safetensors"):
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(CacheError, match=r"cut short|damaged") as caught:
+        [cache.read(f"{number:02d}.jpg") for number in range(COUNT)]
+    assert not isinstance(caught.value, DataError)  # which a policy might skip
+
+
+def test_what_was_verified_and_not_touched_is_not_read_again(job, monkeypatch):
+    run(job)
+    FeatureCache(job.folder)
+    monkeypatch.setattr(reading, "hash_file", lambda path: pytest.fail(f"{path} was read"))
+    FeatureCache(job.folder)
 
 
 def test_an_image_that_is_not_there_is_named(job):
@@ -260,7 +292,7 @@ def test_a_description_of_another_kind_is_refused(job):
     run(job)
     told = describe(job.folder)
     (job.folder / "cache.json").write_text(json.dumps({**told, "version": 99}))
-    with pytest.raises(DataError, match="version 99, not 1"):
+    with pytest.raises(CacheError, match="version 99, not 1"):
         FeatureCache(job.folder)
 
 

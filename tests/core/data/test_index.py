@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from mmcore.data import index as index_module
 from mmcore.data.index import Prepared, Report, file_sha256, open_index
-from mmcore.errors import DataError, MissingDataError
+from mmcore.errors import CacheError, DataError, MissingDataError
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,47 @@ def test_an_index_travels_to_other_processes_and_opens_there(tmp_path):
     assert index[1] == b"two"
 
 
-def test_a_damaged_index_is_reported_with_its_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("offsets.bin", lambda content: content[:10]),
+        ("records.bin", lambda content: content[:4]),
+        ("records.bin", lambda content: bytes([content[0] ^ 1]) + content[1:]),
+        ("width.npy", lambda content: content[:-1] + b"\x07"),
+        ("width.npy", lambda content: pickle.dumps([1, 2])),
+        ("width.npy", None),
+        ("index.json", lambda content: content.replace(b'"num_records": 4', b'"num_records": 3')),
+        ("index.json", lambda content: b"[" * 100_000),
+        ("index.json", lambda content: b"\xff\xfe"),
+    ],
+)
+def test_an_index_that_was_damaged_is_built_again_with_a_line(tmp_path, capsys, name, damage):
+    path = lines_file(tmp_path)
+    whole = open_index(path, tmp_path / "cache")
+    expected = [whole[number] for number in range(len(whole))]
+    target = whole.folder / name
+    if damage is None:
+        target.unlink()
+    else:
+        changed = damage(target.read_bytes())
+        assert changed != target.read_bytes()
+        target.write_bytes(changed)
+    again = open_index(path, tmp_path / "cache")
+    assert "was damaged" in capsys.readouterr().err
+    assert [again[number] for number in range(len(again))] == expected
+    assert len(again.column("width")) == len(expected)
+    open_index(path, tmp_path / "cache")
+    assert "was damaged" not in capsys.readouterr().err
+
+
+def test_damage_met_while_reading_is_no_bad_sample(tmp_path):
     index = open_index(lines_file(tmp_path), tmp_path / "cache")
     with open(index.folder / "records.bin", "r+b") as file:
         file.truncate(4)
     assert index[0] == b"one"
-    with pytest.raises(DataError, match="damaged") as error:
+    with pytest.raises(CacheError, match="damaged") as error:
         index[3]
+    assert not isinstance(error.value, DataError)  # which a policy might skip
     assert str(index.folder) in str(error.value)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcore.data.cache.features import CacheJob, Item, describe, digest_of, hash_of, open_index, unfit
+from mmcore.data.cache.features import CacheJob, Item, describe, digest_of, first_damage, hash_of, open_index, unfit
 from mmcore.data.cache.fill import Report
 from mmcore.data.cache.shards import Present, bad_keys, damage, rows_of
-from mmcore.errors import DataError
+from mmcore.errors import CacheError, DataError
 
 
 def verify(job: CacheJob, folder: Path, report: Report | None = None) -> list[str]:
@@ -42,8 +42,10 @@ def verify(job: CacheJob, folder: Path, report: Report | None = None) -> list[st
 def _check_index(folder: Path, told: Mapping[str, Any]) -> list[str]:
     try:
         index = open_index(folder)
-    except DataError as error:
+    except CacheError as error:
         return [error.what]
+    if "index" in told and (fault := first_damage(folder, {"shards": [told["index"]]}, all_again=True)):
+        return [fault]
     rows = rows_of(folder)
     found = {int(key): int(place) for key, place in zip(index[0], index[1], strict=True)}
     wanted = {int(hash_of(key)): row.shard << 32 | row.row for key, row in rows.items()}

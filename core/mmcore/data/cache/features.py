@@ -2,7 +2,8 @@
 
 A cache is a folder:
 
-    cache.json               what made the values, their shapes, which data it is complete for; written last
+    cache.json               what made the values, their shapes, which data it is complete for, and size and sha256 of
+                             the index and the shards; written last
     index.npy                for every image: where its row lies, and a hash of the image's content
     shard-00000.safetensors  one tensor per field, a row per image
     shard-00000.json         size and sha256 of that file, and the images of its rows
@@ -11,6 +12,9 @@ Shards are written under another name, forced to disk, renamed and never changed
 there. What is missing is appended (`mmcore.data.cache.fill`), so a killed writer loses one shard at most, a grown data
 set costs what grew, and an image that changed gets a new row. Nothing is found by name alone: a row belongs to the
 content of its image, and a folder to the identity of what made it.
+
+A cache is verified when it is opened: what was verified before and was not touched since (size, times, inode, kept in
+`verified.json`) is not read again. Damage is the cache's fault and stops the run; it is never a bad sample.
 
 Rows are read with `pread` into fresh memory. A map would count as the worker's memory, and a file cut short under a map
 kills the process instead of raising an error.
@@ -28,13 +32,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmcore.errors import DataError, MissingDataError
+from mmcore.base.files import hash_file
+from mmcore.base.jsonfile import read_json
+from mmcore.errors import CacheError, DataError, MissingDataError
 
 if TYPE_CHECKING:
     from torch import Tensor, device
 
 VERSION = 1
-CACHE_NAME, INDEX_NAME = "cache.json", "index.npy"
+CACHE_NAME, INDEX_NAME, VERIFIED_NAME = "cache.json", "index.npy", "verified.json"
 DTYPES = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
 OPEN_SHARDS = 64
 """Shards that a reader keeps open."""
@@ -102,7 +108,7 @@ class FeatureCache:
 
     Raises:
         MissingDataError: there is no finished cache.
-        DataError: its description is damaged or of another version.
+        CacheError: it is damaged or of another version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -110,6 +116,8 @@ class FeatureCache:
         told = describe(folder)
         if not (folder / INDEX_NAME).is_file():
             raise MissingDataError("the cache was never finished", where=folder, do=REPAIR)
+        if fault := first_damage(folder, told):
+            raise CacheError(f"the cache is damaged: {fault}", where=folder, do=REPAIR)
         self.identity: dict[str, Any] = told["identity"]
         self.covers: dict[str, str] = told["covers"]
         self.num_rows: int = told["rows"]
@@ -129,7 +137,8 @@ class FeatureCache:
 
         Raises:
             MissingDataError: the cache has no such image.
-            DataError: the image has changed, or the cache is damaged.
+            DataError: the image has changed.
+            CacheError: the cache was damaged after it was opened.
         """
         row = self._find(key)
         if path is not None and digest_of(path) != row.digest:
@@ -152,7 +161,7 @@ class FeatureCache:
         room = content.reshape(-1).view(np.uint8).data
         got = os.preadv(handle, [room], begin + row.number * field.num_bytes)
         if got != field.num_bytes:
-            raise DataError("a shard is cut short", where=shard_path(self.folder, row.shard), do=REPAIR)
+            raise CacheError("a shard is cut short", where=shard_path(self.folder, row.shard), do=REPAIR)
         return content
 
     def _shard(self, number: int) -> tuple[int, dict[str, int]]:
@@ -164,14 +173,14 @@ class FeatureCache:
         try:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise DataError(f"a shard cannot be opened: {error.strerror}", where=path, do=REPAIR) from None
+            raise CacheError(f"a shard cannot be opened: {error.strerror}", where=path, do=REPAIR) from None
         try:
             length = int.from_bytes(os.pread(handle, 8, 0), "little")
             header = json.loads(os.pread(handle, min(length, 1 << 24), 8))
             begins = {name: 8 + length + header[name]["data_offsets"][0] for name in self.fields}
         except (ValueError, KeyError, TypeError) as error:
             os.close(handle)
-            raise DataError(f"a shard is damaged: {error}", where=path, do=REPAIR) from None
+            raise CacheError(f"a shard is damaged: {error}", where=path, do=REPAIR) from None
         if len(self._open) >= OPEN_SHARDS:
             os.close(self._open.popitem(last=False)[1][0])
         self._open[number] = handle, begins
@@ -211,19 +220,65 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     path = folder / CACHE_NAME
     try:
-        told = json.loads(path.read_text())
+        told = read_json(path)
         if told["version"] != VERSION:
             raise ValueError(f"version {told['version']}, not {VERSION}")
         missing = {"identity", "covers", "rows", "fields", "shards"} - told.keys()
         if missing:
             raise ValueError(f"lacks {', '.join(sorted(missing))}")
+        if told.get("self", own_hash(told)) != own_hash(told):
+            raise ValueError("it was changed after it was written")
     except FileNotFoundError:
         raise MissingDataError("there is no cache here", where=folder, do="make it with `mmcore data cache`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
+        raise CacheError(
             f"not the description of a cache: {error}", where=path, do="delete it or name another"
         ) from None
     return told
+
+
+def own_hash(told: Mapping[str, Any]) -> str:
+    """Of a description without its entry for this."""
+    rest = {name: value for name, value in told.items() if name != "self"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def first_damage(folder: Path, told: Mapping[str, Any], *, all_again: bool = False) -> str | None:
+    """What is wrong with the files that a description names, as a sentence, or None.
+
+    Args:
+        folder: of the cache.
+        told: its description.
+        all_again: read also what was verified before and not touched since.
+    """
+    entries = [*told["shards"], *([told["index"]] if "index" in told else [])]
+    before = _verified(folder)
+    known = {} if all_again else before
+    fresh = dict(before)
+    for entry in entries:
+        name = Path(entry["file"]).name
+        try:
+            status = os.stat(folder / name)
+            marks = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            if status.st_size != entry["size"]:
+                return f"{name} has {status.st_size:,} bytes instead of {entry['size']:,}"
+            if known.get(name) != marks and hash_file(folder / name)[1] != entry["sha256"]:
+                return f"{name} was changed after it was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        fresh[name] = marks
+    if fresh != before:
+        with contextlib.suppress(OSError):  # a cache that cannot be written is verified each time
+            temporary = folder / f".{VERIFIED_NAME}.{os.getpid()}"
+            temporary.write_text(json.dumps(fresh))
+            temporary.replace(folder / VERIFIED_NAME)
+    return None
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        return read_json(folder / VERIFIED_NAME)
+    return {}
 
 
 def unfit(folder: Path, identity: Mapping[str, Any]) -> list[str]:
@@ -289,7 +344,7 @@ def open_index(folder: Path) -> np.ndarray:
         if index.ndim != 2 or index.shape[0] != 4 or index.dtype != np.dtype("<u8"):
             raise ValueError(f"{index.dtype} {index.shape}")
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"the index of the cache is damaged: {error}", where=path, do=REPAIR) from None
+        raise CacheError(f"the index of the cache is damaged: {error}", where=path, do=REPAIR) from None
     return index
 
 

@@ -31,6 +31,8 @@ from mmcore.data.cache.shards import (
     BAD_NAME,
     Present,
     damage,
+    drop_damaged,
+    drop_shard,
     only_writer,
     read_shard_record,
     remove_leftovers,
@@ -43,7 +45,7 @@ from mmcore.data.cache.shards import (
 )
 from mmcore.data.loader import DEADLINE_S, init_worker
 from mmcore.data.parcel import Unpacker, pack
-from mmcore.errors import DataError
+from mmcore.errors import CacheError, DataError
 
 SHARD_BYTES = 512 * 2**20
 """About this much per shard: what a kill can cost, and what waits in memory to be written."""
@@ -177,6 +179,7 @@ def fill(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with only_writer(folder):
+            drop_damaged(folder)
             found = survey(job, folder)
             if tell:
                 tell(found)
@@ -368,9 +371,8 @@ def _finish(job: CacheJob, folder: Path, made: int, bad: Sequence[Mapping[str, s
         entry = {"file": shard_path(folder, number).name, "size": record["size"], "sha256": record["sha256"]}
         if trusted.get(entry["file"]) != entry:
             if text := damage(folder, entry):
-                # Without its record the shard no longer counts, and its rows are made again.
-                shard_path(folder, number).with_suffix(".json").unlink()
-                raise DataError(text, where=folder, do=REPAIR)
+                drop_shard(folder, number)
+                raise CacheError(text, where=folder, do=REPAIR)
             verified += 1
         shards.append(entry)
     rows = rows_of(folder)

@@ -17,7 +17,19 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from mmcore.data.cache.features import CACHE_NAME, INDEX_NAME, VERSION, CacheJob, hash_of, shard_path
+from mmcore.base.jsonfile import read_json
+from mmcore.base.terminal import tell
+from mmcore.data.cache.features import (
+    CACHE_NAME,
+    INDEX_NAME,
+    VERSION,
+    CacheJob,
+    describe,
+    first_damage,
+    hash_of,
+    own_hash,
+    shard_path,
+)
 from mmcore.errors import DataError
 
 LOCK_NAME = ".lock"
@@ -56,11 +68,30 @@ def shard_numbers(folder: Path) -> list[int]:
 def read_shard_record(folder: Path, number: int) -> dict[str, Any] | None:
     """The record of a shard, or None when it or its shard is damaged."""
     path = shard_path(folder, number)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        told = json.loads(path.with_suffix(".json").read_text())
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        told = read_json(path.with_suffix(".json"), _RECORD)
         if told["size"] == path.stat().st_size and len(told["keys"]) == len(told["digests"]) == len(told["stats"]):
             return told
     return None
+
+
+_RECORD = {"size": int, "sha256": str, "keys": list, "digests": list, "stats": list}
+
+
+def drop_shard(folder: Path, number: int) -> None:
+    """Let a shard no longer count: without its record its rows are made again."""
+    shard_path(folder, number).with_suffix(".json").unlink(missing_ok=True)
+
+
+def drop_damaged(folder: Path) -> None:
+    """Take out what was damaged since the cache was finished, so that it is made again."""
+    if not (folder / CACHE_NAME).exists():
+        return
+    for shard in describe(folder)["shards"]:
+        number = int(Path(shard["file"]).stem.removeprefix("shard-"))
+        if fault := first_damage(folder, {"shards": [shard]}):
+            tell(f"{fault}: its rows are made again")
+            drop_shard(folder, number)
 
 
 def bad_keys(folder: Path) -> set[str]:
@@ -144,6 +175,11 @@ def write_description(
         "made_with": {"torch": torch.__version__, "numpy": np.__version__},
         "shards": list(shards),
     }
+    if (folder / INDEX_NAME).is_file():
+        size, sha256 = hash_file(folder / INDEX_NAME)
+        told["index"] = {"file": INDEX_NAME, "size": size, "sha256": sha256}
+    told = json.loads(json.dumps(told))  # as it is read back, so that its own hash can be made again
+    told["self"] = own_hash(told)
     write_whole(folder / CACHE_NAME, json.dumps(told, indent=1).encode())
 
 

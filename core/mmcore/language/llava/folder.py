@@ -95,7 +95,7 @@ class PlainLlava:
         """The template, tried on the tokenizer as others will read it."""
         from transformers import AutoTokenizer
 
-        written = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        written = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         return fitting(self.template, tokenizer, written, placed.image, placed.after)
 
 
