@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mmcore.base.hashing import mix
+from mmcore.base.jsonfile import parse_json
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import ConversationSample, Draw, Sample
 from mmcore.errors import DataError
@@ -25,6 +26,10 @@ from mmcore.errors import DataError
 Policy = Literal["error", "skip", "quarantine"]
 
 FILE_NAME = "bad_samples.jsonl"
+
+_UNUSABLE = (UnicodeError, OverflowError, RecursionError)
+"""What Python raises for text that is no text (half a surrogate pair), numbers of hundreds of digits, and values nested
+thousands deep: always the record's own fault."""
 
 
 class Incident(NamedTuple):
@@ -35,6 +40,10 @@ class Incident(NamedTuple):
     what: str
     """The error's first line; "" when nothing was left after the transform."""
     where: str
+
+
+def _unusable(draw: Draw, error: Exception) -> DataError:
+    return DataError(f"{type(error).__name__}: {error}", where=f"source {draw.source}, record {draw.position}")
 
 
 def replacement(draw: Draw, size: int, groups: np.ndarray | None) -> Draw:
@@ -89,10 +98,11 @@ class Reader:
             if draw.position not in self._quarantine[draw.source]:
                 try:
                     sample = source.sample(draw)
-                except DataError as error:
+                except (DataError, *_UNUSABLE) as error:
+                    failure = error if isinstance(error, DataError) else _unusable(draw, error)
                     if self._policy == "error":
-                        raise
-                    incidents.append(Incident(draw.source, draw.position, error.what, error.where or ""))
+                        raise failure from None
+                    incidents.append(Incident(draw.source, draw.position, failure.what, failure.where or ""))
                     if self._policy == "quarantine":
                         self._quarantine[draw.source].add(draw.position)
                 else:
@@ -149,7 +159,7 @@ class BadSamples:
     def _append(self, incidents: list[Incident]) -> None:
         if not incidents or self._path is None:
             return
-        lines = [json.dumps(incident._asdict(), ensure_ascii=False) + "\n" for incident in incidents]
+        lines = [json.dumps(incident._asdict()) + "\n" for incident in incidents]
         with open(self._path, "ab+") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
                 lines.insert(0, "\n")  # the last line was cut by a crash
@@ -163,9 +173,9 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             entries.append({**entry, "source": str(entry["source"]), "position": int(entry["position"])})
         except (ValueError, KeyError, TypeError):
             continue

@@ -1,11 +1,15 @@
 """Open an image file that somebody else wrote: inside its root, under a pixel budget, upright, as RGB bytes.
 
-Only the header is read before the budget is checked, so a decompression bomb costs nothing. A damaged or truncated
-file is an error, never a half grey picture.
+Only the header is read before the budget is checked, so a decompression bomb costs nothing. The budget is one of pixels
+and, as some layouts take three times the memory of others, one of bytes. A damaged or truncated file is an error, never
+a half grey picture; neither is one whose header claims more rows than its data has. Pipes and devices are not opened.
 """
 
 import contextlib
+import errno
+import io
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Generator
@@ -20,6 +24,10 @@ from mmcore.errors import DataError, MissingDataError, UnsafeDataError
 
 MAX_PIXELS = 178_956_970
 """Default budget, Pillow's own (a 24 bit image of 512 MiB); recipes set `data.max_pixels`."""
+
+BYTES_PER_PIXEL = 6
+"""Bytes of memory that reading an image may take, per pixel of the budget; 1 GiB with the default."""
+_LEAST_BYTES = 64 * 2**20
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """File formats that are opened at all; Pillow knows dozens more, with decoders that few people test."""
@@ -51,6 +59,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         DataError: it is damaged, truncated, animated, or no image; names the file.
     """
     with _opened(path, max_pixels) as image:
+        _refuse_filled(image, path)
         return np.array(_to_rgb(ImageOps.exif_transpose(image)))
 
 
@@ -154,7 +163,7 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Generator[Image.Im
             # About bombs (the budget is checked here) and odd metadata of files that decode well.
             warnings.simplefilter("ignore")
             # Opened here, because Pillow leaves some damaged files open.
-            with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+            with _regular(path) as file, Image.open(file, formats=FORMATS) as image:
                 _check(image, path, max_pixels)
                 yield image
     except DataError:
@@ -171,10 +180,72 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Generator[Image.Im
         ) from error
 
 
+def _regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return open(handle, "rb")
+
+
+_FILL_ROWS = 8
+"""Rows of one colour at the bottom of a JPEG that make it worth a second look."""
+_JUNK = bytes(range(0x20, 0xA0)) * 512
+"""Entropy-coded data that means something, whatever the tables."""
+
+
+def _refuse_filled(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """A JPEG that ends before its last row: the decoder fills what is missing with the last colour, and says nothing.
+
+    Whether it did shows in one way only: with more data before the end marker such a picture goes on, a whole one does
+    not. That takes a second decoding, so it is done only where the last rows are of one colour.
+
+    Raises:
+        DataError: the header claims more rows than there are.
+    """
+    if image.format not in ("JPEG", "MPO") or image.height <= _FILL_ROWS:
+        return
+    bottom = image.crop((0, image.height - _FILL_ROWS, image.width, image.height))
+    if any(low != high for low, high in _ranges(bottom)):
+        return
+    pixels = np.asarray(image)
+    plain = (pixels == pixels[-1, -1]).reshape(image.height, -1).all(axis=1)
+    first = image.height - int(np.argmin(plain[::-1])) if not plain.all() else 0
+    # What would go on is the block row in which the data ends, and the one below.
+    edge = (0, max(0, first - 2 * _FILL_ROWS), image.width, min(image.height, first + 2 * _FILL_ROWS))
+    with _regular(path) as file:
+        content = file.read()
+    end = content.rfind(b"\xff\xd9")
+    if end < 0:
+        return
+    with Image.open(io.BytesIO(content[:end] + _JUNK + content[end:]), formats=("JPEG",)) as again:
+        if again.crop(edge).tobytes() != image.crop(edge).tobytes():
+            raise DataError("the image has less data than its size asks for", where=path, do="fetch the file again")
+
+
+def _ranges(image: Image.Image) -> list[tuple[int, int]]:
+    found = image.getextrema()
+    return [found] if isinstance(found[0], int | float) else list(found)  # type: ignore[list-item]
+
+
+def _bytes_needed(image: Image.Image) -> int:
+    """Memory that reading takes: Pillow's copy, one as RGB, one as bytes and the array."""
+    narrow = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "LA": 4, "PA": 4}
+    own = narrow.get(image.mode, 4) + (4 if image.format in ("GIF", "WEBP") else 0)
+    return image.width * image.height * (own + (0 if image.mode == "RGB" else 4) + 6)
+
+
 def _check(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise _bomb(path, max_pixels, f"{width}x{height} are {width * height}")
+    needed, budget = _bytes_needed(image), max(BYTES_PER_PIXEL * max_pixels, _LEAST_BYTES)
+    if needed > budget:
+        raise UnsafeDataError(
+            f"reading {width}x{height} pixels in mode {image.mode} takes {needed:,} bytes; the budget is {budget:,}",
+            where=path,
+            do="--set data.max_pixels=... (six bytes each) if the file is trusted",
+        )
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise DataError("image is an animation", where=path, do="extract the frame that was annotated")
 

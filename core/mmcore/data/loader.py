@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +174,7 @@ class Loader:
         while True:
             try:
                 return self._unpack(next(results, None))
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:  # the last two where a worker died with its tensors
                 stuck = "timed out" in str(error)
                 if stuck and time.monotonic() - began < self._deadline_s:
                     continue
@@ -191,9 +192,11 @@ class Loader:
             do="a file system that does not answer, or a plugin that waits: try these records with --workers 0",
         )
 
-    def _lost_worker(self, results: Any, error: RuntimeError) -> Exception:
+    def _lost_worker(self, results: Any, error: Exception) -> Exception:
         """Name the worker that is gone and what it was reading; tasks go round the workers."""
-        for number, process in enumerate(getattr(results, "_workers", ())):
+        workers = getattr(results, "_workers", ())
+        connection.wait([process.sentinel for process in workers], timeout=1.0)
+        for number, process in enumerate(workers):
             if process.exitcode in (None, 0):
                 continue
             reading = self._tasks.waiting_for(number, self._num_workers)

@@ -1,11 +1,11 @@
 """A trained model, opened for evaluation, prediction or export: from a run, a checkpoint, or a folder we exported."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base.jsonfile import read_json
 from mmcore.errors import WeightsError
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.config import from_tree
@@ -75,7 +75,7 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
 
     folder = Path(folder)
     try:
-        written = json.loads((folder / CONFIG).read_text())
+        written = read_json(folder / CONFIG)
         if "mmcore" not in written and written.get("architectures"):
             raise WeightsError(
                 f"the folder holds a {written['architectures'][0]}, not a model in mmcore's own format",

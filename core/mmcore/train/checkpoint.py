@@ -14,7 +14,6 @@ name, forced to disk, and renamed; the manifest is verified before anything is r
 """
 
 import errno
-import json
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from mmcore.base import distributed
 from mmcore.base.files import Written, replace_text, sync_folder, write_json
+from mmcore.base.jsonfile import read_json
 from mmcore.base.tensorfile import Slot, StoredTensors, write_safetensors
 from mmcore.errors import CheckpointError
 from mmcore.train.engine import MOMENTS, Engine, Entry
@@ -239,7 +239,7 @@ def load(run_dir: Path, which: str | int = "last", *, verify: bool = True) -> Lo
             where=path,
             do="upgrade mmcore",
         )
-    names = sorted(json.loads((path / MANIFEST).read_text())["files"])
+    names = sorted(read_json(path / MANIFEST, {"files": dict})["files"])
     files = {
         kind: [path / name for name in names if name.startswith(kind) and name.endswith(".safetensors")]
         for kind in ("model", "optimizer")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.base.failure import full_text
 from mmcore.base.files import replace_text
+from mmcore.base.jsonfile import parse_json
 
 if TYPE_CHECKING:
     from mmcore.train.track import Tracker
@@ -111,10 +112,8 @@ def read_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
     result = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line, {"step": int})
         except ValueError:
-            break
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             break
         result.append((record, line))
     return result

@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from mmcore.base.files import hash_file, replace_text
+from mmcore.base.jsonfile import parse_json, read_json
 from mmcore.errors import CheckpointError
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 STATE = "state.json"
+_STATE = {
+    "version": int, "step": int, "position": dict, "updates": int, "skipped": int,
+    "loss_scale": (list, type(None)), "seed": int, "steps": int,
+}  # fmt: skip
+"""What a run reads of `state.json`."""
+_POSITION = {
+    "step": int, "samples": int, "best": (int, float, type(None)), "best_step": (int, type(None)), "metrics": dict,
+}  # fmt: skip
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -52,12 +61,16 @@ def named(run_dir: Path, pointer: str) -> int | None:
 def problem(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None: every file of the manifest is there, of its size and hash."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = read_json(path / MANIFEST, {"step": int, "files": dict})
         files = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} cannot be read"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    if is_checkpoint(path) and path.name != name_of(manifest["step"]):
+        return f"{MANIFEST} is that of {name_of(manifest['step'])}"
+    if missing := [kind for kind in ("model", "optimizer") if not any(name.startswith(kind) for name in files)]:
+        return f"{MANIFEST} names no {' and no '.join(missing)}"
     if STATE not in files:
         return f"{MANIFEST} names no {STATE}"
     for name, (size, _) in files.items():
@@ -68,7 +81,11 @@ def problem(path: Path) -> str | None:
     for name, expected in files.items():
         if hash_file(path / name) != expected:
             return f"{name} was changed after it was written"
-    return None
+    try:
+        step = state_of(path)["step"]
+    except (OSError, ValueError) as error:
+        return f"{STATE} cannot be used: {error}"
+    return None if step == manifest["step"] else f"{STATE} is that of step {step}"
 
 
 def last_good(run_dir: Path, say: Callable[[str], None]) -> int | None:
@@ -114,8 +131,17 @@ def find(run_dir: Path, which: str | int) -> int:
 
 
 def state_of(path: Path) -> dict[str, Any]:
-    """The `state.json` of a checkpoint, not verified."""
-    return json.loads((path / STATE).read_text())
+    """The `state.json` of a checkpoint, its form verified.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: an entry is missing, unknown or of another type.
+    """
+    state = read_json(path / STATE, _STATE)
+    position = parse_json(json.dumps(state["position"]), _POSITION)
+    if unknown := position.keys() - _POSITION.keys():
+        raise ValueError(f"position has {', '.join(sorted(unknown))}, which nobody knows")
+    return state
 
 
 def mark_best(run_dir: Path, step: int | None) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base.jsonfile import read_json
 from mmcore.errors import CheckpointError, MissingDataError, UnsafeDataError, WeightsError, some
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def read_tensors(path: str | Path) -> "dict[str, Tensor]":
         return _read_folder(path)
     if not path.exists():
         raise MissingDataError("no checkpoint here", where=path, do="give a file or a folder that holds weights")
+    if not path.is_file():
+        raise UnsafeDataError("not a regular file: a pipe or a device is never opened", where=path)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
@@ -71,13 +74,16 @@ def _read_folder(folder: Path) -> "dict[str, Tensor]":
 
 def _read_shards(index: Path) -> "dict[str, Tensor]":
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError("the index of this checkpoint cannot be read", where=index) from error
+        weight_map = read_json(index, {"weight_map": dict})["weight_map"]
+        names = sorted({str(name) for name in weight_map.values()})
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"the index of this checkpoint cannot be read: {error}", where=index) from error
     tensors: dict[str, Tensor] = {}
     for name in names:
-        if PurePath(name).name != name:
+        if name in ("", ".", "..") or PurePath(name).name != name or "\\" in name or "\0" in name:
             raise UnsafeDataError(f"the index names a file outside its folder: {name!r}", where=index)
+        if name.endswith(".index.json") or not (index.parent / name).is_file():
+            raise WeightsError(f"the index names {name!r}, which is no file of weights beside it", where=index)
         tensors.update(read_tensors(index.parent / name))
     return tensors
 
@@ -92,15 +98,43 @@ def _read_safetensors(path: Path) -> "dict[str, Tensor]":
         raise WeightsError(f"not a readable safetensors file: {error}", where=path) from error
 
 
+_MAX_NESTING = 4
+"""How deep published files wrap their tensors; a file that holds itself has no end."""
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch.save stores tensors as they are; an archive that grows when it is opened was made by somebody else.
+
+    Raises:
+        UnsafeDataError: its content is larger than the file.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        content = sum(entry.file_size for entry in archive.infolist())
+    if content > path.stat().st_size:
+        raise UnsafeDataError(
+            f"the archive of {path.stat().st_size:,} bytes holds {content:,}: tensors are never stored compressed",
+            where=path,
+            do="fetch the file again from its source",
+        )
+
+
 def _read_torch(path: Path) -> "dict[str, Tensor]":
     import torch
 
     try:
+        _refuse_bomb(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on the pickle protocol of files it is about to refuse
             # Memory mapping needs the zip layout that torch.save writes since 1.6; published files may be older.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except UnsafeDataError:
+        raise
+    except (
+        pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, AttributeError,
+        TypeError, IndexError, OverflowError, MemoryError,
+    ) as error:  # fmt: skip
         raise WeightsError(
             "refused: this file is damaged or holds more than plain tensors, and nothing in it was run",
             where=path,
@@ -114,7 +148,9 @@ def _tensors_of(content: Any, path: Path) -> "dict[str, Tensor]":
     """The flat dictionary of tensors inside what torch.load gave."""
     import torch
 
-    while isinstance(content, Mapping):
+    for _ in range(_MAX_NESTING):
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[key] for key in _NESTED_UNDER if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -128,8 +164,30 @@ def _tensors_of(content: Any, path: Path) -> "dict[str, Tensor]":
             where=path,
             known=f"named tensors, flat or under {', '.join(_NESTED_UNDER)}",
         )
+    _refuse_inflated(content, path)
     wrapped = all(str(name).startswith("module.") for name in content)
     return {str(name).removeprefix("module.") if wrapped else str(name): value for name, value in content.items()}
+
+
+def _refuse_inflated(tensors: "Mapping[Any, Tensor]", path: Path) -> None:
+    """A view of a few bytes can claim any shape, and takes that much memory as soon as it is copied.
+
+    Raises:
+        UnsafeDataError: the tensors are larger than their file.
+    """
+    claimed = sum(map(_bytes, tensors.values()))
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    # Tied parameters share a storage, and a checkpoint may hold one a few times.
+    if claimed > _MAX_SHARING * max(sum(held.values()), 1):
+        raise UnsafeDataError(
+            f"tensors of {claimed:,} bytes in a file of {path.stat().st_size:,}: they are views of few numbers",
+            where=path,
+            do="fetch the file again from its source",
+        )
+
+
+_MAX_SHARING = 16
+"""How many times the stored bytes tied tensors may add up to."""
 
 
 def write_safetensors(

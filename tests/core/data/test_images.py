@@ -1,6 +1,7 @@
 """Images are opened under a budget, upright and as RGB; what is broken is refused with the file's name."""
 
 import contextlib
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -177,3 +178,41 @@ def test_what_a_recipe_names_and_is_not_there_is_reported_with_the_first_absent_
     assert f"{tmp_path / 'coco'} does not exist" in str(error.value)
     assert "--data" in str(error.value)
     assert locate(tmp_path, "", "data root") == tmp_path
+
+
+def with_size(path: Path, target: Path, height: int, width: int) -> Path:
+    """A JPEG whose header claims another size than its data has."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = struct.pack(">HH", height, width)
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize("size", [(480, 320), (160, 640), (1000, 1000)])
+def test_a_jpeg_that_has_less_data_than_its_size_asks_for_is_refused(tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 320, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=80)
+    with pytest.raises(DataError, match="less data than its size"):
+        read_image(with_size(tmp_path / "a.jpg", tmp_path / "b.jpg", *size))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30, "optimize": True}])
+def test_a_whole_jpeg_with_a_plain_lower_edge_is_read(tmp_path, options):
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 320, 3), np.uint8)
+    pixels[100:] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", **options)
+    assert read_image(tmp_path / "a.jpg").shape == (160, 320, 3)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_the_budget_is_one_of_bytes_too(tmp_path):
+    Image.new("P", (5000, 5000)).save(tmp_path / "a.gif")
+    with pytest.raises(UnsafeDataError, match="bytes"):
+        read_image(tmp_path / "a.gif", max_pixels=25_000_000)
+    assert read_image(tmp_path / "a.gif", max_pixels=100_000_000).shape == (5000, 5000, 3)

@@ -179,6 +179,24 @@ def test_skipping_and_quarantining_draw_the_same_samples():
     )
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"), OverflowError("too large"), RecursionError("deep")],
+)
+def test_a_record_that_python_itself_cannot_take_is_a_bad_sample(fault, tmp_path):
+    class Odd(Numbers):
+        def sample(self, draw):
+            if draw.position in (1, 2):
+                raise fault
+            return super().sample(draw)
+
+    skipping = loader(Odd(), run_folder=tmp_path)
+    assert len(list(skipping.iterate(0, 60))) == 60
+    assert quarantined(tmp_path / FILE_NAME) == {"numbers": {1, 2}}
+    with pytest.raises(DataError, match=r"source numbers, record [12]"):
+        list(loader(Odd(), policy="error").iterate(0, 60))
+
+
 def test_too_many_bad_samples_in_a_row_stop_the_run():
     source = Numbers(bad=frozenset(range(SIZE)))
     with pytest.raises(DataError, match="7 records of source 'numbers' in a row") as error:

@@ -144,7 +144,7 @@ class LlavaParser:
             for begin, end in places[start:stop].tolist():
                 try:
                     value = json.loads(content.read(begin, end))
-                except ValueError as error:  # also of bytes that are not UTF-8
+                except (ValueError, RecursionError) as error:  # also of bytes that are not UTF-8
                     yield indexed({}, Flaw(f"not valid JSON: {error}", "the whole record"))
                 else:
                     yield indexed(value)
