@@ -27,13 +27,15 @@ from mmcore.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from mmcore.contract.model import Model
-    from mmcore.contract.protocols import DataContext, Datasets, Evaluator
+    from mmcore.contract.protocols import Collator, DataContext, Datasets, DataSource, Evaluator
     from mmcore.contract.values import Batch, DetectionBatch, Draw, Loss, Losses, Phrase, Prediction, Sample
     from mmcore.runs.load import load
 
 _LAZY = {
     "Batch": "mmcore.contract.values",
+    "Collator": "mmcore.contract.protocols",
     "DataContext": "mmcore.contract.protocols",
+    "DataSource": "mmcore.contract.protocols",
     "Datasets": "mmcore.contract.protocols",
     "DetectionBatch": "mmcore.contract.values",
     "Draw": "mmcore.contract.values",
@@ -54,10 +56,12 @@ __all__ = [
     "ByKind",
     "ByLength",
     "ByTask",
+    "Collator",
     "Constant",
     "Cosine",
     "Data",
     "DataContext",
+    "DataSource",
     "Datasets",
     "DetectionBatch",
     "Draw",

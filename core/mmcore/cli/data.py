@@ -149,7 +149,8 @@ def index(split: str, as_json: bool, **values: Any) -> None:
     for part, name in _sources(family, settings, split):
         begin = time.perf_counter()
         source = _build(family, settings, part, name).sources[name]
-        folder = getattr(getattr(getattr(source, "records", None), "index", None), "folder", None)
+        annotations = source.annotations()
+        folder = annotations.index.folder if annotations is not None else None
         built[f"{part}/{name}"] = {
             "records": len(source),
             "seconds": round(time.perf_counter() - begin, 3),

@@ -1,17 +1,21 @@
 """What a plugin's `build_datasets` is given and what it returns: the contract between data and the rest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mmcore.contract.values import Batch, ConversationSample, Draw, Prediction, Sample
+from mmcore.errors import DataError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmcore.data.formats.format import Format
+    from mmcore.data.index import Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +34,34 @@ class DataContext:
     """Annotation formats that plugins bring beside the core's."""
 
 
-@runtime_checkable
-class DataSource(Protocol):
+class Annotations(Protocol):
+    """Records of annotation files behind a source, parsed once into an index on disk."""
+
+    @property
+    def index(self) -> "Index": ...
+
+    def problems(self) -> Iterable[DataError]:
+        """What the parser noted; each error names file, record and field."""
+        ...
+
+    def unusable(self, position: int) -> bool:
+        """Whether record `position` cannot be used, which `problems` tells."""
+        ...
+
+
+class DataSource:
     """Records of one annotation format, and the way from a record to a sample.
 
     Instances travel to worker processes, so they hold paths and small numbers; files are opened lazily.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    """Under which the recipe knows it."""
+    fingerprint: str
+    """Content hash of the annotations and of everything that decides which records there are."""
 
-    def __len__(self) -> int: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of the annotations and of everything that decides which records there are."""
-        ...
-
-    def aspect_groups(self) -> np.ndarray | None:
-        """(records,) uint8 group of each record that may share a batch (0 portrait or square, 1 landscape), or None."""
-        ...
+    def __len__(self) -> int:
+        raise NotImplementedError
 
     def sample(self, draw: Draw) -> Sample | ConversationSample | None:
         """Read and transform record `draw.position`, with all randomness from `draw.seed`.
@@ -60,7 +72,21 @@ class DataSource(Protocol):
         Raises:
             DataError: the record cannot be used; names file, record and field.
         """
-        ...
+        raise NotImplementedError
+
+    def aspect_groups(self) -> np.ndarray | None:
+        """(records,) uint8 group of each record that may share a batch (0 portrait or square, 1 landscape), or None."""
+
+    def lengths(self) -> np.ndarray | None:
+        """(records,) length of each record, negative without an image; None for no mixtures by length."""
+
+    def annotations(self) -> Annotations | None:
+        """The indexed records behind it, for `mmcore data check` and `mmcore data index`; None for none."""
+
+    def problems(self) -> Iterable[DataError]:
+        """What is wrong with its annotations, known without reading a picture."""
+        found = self.annotations()
+        return found.problems() if found is not None else ()
 
 
 class Order(Protocol):
@@ -122,10 +148,28 @@ Metric = Callable[[Sequence[Any]], float]
 
 
 Collate = Callable[[Sequence[Any], int], Batch]
-"""Samples of one source, as it makes them, and a seed for what is drawn per batch -> batch.
+"""Samples of one source, as it makes them, and a seed for what is drawn per batch -> batch; a function, or a
+`Collator`."""
 
-An object with a method `draw(batch)` gives the pictures of `mmcore data show`, one per sample.
-"""
+
+class Collator:
+    """A collator that knows how its batches look, for `mmcore data show` and for a step that went wrong."""
+
+    def __call__(self, samples: Sequence[Any], seed: int) -> Batch:
+        """One batch of samples of one source; `seed` decides what is drawn per batch."""
+        raise NotImplementedError
+
+    def draw(self, batch: Any) -> "Sequence[Image] | None":
+        """One picture per sample as the network gets it; None has the core draw boxes and masks, or tokens.
+
+        Args:
+            batch: on the CPU.
+        """
+        del batch
+
+    def text_of(self, word: int) -> str:
+        """What a vocabulary id says, for the core's pictures of tokens."""
+        return str(word)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from mmcore.base.hashing import mix, name_key
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import Draw
 from mmcore.data.loader import init_worker
-from mmcore.data.records import Records, defect_error
 from mmcore.errors import DataError
 
 CHUNK = 32
@@ -37,17 +36,7 @@ class Problem(NamedTuple):
 
 def check_annotations(name: str, source: DataSource) -> Iterator[Problem]:
     """What the parser noted about the records of a source; nothing for sources without an index."""
-    records = getattr(source, "records", None)
-    problems = getattr(records, "problems", None) or getattr(source, "problems", tuple)
-    yield from (Problem.of(name, error) for error in problems())
-    if not isinstance(records, Records):
-        return
-    for record in Records(records.index, keep_empty=True):
-        for defect in record.defects:
-            yield Problem.of(name, defect_error(record, defect, records.index.label))
-    orphans = records.index.meta.get("orphans", 0)
-    if orphans:
-        yield Problem(name, f"{orphans} annotations belong to no image of the file", records.index.label)
+    yield from (Problem.of(name, error) for error in source.problems())
 
 
 def check_samples(
@@ -98,12 +87,9 @@ class _Checked(Dataset[list[Problem]]):
         return [problem for position in self._chunks[number] if (problem := self._check(position))]
 
     def _check(self, position: int) -> Problem | None:
-        records = getattr(self._source, "records", None)
-        if isinstance(records, Records) and any(defect.fatal for defect in records.peek(position).defects):
+        annotations = self._source.annotations()
+        if annotations is not None and annotations.unusable(position):
             return None  # told with the annotations
-        unusable = getattr(records, "unusable", None)
-        if unusable is not None and unusable(position):
-            return None
         try:
             self._source.sample(Draw(self._name, position, mix(name_key(self._name), position)))
         except DataError as error:

@@ -180,6 +180,18 @@ class Records:
         landscape = self._column("width") > self._column("height")
         return landscape.astype(np.uint8)
 
+    def unusable(self, position: int) -> bool:
+        """Whether record `position` has a fatal defect."""
+        return any(defect.fatal for defect in self.peek(position).defects)
+
+    def problems(self) -> Iterator[DataError]:
+        """Every defect of the whole index, records that are not kept included, and annotations without an image."""
+        for record in Records(self.index, keep_empty=True):
+            for defect in record.defects:
+                yield defect_error(record, defect, self.index.label)
+        if orphans := self.index.meta.get("orphans", 0):
+            yield DataError(f"{orphans} annotations belong to no image of the file", where=self.index.label)
+
     def total(self, column: str) -> int:
         """Sum of a column of the index over the records kept, such as `num_objects`."""
         return int(self._column(column).sum(dtype=np.int64))

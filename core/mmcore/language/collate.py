@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmcore.contract.protocols import Collator
 from mmcore.contract.values import MAIN, ConversationSample
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.sequence import Sequences
@@ -14,7 +15,7 @@ from mmcore.language.splice import lay_out
 
 
 @dataclass(frozen=True)
-class ConversationCollator:
+class ConversationCollator(Collator):
     """Makes batches of samples of one source.
 
     Args:

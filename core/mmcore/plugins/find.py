@@ -72,7 +72,7 @@ def _inspect(points: Sequence[EntryPoint]) -> Plugin:
     """Import a plugin; whatever goes wrong ends up in `trouble`."""
     point = points[0]
     distribution, version = _source(point)
-    summary = str(point.dist.metadata.get("Summary") or "") if point.dist else ""
+    summary = str(point.dist.metadata.json.get("summary") or "") if point.dist else ""
 
     def broken(what: str, do: str, cause: BaseException | None = None) -> Plugin:
         return Plugin(point.name, distribution, version, summary, trouble=Problem(what, do, cause))

@@ -129,7 +129,7 @@ def build_datasets(family: OpenedPlugin, settings: Settings, split: str) -> "Dat
         PluginError: two plugins give the same source, or one returns something else than Datasets.
         DataError: a source the recipe draws from is given by nobody.
     """
-    from mmcore.contract.protocols import Datasets
+    from mmcore.contract.protocols import Datasets, DataSource
 
     _learn_templates(family)
     context = replace(data_context(settings), formats=family.formats())
@@ -147,6 +147,13 @@ def build_datasets(family: OpenedPlugin, settings: Settings, split: str) -> "Dat
         evaluators=_with_metrics(_join([part.evaluators for part in parts], family), family, settings.stage),
         wordings={name: bank for part in parts for name, bank in part.wordings.items()},
     )
+    for name, source in joined.sources.items():
+        if not isinstance(source, DataSource):
+            raise PluginError(
+                f"the data source {name!r} is a {type(source).__name__}, not a mmcore.DataSource",
+                where=f"plugin {family.plugin.label} or one of {', '.join(settings.extensions) or 'no extensions'}",
+                do="derive its class from mmcore.DataSource, which has defaults for what it leaves out",
+            )
     if split == "train":
         check_wordings(settings.stage, any(part.wordings for part in parts), family.plugin.name)
         for name in active_sources(settings):

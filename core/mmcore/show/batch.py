@@ -1,10 +1,10 @@
 """The pictures of a batch, for `mmcore data show` and for a step that went wrong: what the network was given."""
 
 from collections.abc import Callable
-from typing import Any
 
 from PIL import Image
 
+from mmcore.contract.protocols import Collate, Collator
 from mmcore.contract.values import Batch, DetectionBatch
 from mmcore.errors import DataError
 from mmcore.language.batch import ConversationBatch
@@ -13,7 +13,7 @@ from mmcore.show.draw import draw_row
 from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
 
 
-def draw_batch(batch: Batch, collate: Any) -> list[Image.Image]:
+def draw_batch(batch: Batch, collate: Collate) -> list[Image.Image]:
     """One picture per sample: the collator's own where it draws, boxes and masks, or a conversation's tokens.
 
     Args:
@@ -23,13 +23,14 @@ def draw_batch(batch: Batch, collate: Any) -> list[Image.Image]:
     Raises:
         DataError: it holds nothing that could be drawn.
     """
-    if hasattr(collate, "draw"):
-        return collate.draw(batch)
+    own = collate.draw(batch) if isinstance(collate, Collator) else None
+    if own is not None:
+        return list(own)
     if isinstance(batch, DetectionBatch):
         names = getattr(batch, "names", None)
         return [draw_row(batch, row, names=names) for row in range(len(batch))]
     if isinstance(batch, ConversationBatch):
-        return draw_conversations(batch, getattr(collate, "text_of", str))
+        return draw_conversations(batch, collate.text_of if isinstance(collate, Collator) else str)
     raise DataError(f"batches of source {batch.source!r} hold no images that could be drawn")
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from mmcore.cli import cli
 from mmcore.cli.evaluate import wanted_sets
 from mmcore.contract.model import Model
-from mmcore.contract.protocols import Datasets
+from mmcore.contract.protocols import Datasets, DataSource
 from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage, Validation
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.errors import UsageError
@@ -53,7 +53,7 @@ class Kites(Model):
         return [Prediction(draw.position + 1, (height, width), *one) for draw in batch.draws]
 
 
-class Squares:
+class Squares(DataSource):
     """Two images of 100 x 100 with one object in the middle."""
 
     name, fingerprint = "coco_val", "x"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmcore.base.hashing import mix
 from mmcore.contract.mixture import ByLength
+from mmcore.contract.protocols import DataSource
 from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage
 from mmcore.contract.values import Draw
 from mmcore.data.order import by_task as by_task_module
@@ -149,7 +150,7 @@ def stage(sources: dict[str, float]) -> Stage:
     )
 
 
-class Chat:
+class Chat(DataSource):
     def lengths(self) -> np.ndarray:
         return LENGTHS
 
@@ -171,7 +172,7 @@ def test_a_recipe_asks_for_grouping() -> None:
 def test_what_grouping_cannot_do_is_refused_with_what_to_do(sources: dict[str, float], message: str) -> None:
     recipe = stage(sources)
     with pytest.raises(RecipeError) as caught:
-        build_order(recipe, recipe.data.sources, {"a": Chat(), "b": Chat(), "other": object()}, 0)
+        build_order(recipe, recipe.data.sources, {"a": Chat(), "b": Chat(), "other": DataSource()}, 0)
     assert message in str(caught.value)
     assert "stage 1 tune" in str(caught.value)
     assert "do:" in str(caught.value)

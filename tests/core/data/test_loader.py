@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcore.contract.protocols import Datasets
+from mmcore.contract.protocols import Datasets, DataSource
 from mmcore.contract.values import Batch, Draw, Sample
 from mmcore.data import parcel
 from mmcore.data.bad import FILE_NAME, BadSamples, Incident, quarantined, replacement
@@ -27,7 +27,7 @@ SIZE = 40
 
 
 @dataclass
-class Numbers:
+class Numbers(DataSource):
     """Samples whose pixels are random numbers of the draw's seed; some records misbehave."""
 
     name: str = "numbers"

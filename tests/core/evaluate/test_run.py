@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from mmcore.base.distributed import Place
 from mmcore.contract.model import Model
-from mmcore.contract.protocols import Datasets, Evaluator
+from mmcore.contract.protocols import Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import AdamW, Constant, Data, Stage, Validation
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.errors import DataError, UsageError
@@ -30,7 +30,7 @@ STAGE = Stage(
 )
 
 
-class Seven:
+class Seven(DataSource):
     """Seven records; sample i is a black image whose id is i."""
 
     name = "seven"

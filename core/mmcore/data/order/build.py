@@ -88,12 +88,12 @@ def _lengths(
         raise RecipeError("grouping by length needs one micro_batch for all sources", where=where, known=sorted(sizes))
     lengths = {}
     for name in recipe:
-        measure = getattr(sources[name], "lengths", None)
-        if measure is None:
+        measured = sources[name].lengths()
+        if measured is None:
             raise RecipeError(
                 f"source {name!r} does not know how long its records are",
                 where=where,
                 do="choose another data.mixture.kind, or other sources",
             )
-        lengths[name] = measure()
+        lengths[name] = measured
     return lengths, sizes.pop()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import Draw, Sample
 from mmcore.data.formats.sa1b import sidecar_masks
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
@@ -24,8 +25,8 @@ from mmcore_glee.vocabulary import clean_expression, has_ordinal, swap_sides
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """Images with their objects, or with one referred object; implements `mmcore.contract.protocols.DataSource`.
+class ImageSource(DataSource):
+    """Images with their objects, or with one referred object.
 
     Args:
         name: under which the recipe knows it.
@@ -58,6 +59,10 @@ class ImageSource:
     def fingerprint(self) -> str:
         """Content hash of the annotations and of which records are used."""
         return self.records.fingerprint
+
+    def annotations(self) -> Records:
+        """The records of the split."""
+        return self.records
 
     def aspect_groups(self) -> np.ndarray:
         """(records,) uint8: 1 where the image is wider than high, else 0."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import MAIN, ConversationSample, Draw
 from mmcore.data.cache.choice import Features, Found
 from mmcore.data.formats.llava import LlavaIndex
@@ -109,8 +110,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class ConversationSource:
-    """LLaVA records; implements `mmcore.contract.protocols.DataSource`.
+class ConversationSource(DataSource):
+    """LLaVA records.
 
     Args:
         name: under which the recipe knows it.
@@ -133,9 +134,9 @@ class ConversationSource:
         targets = self.reading.targets
         return self.records.fingerprint + (f"+{targets.fingerprint}" if targets else "")
 
-    def aspect_groups(self) -> None:
-        """Images are square, so any may share a batch."""
-        return
+    def annotations(self) -> LlavaIndex:
+        """The records."""
+        return self.records
 
     def lengths(self) -> np.ndarray:
         """(records,) words, negative without an image."""
@@ -176,7 +177,7 @@ class ConversationSource:
 
 
 @dataclass(frozen=True)
-class QuestionSource:
+class QuestionSource(DataSource):
     """Single questions about pictures, or about nothing but text, for evaluation.
 
     Args:
@@ -212,10 +213,6 @@ class QuestionSource:
     def fingerprint(self) -> str:
         """Content hash of the file and of what is added to its questions."""
         return f"{self.content}+{self.suffix}" if self.suffix else self.content
-
-    def aspect_groups(self) -> None:
-        """Images are square, so any may share a batch."""
-        return
 
     def sample(self, draw: Draw) -> ConversationSample:
         """Question `draw.position`.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmcore.contract.protocols import DataSource
 from mmcore.data.check import check_annotations
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
@@ -123,10 +124,11 @@ def test_a_bad_line_of_a_line_file_is_one_bad_record(tmp_path: Path) -> None:
 
 
 def test_data_check_lists_all_bad_records(tmp_path: Path) -> None:
-    class Source:
-        records = opened(tmp_path, [PICTURE, *(record for record, _, _ in WRONG)])
+    class Source(DataSource):
+        def annotations(self) -> LlavaIndex:
+            return opened(tmp_path, [PICTURE, *(record for record, _, _ in WRONG)])
 
-    problems = list(check_annotations("chat", Source()))  # type: ignore[arg-type]
+    problems = list(check_annotations("chat", Source()))
     assert len(problems) == len(WRONG)
     assert all(problem.source == "chat" and "record" in problem.where for problem in problems)
 
