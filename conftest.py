@@ -1,11 +1,40 @@
-"""What tests of the core and of every plugin share: reference data where there are some, and the command line."""
+"""What tests of the core and of every plugin share: reference data where there are some, and the command line.
+
+Wherever the core annotates an array, its shape and type are checked at run time, in every test of this process.
+"""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from mmcore.cli import main
+from beartype import beartype
+from jaxtyping import AbstractArray, install_import_hook
+
+
+def check_shapes(function: Any) -> Any:
+    """The function, with its arguments and result checked wherever an annotation speaks of an array.
+
+    Other annotations are the type checker's business and are left alone.
+    """
+    if not isinstance(function, type):
+        told = {name: hint for name, hint in function.__annotations__.items() if _speaks_of_arrays(hint)}
+        if not told:
+            return function
+        function.__annotations__ = told
+    return beartype(function)
+
+
+def _speaks_of_arrays(hint: Any) -> bool:
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        return True
+    return any(_speaks_of_arrays(part) for part in getattr(hint, "__args__", ()))
+
+
+install_import_hook("mmcore", "conftest.check_shapes")
+
+from mmcore.cli import main  # noqa: E402  # after the hook, which sees what is imported from here on
 
 Run = Callable[..., tuple[int, str]]
 

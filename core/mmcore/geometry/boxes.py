@@ -73,12 +73,12 @@ def pairwise_giou(first: Float[Tensor, "first 4"], second: Float[Tensor, "second
     return _generalised(first[:, None], second[None])
 
 
-def paired_iou(first: Float[Tensor, "*boxes 4"], second: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes"]:
+def paired_iou(first: Float[Tensor, "*boxes 4"], second: Float[Tensor, "*others 4"]) -> Float[Tensor, "*boxes"]:
     """Intersection over union of boxes in the same row: the diagonal of `pairwise_iou`, without the rest.
 
     Args:
         first: (..., 4) xyxy, any unit.
-        second: (..., 4) xyxy, same unit.
+        second: xyxy, same shape and unit.
 
     Raises:
         ShapeError: the two sets differ in shape.
@@ -87,12 +87,12 @@ def paired_iou(first: Float[Tensor, "*boxes 4"], second: Float[Tensor, "*boxes 4
     return _ratio(*_overlap(first, second))
 
 
-def paired_giou(first: Float[Tensor, "*boxes 4"], second: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes"]:
+def paired_giou(first: Float[Tensor, "*boxes 4"], second: Float[Tensor, "*others 4"]) -> Float[Tensor, "*boxes"]:
     """Generalised IoU of boxes in the same row: the diagonal of `pairwise_giou`, without the rest.
 
     Args:
         first: (..., 4) xyxy, any unit.
-        second: (..., 4) xyxy, same unit.
+        second: xyxy, same shape and unit.
 
     Raises:
         ShapeError: the two sets differ in shape.

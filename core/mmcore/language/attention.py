@@ -45,9 +45,9 @@ class Apart(NamedTuple):
 class Sight:
     """What each query sees. Masks are made on demand and kept for the other layers."""
 
-    order: Int[Tensor, "rows queries"]
+    order: Int[Tensor, "#rows queries"]
     """Where each query stands in its row; distances count for causality and windows."""
-    key_order: Int[Tensor, "rows keys"]
+    key_order: Int[Tensor, "#rows keys"]
     segments: Int[Tensor, "rows keys"] | None = None
     """Packed sample of each position; only the same sample is seen."""
     valid: Bool[Tensor, "rows keys"] | None = None

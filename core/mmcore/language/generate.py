@@ -94,7 +94,7 @@ class Generated:
     """Probability of each of them, under the softmax of the model's logits."""
     logits: Float[Tensor, "rows steps words"] | None = None
     """Of every step, float32; rows that ended go on with padding."""
-    hidden: list[Float[Tensor, "positions width"]] | None = None
+    hidden: list[Float[Tensor, "_ width"]] | None = None
     """Last hidden states of each row: its prompt, and every new token but the last, which is not fed back."""
 
 

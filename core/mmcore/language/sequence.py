@@ -48,7 +48,7 @@ class Sequences:
     """Rotary positions; they start again at every packed sample, and go on counting through padding on the right."""
     segments: Int[Tensor, "rows length"] | None
     """Number of the packed sample within its row, -1 at padding; None when every row is one sample."""
-    slots: Mapping[str, Int[Tensor, " features"]]
+    slots: Mapping[str, Int[Tensor, " _"]]
     """Kind of feature ("image", "region", ...) -> flat positions of its rows, in sample order."""
     supervised: Int[Tensor, " targets"]
     """Flat positions whose output predicts a learned token (the position before it)."""
@@ -56,10 +56,10 @@ class Sequences:
     """The token each of them has to predict."""
     locations: tuple[Location, ...]
     """Sample by sample."""
-    found: Mapping[str, Int[Tensor, " hits"]] = field(default_factory=dict)
+    found: Mapping[str, Int[Tensor, " _"]] = field(default_factory=dict)
     """Name of a watched vocabulary id ("[SEG]") -> flat positions where it stands, in sample order; the output that
     predicts it is the one at the position before."""
-    kept: Mapping[str, Int[Tensor, " features"]] = field(default_factory=dict)
+    kept: Mapping[str, Int[Tensor, " _"]] = field(default_factory=dict)
     """Kind -> which of its features have a place, for kinds that the maximum length cut; others have all of them."""
     cut: tuple[int, ...] = ()
     """Positions of each sample that the maximum length cut."""

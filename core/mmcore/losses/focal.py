@@ -37,7 +37,7 @@ def sigmoid_focal_loss(
 
 def sparse_focal_sum(
     logits: Float[Tensor, " sets *rest"],
-    positives: tuple[Int[Tensor, "#sets positives"], ...],
+    positives: tuple[Int[Tensor, "..."], ...],
     *,
     alpha: float = ALPHA,
     gamma: float = GAMMA,

@@ -46,7 +46,7 @@ def tiny_batch(
     rows = []
     for number, has_image in enumerate(images):
         words = rng.integers(6, 900, 12 + 5 * number)
-        ids = np.concatenate([[1, 4], [IMAGE] * has_image, words])
+        ids = np.array([1, 4, *[IMAGE] * has_image, *words.tolist()], np.int64)
         labels = np.where(np.arange(len(ids)) < 6, IGNORE, ids)
         rows.append(Encoded(ids, labels))
     sequences = lay_out(rows, config.expansion, pack_to=pack_to, padding_side=padding_side)

@@ -54,7 +54,7 @@ def check_lengths(lengths: Int[np.ndarray, " records"]) -> None:
 
 
 def group_kinds(
-    kinds: Sequence[Int[np.ndarray, " some"]],
+    kinds: Sequence[Int[np.ndarray, " _"]],
     lengths: Int[np.ndarray, " records"],
     batch: int,
     world: int,
