@@ -287,13 +287,16 @@ def test_without_room_in_shared_memory_the_same_batches_come_through_pipes(monke
     assert "--shm-size" in told
 
 
+BIG = torch.arange(3 * 256 * 256).to(torch.uint8).reshape(3, 256, 256)
+
+
 class Confined(Numbers):
     """Its worker may not make a file of more than four kilobytes, as if /dev/shm had no more room than that."""
 
     def sample(self, draw):
         sample = super().sample(draw)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        return replace(sample, image=torch.arange(48 * 1024, dtype=torch.int32))
+        return replace(sample, image=BIG)
 
 
 def test_a_real_refusal_of_the_system_is_survived(capsys) -> None:
@@ -301,7 +304,7 @@ def test_a_real_refusal_of_the_system_is_survived(capsys) -> None:
     batches = [batch for _, batch in workers.iterate(0, 4)]
     workers.close()
     assert len(batches) == 4
-    assert all(torch.equal(image, torch.arange(48 * 1024, dtype=torch.int32)) for b in batches for image in b.images)
+    assert all(torch.equal(image, BIG) for b in batches for image in b.images)
     assert "through pipes" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ TURNS = (Turn("user", "<image>\nWhat?"), Turn("assistant", "A cup."))
 
 
 def sample(number, images=1, length=6, **more):
-    ids = np.concatenate([[1], [IMAGE] * images, np.arange(2, 1 + length)])
+    ids = np.array([1, *[IMAGE] * images, *range(2, 1 + length)])
     labels = np.where(np.arange(len(ids)) > images + 2, ids, IGNORE)
     pixels = tuple(torch.full((3, 8, 8), number + 0.1 * image) for image in range(images))
     return ConversationSample(
