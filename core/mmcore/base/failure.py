@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmcore.base.files import replace_text
 from mmcore.errors import MmcoreError
 
 FOLDER_VARIABLE = "MMCORE_FAILURES"
@@ -63,10 +64,8 @@ def leave(error: BaseException, code: int) -> bool:
     rank = int(os.environ.get("RANK", "0"))  # as the launcher set it
     record = {"time_ns": time.time_ns(), "rank": rank, "code": code, "echo": is_echo(error), "text": full_text(error)}
     target = Path(folder) / f"failure-{rank}.json"
-    temporary = target.with_suffix(".tmp")
     try:
-        temporary.write_text(json.dumps(record), encoding="utf-8", errors="replace")
-        temporary.replace(target)
+        replace_text(target, json.dumps(record))
     except OSError:
         return False
     return True

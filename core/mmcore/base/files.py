@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 CHUNK = 16 * 2**20
+WRITING = ".writing-"
+"""How names of files begin that are not whole yet; a killed process may leave some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +74,32 @@ def write_json(path: Path, value: Any) -> Written:
         raise
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Put a small text file in place of an older one, so that a reader sees one or the other."""
-    temporary = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def replacing(path: Path) -> Generator[Path, None, None]:
+    """A new file beside `path` for the block to write, whole on the disk and in its place once the block has ended.
+
+    A reader sees the older file or the new one. When the block raises, the older one stays.
+    """
+    temporary = path.with_name(f"{WRITING}{os.getpid()}-{path.name}")
     temporary.unlink(missing_ok=True)
     try:
-        file = HashingFile(temporary)
-        try:
-            file.write(text.encode())
-            file.close()
-        except BaseException:
-            file.abandon()
-            raise
+        yield temporary
+        sync_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Put a small file in place of an older one."""
+    with replacing(path) as temporary, temporary.open("xb", buffering=0) as file:
+        write_all(file, memoryview(data))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Put a small text file in place of an older one, in UTF-8."""
+    replace_bytes(path, text.encode())
 
 
 def hash_file(path: Path) -> tuple[int, str]:
@@ -93,6 +107,12 @@ def hash_file(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return os.fstat(file.fileno()).st_size, digest
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,12 +1,11 @@
 """`mmcore data cache`: compute once what frozen networks say of every image, so that training need not run them."""
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmcore.base.progress import Count
 from mmcore.cli.options import recipe_options, request_from
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def cache(
         tell(found)
         refuse_full(found, folder)
     else:
-        line = _Line()
+        line = Count("made", "images")
         filled = fill(
             job,
             folder,
@@ -69,7 +68,7 @@ def cache(
             tell=tell,
             report=line,
         )
-        line.end()
+        line.close()
         told |= filled._asdict()
         if not as_json:
             _say_done(filled, folder, told["bad"])
@@ -137,9 +136,9 @@ def _check(job: "CacheJob", folder: Path, as_json: bool) -> None:
     from mmcore.data.cache.check import verify
     from mmcore.errors import DataError
 
-    line = _Line("checked")
+    line = Count("checked", "images")
     problems = verify(job, folder, line)
-    line.end()
+    line.close()
     if as_json:
         click.echo(json.dumps({"ok": not problems, "folder": str(folder), "problems": problems}, indent=1))
     else:
@@ -155,36 +154,3 @@ def _check(job: "CacheJob", folder: Path, as_json: bool) -> None:
         )
     if not as_json:
         click.echo(f"{folder}: nothing is wrong")
-
-
-class _Line:
-    """Progress on stderr: one line that is rewritten on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, doing: str = "images") -> None:
-        self._doing = doing
-        self._live = sys.stderr.isatty()
-        self._begin = time.monotonic()
-        self._last = self._begin if not self._live else 0.0
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        self._first = done if self._first is None else self._first
-        if now - self._last < (0.2 if self._live else 10.0) and done < total:
-            return
-        self._last = now
-        rate = (done - self._first) / max(now - self._begin, 1e-9)
-        left = f"{rate:.1f}/s, {_clock((total - done) / rate)} left" if rate else "starting"
-        text = f"{done:,} of {total:,} {self._doing}, {left}"
-        sys.stderr.write(f"\r\033[K{text}" if self._live else f"{text}\n")
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        if self._live and self._first is not None:
-            sys.stderr.write("\r\033[K")
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

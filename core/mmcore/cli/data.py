@@ -1,7 +1,6 @@
 """`mmcore data`: make sample data, check data, draw what the network sees, build indexes and caches ahead."""
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +201,7 @@ def _check_one(
     family: "OpenedPlugin", settings: "Settings", split: str, name: str, quick: bool, limit: int | None, workers: int
 ) -> "tuple[list[Problem], int]":
     """The problems of one source, and its number of records."""
+    from mmcore.base.progress import Count
     from mmcore.data.check import Problem, check_annotations, check_samples
     from mmcore.errors import DataError
 
@@ -211,10 +211,8 @@ def _check_one(
         return [Problem.of(name, error)], 0
     problems = list(check_annotations(name, source))
     if not quick:
-        with click.progressbar(length=len(source), label=f"{split} {name}", file=sys.stderr) as bar:
-            problems += check_samples(
-                name, source, limit=limit, workers=workers, report=lambda done, count: bar.update(done - bar.pos)
-            )
+        with Count(f"{split} {name}", "records", quiet_s=0.5) as line:
+            problems += check_samples(name, source, limit=limit, workers=workers, report=line)
     return problems, len(source)
 
 

@@ -19,15 +19,12 @@ an unchanged file of gigabytes is recognised in microseconds.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import struct
-import sys
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
@@ -37,9 +34,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mmcore.base.files import hash_file
+from mmcore.base.files import hash_file, replace_text, sync_file, sync_folder
+from mmcore.base.lock import waited_for
+from mmcore.base.progress import Count
 from mmcore.base.terminal import tell
-from mmcore.data.index_files import damage, file_sha256, self_hash, write_small
+from mmcore.data.index_files import damage, file_sha256, self_hash
 from mmcore.errors import CacheError, DataError
 
 VERSION = 3
@@ -178,12 +177,15 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
         if (fault := damage(folder, cache, fingerprint)) is None:
             return Index(folder)
         tell(f"the index {folder} was damaged ({fault}) and is built again")
-    line = _Line() if report is None else None
+    line = Count("index", quiet_s=0.5, show=report is None)
+    report = report or (lambda doing, share: line(share, label=f"index: {doing}"))
     try:
-        with _locked(folder.with_suffix(".lock"), line or report or _silent):
+        with waited_for(
+            folder.with_suffix(".lock"), lambda: report("waiting for another process that builds this index", 0.0)
+        ):
             if not (folder / "index.json").is_file() or damage(folder, cache, fingerprint):
                 shutil.rmtree(folder, ignore_errors=True)
-                _build(parser, folder, fingerprint, files, workers, line or report or _silent)
+                _build(parser, folder, fingerprint, files, workers, report)
     except OSError as error:
         raise DataError(
             f"the index cannot be written: {error}",
@@ -191,8 +193,7 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
             do="free some space, or choose another folder with $MMCORE_CACHE",
         ) from error
     finally:
-        if line:
-            line.end()
+        line.close("index: ready")
     return Index(folder)
 
 
@@ -232,10 +233,12 @@ def _build(
         # As JSON gives it back, so that its own hash can be made again.
         description = json.loads(json.dumps(description))
         description["self"] = self_hash(description)
-        write_small(building / "index.json", json.dumps(description, indent=1).encode())
-        _sync(building)
+        replace_text(building / "index.json", json.dumps(description, indent=1))
+        for path in building.iterdir():
+            sync_file(path)
+        sync_folder(building)
         os.rename(building, folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -313,68 +316,3 @@ def _join(parts: Sequence[_Part], building: Path, columns: Iterable[str]) -> Non
     offsets.tofile(building / "offsets.bin")
     for name in columns:
         np.save(building / f"{name}.npy", np.concatenate([np.load(part.folder / f"{name}.npy") for part in parts]))
-
-
-@contextlib.contextmanager
-def _locked(path: Path, report: Report) -> Generator[None]:
-    """Hold the builders' lock; the system lets go of it when its process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        waited = 0.0
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                report("waiting for another process that builds this index", 0.0)
-                time.sleep(min(1.0, 0.05 + waited / 10))
-                waited += 0.05
-        yield
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _silent(doing: str, share: float) -> None:
-    pass
-
-
-class _Line:
-    """Progress on stderr: one line that is rewritten on a terminal, one line per stage elsewhere."""
-
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._doing = ""
-        self._last = 0.0
-        self._begin = time.monotonic()
-
-    def __call__(self, doing: str, share: float) -> None:
-        now = time.monotonic()
-        if now - self._begin < 0.5:
-            return  # nobody waits for a small file
-        if self._live and now - self._last > 0.2:
-            self._last = now
-            sys.stderr.write(f"\r\033[Kindex: {doing} {share:4.0%}, {now - self._begin:.0f} s")
-            sys.stderr.flush()
-        elif not self._live and doing != self._doing:
-            sys.stderr.write(f"index: {doing}\n")
-        self._doing = doing
-
-    def end(self) -> None:
-        if self._doing:
-            sys.stderr.write(
-                f"{chr(13) + chr(27) + '[K' if self._live else ''}index: ready after "
-                f"{time.monotonic() - self._begin:.1f} s\n"
-            )

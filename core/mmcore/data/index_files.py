@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmcore.base.files import replace_text
 from mmcore.base.jsonfile import read_json
 from mmcore.errors import DataError, MissingDataError
 
@@ -64,13 +65,6 @@ def file_sha256(path: Path, cache: Path) -> str:
     # A file changed within the last moments may change again without its time showing it.
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > 2_000_000_000:
         with contextlib.suppress(OSError):
-            write_small(memory, json.dumps({"status": known, "sha256": digest, "path": str(path)}).encode())
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(memory, json.dumps({"status": known, "sha256": digest, "path": str(path)}))
     return digest
-
-
-def write_small(path: Path, content: bytes) -> None:
-    """Put a small file in place as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

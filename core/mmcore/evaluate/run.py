@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmcore.base.distributed import Place, all_gather_json, broadcast_json, gather_json
 from mmcore.base.files import replace_text
+from mmcore.base.progress import Count
 from mmcore.contract.protocols import Collate, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Batch, Draw
@@ -76,16 +77,16 @@ def evaluate(
         raise DataError(f"validation set {source!r} has no images", where=source)
     entry = stage.validation.get(source)
     batches = shares(total, batch_size or (entry.batch_size if entry else 1), place)
-    line = _Progress(source, total, enabled=progress and place.is_first)
-    began, left_out = time.monotonic(), []
-    with _evaluating(model), torch.inference_mode(), _precision(device, autocast):
+    line = Count(f"eval {source}", "records", show=progress and place.is_first)
+    done, began, left_out = 0, time.monotonic(), []
+    with line, _evaluating(model), torch.inference_mode(), _precision(device, autocast):
         for read in _load(_Batches(data, datasets.collate[source], batches, policy, total), workers):
             batch, incidents = _agreed(read, place)
             left_out += incidents
             evaluator.update(batch, model.predict(batch.to(device)))  # type: ignore[operator]
-            line.advance(len(batch) * place.world_size)
+            done = min(total, done + len(batch) * place.world_size)
+            line(done, total)
     items = _gather(evaluator.state(), place)
-    line.close()
     _tell_left_out(left_out, source, total, place)
     if take_bad is not None:
         take_bad(left_out)
@@ -318,32 +319,3 @@ def _write(
         replace_text(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"cannot write into {folder}: {error.strerror}", do="choose another folder") from None
-
-
-class _Progress:
-    """A line that is rewritten on a terminal, and one line every ten seconds elsewhere."""
-
-    def __init__(self, name: str, total: int, *, enabled: bool) -> None:
-        self.name, self.total, self.enabled = name, total, enabled
-        self.terminal = sys.stderr.isatty()
-        self.pause = 0.2 if self.terminal else 10.0
-        self.done, self.began = 0, time.monotonic()
-        self.shown = self.began
-
-    def advance(self, images: int) -> None:
-        self.done = min(self.total, self.done + images)
-        now = time.monotonic()
-        if self.enabled and now - self.shown >= self.pause:
-            self.shown = now
-            rate = self.done / (now - self.began)
-            left = (self.total - self.done) / rate
-            self._print(f"eval {self.name}  {self.done}/{self.total} images  {rate:.1f}/s  {left:.0f} s left")
-
-    def close(self) -> None:
-        if self.enabled and self.terminal:
-            self._print("")
-
-    def _print(self, text: str) -> None:
-        # A terminal's line is cleared and written over; anything else gets lines.
-        start, end = ("\r\x1b[K", "") if self.terminal else ("", "\n")
-        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from mmcore import plugins
+from mmcore.base.files import replace_text
 from mmcore.base.jsonfile import read_json
 from mmcore.base.yamltext import read_yaml, to_yaml
 from mmcore.contract.recipe import Source, Stage, Validation
@@ -170,7 +171,7 @@ def write_config(settings: Settings, run_dir: Path) -> None:
     """Save the settings as `config.yaml`."""
     run_dir.mkdir(parents=True, exist_ok=True)
     header = f"# mmcore {__version__}: the resolved settings of this run; `mmcore train --resume` needs nothing else\n"
-    _write_atomically(run_dir / CONFIG_NAME, header + to_yaml(to_tree(settings)))
+    _write(run_dir / CONFIG_NAME, header + to_yaml(to_tree(settings)))
 
 
 def read_settings(run_dir: Path) -> Settings:
@@ -228,7 +229,7 @@ def write_run_record(
             "weights": list(started_from),
         }
     )
-    _write_atomically(path, json.dumps({"starts": starts}, indent=2) + "\n")
+    _write(path, json.dumps({"starts": starts}, indent=2) + "\n")
 
 
 def read_starts(run_dir: Path) -> list[dict[str, Any]]:
@@ -267,13 +268,10 @@ def _git_revision() -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write(path: Path, text: str) -> None:
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        replace_text(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write {path}: {error.strerror}", do="free space or choose another --out"
         ) from None

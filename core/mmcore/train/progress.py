@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from mmcore.base.terminal import tell
+from mmcore.base.progress import LiveLine, clock
 from mmcore.contract.values import Batch
 
 
@@ -67,38 +67,21 @@ class Progress(AbstractContextManager["Progress"]):
     """
 
     def __init__(self, total: int, *, show: bool = True) -> None:
-        self.total, self.show = total, show
-        self._live: Any = None
-
-    def __enter__(self) -> Self:
-        if self.show and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._live = Live("", console=Console(stderr=True, highlight=False), refresh_per_second=4, transient=True)
-            self._live.start()
-        return self
+        self.total = total
+        self._line = LiveLine(show=show)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._line.close()
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Show a logged step."""
-        text = line(record, self.total)
-        if self._live is not None:
-            self._live.update(text)
-        elif self.show:
-            tell(text)
+        self._line.update(line(record, self.total))
 
     def say(self, text: str) -> None:
         """Show a message above the live line."""
-        if self._live is not None:
-            self._live.console.print(text, markup=False)
-        elif self.show:
-            tell(text)
+        self._line.say(text)
 
 
 def line(record: Mapping[str, Any], total: int) -> str:
@@ -121,7 +104,7 @@ def line(record: Mapping[str, Any], total: int) -> str:
         parts.append(f"padding {timing['padding_percent']:.0f}%")
     parts.append(f"data wait {timing['data_wait_percent']:.0f}%")
     parts.append(f"{timing['memory_gb']:.1f} GB")
-    parts.append(f"{_clock((total - record['step']) * timing['step_s'])} left")
+    parts.append(f"{clock((total - record['step']) * timing['step_s'])} left")
     return "  ".join(parts)
 
 
@@ -139,9 +122,3 @@ def brief(metrics: Mapping[str, float], most: int = 3) -> str:
         if seen[source] <= most:
             shown.append(f"{name} {value:.4g}")
     return ", ".join(shown)
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base.files import sync_file
 from mmcore.base.jsonfile import read_json
 from mmcore.errors import CheckpointError, MissingDataError, UnsafeDataError, WeightsError, some
 
@@ -248,13 +249,13 @@ def _write_shards(state: "Mapping[str, Tensor]", folder: Path, limit: int, metad
             save_file(tensors, folder / name, metadata)
         except SafetensorError as error:
             raise OSError(5, str(error)) from error
-        _sync(folder / name)
+        sync_file(folder / name)
     if len(shards) == 1:
         return names
     weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
     index = {"metadata": {"total_size": needed}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
-    _sync(folder / INDEX_FILE)
+    sync_file(folder / INDEX_FILE)
     return [*names, INDEX_FILE]
 
 
@@ -286,8 +287,3 @@ def _separate(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
         seen.add(plain.untyped_storage().data_ptr())
         result[name] = plain
     return result
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mmcore.base.files import replace_text
 from mmcore.data.cache.features import (
     CACHE_NAME,
     DTYPES,
@@ -41,7 +42,6 @@ from mmcore.data.cache.shards import (
     write_description,
     write_index,
     write_shard,
-    write_whole,
 )
 from mmcore.data.loader import DEADLINE_S, init_worker
 from mmcore.data.parcel import Unpacker, pack
@@ -377,7 +377,7 @@ def _finish(job: CacheJob, folder: Path, made: int, bad: Sequence[Mapping[str, s
         shards.append(entry)
     rows = rows_of(folder)
     write_index(folder, rows)
-    write_whole(folder / BAD_NAME, "".join(json.dumps(entry) + "\n" for entry in bad).encode())
+    replace_text(folder / BAD_NAME, "".join(json.dumps(entry) + "\n" for entry in bad))
     covers = told["covers"] | dict(job.covers)
     write_description(job, folder, rows=len(rows), covers=covers, shards=shards)
     remove_leftovers(folder, {entry["file"] for entry in shards})

@@ -5,10 +5,7 @@ or not at all.
 """
 
 import contextlib
-import fcntl
-import hashlib
 import json
-import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +14,9 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from mmcore.base.files import WRITING, hash_file, replace_text, replacing
 from mmcore.base.jsonfile import read_json
+from mmcore.base.lock import held
 from mmcore.base.terminal import tell
 from mmcore.data.cache.features import (
     CACHE_NAME,
@@ -108,18 +107,13 @@ def only_writer(folder: Path) -> Generator[None]:
     Raises:
         DataError: another process writes it.
     """
-    with open(folder / LOCK_NAME, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            process = file.read().strip() or "unknown"
-            raise DataError(
-                f"process {process} is writing this cache", where=folder, do="wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+
+    def taken(process: int) -> DataError:
+        return DataError(
+            f"process {process or 'unknown'} is writing this cache", where=folder, do="wait for it, or stop it"
+        )
+
+    with held(folder / LOCK_NAME, taken):
         yield
 
 
@@ -133,13 +127,11 @@ def write_shard(
 ) -> None:
     """Write one shard and then its record, which makes it count."""
     path = shard_path(folder, number)
-    writing = folder / f".writing-{number:05d}"
-    save_file({name: np.ascontiguousarray(array) for name, array in values.items()}, writing)
-    sync(writing)
-    size, sha256 = hash_file(writing)
-    os.replace(writing, path)
+    with replacing(path) as writing:
+        save_file({name: np.ascontiguousarray(array) for name, array in values.items()}, writing)
+        size, sha256 = hash_file(writing)
     record = {"size": size, "sha256": sha256, "keys": keys, "digests": digests, "stats": stats}
-    write_whole(path.with_suffix(".json"), json.dumps(record).encode())
+    replace_text(path.with_suffix(".json"), json.dumps(record))
 
 
 def write_index(folder: Path, rows: Mapping[str, Present]) -> None:
@@ -156,10 +148,8 @@ def write_index(folder: Path, rows: Mapping[str, Present]) -> None:
     places = np.array([row.shard << 32 | row.row for row in rows.values()], "<u8")
     digests = np.frombuffer(bytes.fromhex("".join(row.digest for row in rows.values())), "<u8").reshape(-1, 2)
     index = np.stack([hashes, places[order], *digests[order].T])
-    writing = folder / ".writing-index.npy"
-    np.save(writing, index, allow_pickle=False)
-    sync(writing)
-    os.replace(writing, folder / INDEX_NAME)
+    with replacing(folder / INDEX_NAME) as writing:
+        np.save(writing, index, allow_pickle=False)
 
 
 def write_description(
@@ -180,12 +170,12 @@ def write_description(
         told["index"] = {"file": INDEX_NAME, "size": size, "sha256": sha256}
     told = json.loads(json.dumps(told))  # as it is read back, so that its own hash can be made again
     told["self"] = own_hash(told)
-    write_whole(folder / CACHE_NAME, json.dumps(told, indent=1).encode())
+    replace_text(folder / CACHE_NAME, json.dumps(told, indent=1))
 
 
 def remove_leftovers(folder: Path, used: set[str]) -> None:
     """Halves that a killed writer left; the lock is ours."""
-    for path in [*folder.glob(".writing-*"), *folder.glob("shard-*")]:
+    for path in [*folder.glob(f"{WRITING}*"), *folder.glob("shard-*")]:
         if path.with_suffix(".safetensors").name not in used:
             path.unlink()
 
@@ -200,28 +190,3 @@ def damage(folder: Path, shard: Mapping[str, Any]) -> str | None:
     if size != shard["size"]:
         return f"shard {path.name} has {size:,} bytes instead of {shard['size']:,}"
     return None if sha256 == shard["sha256"] else f"shard {path.name} is damaged: its checksum differs"
-
-
-def hash_file(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Put a small file in place as a whole, on the disk."""
-    writing = path.with_name(f".writing-{path.name}")
-    writing.write_bytes(content)
-    sync(writing)
-    os.replace(writing, path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync(path: Path) -> None:
-    """Force a file's content to disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
