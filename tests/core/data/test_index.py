@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmcore.data import index as index_module
+from mmcore.data import index_files
 from mmcore.data.index import Prepared, Report, file_sha256, open_index
 from mmcore.errors import CacheError, DataError, MissingDataError
 
@@ -101,9 +102,9 @@ def test_a_changed_file_or_option_gives_another_index(tmp_path):
 def test_the_hash_of_an_old_file_is_remembered(tmp_path, monkeypatch):
     path = lines_file(tmp_path).path
     long_ago = time.time_ns() - 10**11
-    monkeypatch.setattr(index_module.time, "time_ns", lambda: long_ago + 2 * 10**11)
+    monkeypatch.setattr(index_files.time, "time_ns", lambda: long_ago + 2 * 10**11)
     digest = file_sha256(path, tmp_path / "cache")
-    monkeypatch.setattr(index_module.hashlib, "file_digest", None)  # would fail if the file were read
+    monkeypatch.setattr(index_files.hashlib, "file_digest", None)  # would fail if the file were read
     assert file_sha256(path, tmp_path / "cache") == digest
 
 

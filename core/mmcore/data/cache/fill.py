@@ -234,7 +234,7 @@ def _make(
         _Images(job.read, chunks),
         batch_size=None,
         num_workers=workers,
-        collate_fn=pack if workers else _as_it_is,  # nothing is batched here
+        collate_fn=pack if workers else _as_it_is,  # type: ignore[arg-type] nothing is batched here
         timeout=DEADLINE_S if workers else 0,
         worker_init_fn=init_worker,
         pin_memory=device.type == "cuda",
