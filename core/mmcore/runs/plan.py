@@ -1,4 +1,4 @@
-"""What a run will be, before it starts: recipe with sources, data counts, parameters, steps, memory that is certain.
+"""What a run will be, before it starts: recipe with sources, data counts, parameters, memory, steps, hours.
 
 Nothing is trained and nothing is written but annotation indexes. Problems are listed instead of raised, so that one
 missing data set does not hide the next.
@@ -6,16 +6,21 @@ missing data set does not hide the next.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmcore.base import hub
 from mmcore.contract.recipe import Source, Validation
-from mmcore.errors import MmcoreError
+from mmcore.errors import MmcoreError, UsageError
 from mmcore.runs.build import adapt, build_datasets, build_model, data_context, prepare_demo, total_steps
 from mmcore.runs.checks import check_metrics
 from mmcore.runs.config import Origins, to_tree
+from mmcore.runs.memory import Memory, plan_memory
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.settings import Request, Settings, active_sources, settle, validations
+
+if TYPE_CHECKING:
+    from mmcore.contract.protocols import Datasets
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,18 @@ class Plan:
     sources: list[SourcePlan] = field(default_factory=list)
     validation: list[SourcePlan] = field(default_factory=list)
     groups: list[ParameterGroup] = field(default_factory=list)
-    memory: dict[str, float] = field(default_factory=dict)
-    """GiB per process that are certain: weights, gradients, optimiser state; activations come on top."""
+    memory: Memory | None = None
+    """Of each process."""
+    rate: float | None = None
+    """Samples per second of all processes together, given or measured; None is unknown."""
     notes: list[str] = field(default_factory=list)
     """What the family decides by looking at the disk, such as whether cached features are used."""
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def hours(self) -> float | None:
+        """How long all steps take at that rate, without validation."""
+        return self.samples / self.rate / 3600 if self.samples and self.rate else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for --json."""
@@ -82,18 +94,21 @@ class Plan:
             "sources": [asdict(source) for source in self.sources],
             "validation": [asdict(source) for source in self.validation],
             "parameters": [asdict(group) for group in self.groups],
-            "memory_gib": self.memory,
+            "memory_bytes": asdict(self.memory) | {"peak": self.memory.peak} if self.memory else None,
+            "samples_per_s": self.rate,
+            "hours": self.hours,
             "notes": self.notes,
             "problems": self.problems,
         }
 
 
-def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Plan:
+def make_plan(request: Request, *, processes: int = 1, build: bool = True, rate: float | None = None) -> Plan:
     """Resolve a request and look at everything it needs.
 
     Args:
         request: as for training.
         processes: how many will train, for accumulation and memory.
+        rate: samples per second of all processes together, for the hours.
         build: whether to build the model and open the data; False needs neither torch nor data.
 
     Raises:
@@ -118,30 +133,31 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True) -> Pl
         )
     if build:
         with hub.unasked():
-            _look(family, settings, plan)
+            _look(family, settings, plan, rate)
     else:
         plan.sources = list(_describe_sources(settings, {}, plan))
     return plan
 
 
-def _look(family: OpenedPlugin, settings: Settings, plan: Plan) -> None:
+def _look(family: OpenedPlugin, settings: Settings, plan: Plan, rate: float | None) -> None:
     """Data on this disk and the model's shapes; the Hub is not asked."""
     prepare_demo(family, settings)
-    counts = _count_records(family, settings, plan)
+    counts, datasets = _count_records(family, settings, plan)
     if settings.stage.steps is not None or counts.keys() == active_sources(settings).keys():
         plan.steps = total_steps(settings, sum(counts.values()))
         plan.samples = plan.steps * settings.stage.global_batch
     plan.sources = list(_describe_sources(settings, counts, plan))
     plan.validation = _describe_validation(family, settings, plan)
-    _describe_parameters(family, settings, plan)
+    _describe_model(family, settings, datasets, plan)
+    plan.rate = rate
     _take_notes(family, settings, plan)
 
 
-def _count_records(family: OpenedPlugin, settings: Settings, plan: Plan) -> dict[str, int]:
-    """Records by source; where one source has a problem, each is opened alone, so that it does not hide the others."""
+def _count_records(family: OpenedPlugin, settings: Settings, plan: Plan) -> "tuple[dict[str, int], Datasets | None]":
+    """Records by source, and the data; where a source has a problem each is opened alone, so that it hides no other."""
     try:
-        whole = build_datasets(family, settings, "train").sources
-        return {name: len(whole[name]) for name in active_sources(settings)}
+        whole = build_datasets(family, settings, "train")
+        return {name: len(whole.sources[name]) for name in active_sources(settings)}, whole
     except MmcoreError:
         counts: dict[str, int] = {}
     for name in active_sources(settings):
@@ -151,7 +167,7 @@ def _count_records(family: OpenedPlugin, settings: Settings, plan: Plan) -> dict
             plan.notes.append(f"records of {name} are unknown: {error.where} is {error.what}")
         except MmcoreError as error:
             plan.problems.append(f"{name}: {error}")
-    return counts
+    return counts, None
 
 
 def _describe_sources(settings: Settings, counts: dict[str, int], plan: Plan) -> Iterator[SourcePlan]:
@@ -213,7 +229,8 @@ def _take_notes(family: OpenedPlugin, settings: Settings, plan: Plan) -> None:
         plan.problems.append(str(error))
 
 
-def _describe_parameters(family: OpenedPlugin, settings: Settings, plan: Plan) -> None:
+def _describe_model(family: OpenedPlugin, settings: Settings, datasets: "Datasets | None", plan: Plan) -> None:
+    """Parameter groups and memory, from a skeleton."""
     from mmcore.train.optim import freeze, parameter_groups
     from mmcore.weights.skeleton import skeleton
 
@@ -237,97 +254,32 @@ def _describe_parameters(family: OpenedPlugin, settings: Settings, plan: Plan) -
     if frozen:
         modules = tuple(dict.fromkeys(name.split(".")[0] for name, _ in frozen))
         plan.groups.append(ParameterGroup(modules, len(frozen), sum(p.numel() for _, p in frozen), None, None))
-    trainable = sum(group.parameters for group in plan.groups if group.lr is not None)
-    total = trainable + sum(p.numel() for _, p in frozen)
-    plan.memory = _certain_memory(total, trainable, settings.stage.zero, plan.processes)
+    plan.memory = plan_memory(model, family, settings, datasets, plan.processes)
 
 
-def _certain_memory(total: int, trainable: int, zero: int, processes: int) -> dict[str, float]:
-    """GiB per process for float32 weights, gradients and AdamW's two moments, as ZeRO divides them."""
-    gib = 4 / 2**30
-    return {
-        "weights": total * gib / (processes if zero >= 3 else 1),
-        "gradients": trainable * gib / (processes if zero >= 2 else 1),
-        "optimiser": 2 * trainable * gib / (processes if zero >= 1 else 1),
-    }
+def read_rate(text: str) -> float:
+    """Samples per second from a number, or the median of what a run logged.
 
+    Raises:
+        UsageError: it is neither a number above 0 nor a run that has logged steps.
+    """
+    import json
+    from statistics import median
 
-def render(plan: Plan) -> None:
-    """Print a plan for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file or a pipe has no width to wrap at
-        console.width = 160
-    stage = plan.settings.stage
-    console.print(f"[bold]{plan.plugin}[/], stage {stage.number} {stage.name}: {stage.title}")
-    console.print(f"variant {plan.settings.variant}, numbers from: {stage.origin}")
-    for note in stage.notes:
-        console.print(f"  note: {note}")
-
-    console.print("\n[bold]recipe[/]  (* changed for this run)")
-    for key, value in _flat(to_tree(stage.replace(notes=()))):
-        if key.startswith(("data.sources.", "validation", "title", "origin", "number", "name", "notes")):
-            continue
-        mark = plan.origins.get(key)
-        console.print(f"  {'*' if mark else ' '} {key} = {value}" + (f"   [dim]{mark}[/]" if mark else ""))
-
-    table = Table(
-        "source", "share", "records", "passes", "format", "annotations", title="training data", title_justify="left"
-    )
-    for source in plan.sources:
-        table.add_row(
-            source.name,
-            f"{source.share:.1%}",
-            "-" if source.records is None else f"{source.records:,}",
-            "-" if source.epochs is None else f"{source.epochs:.2f}",
-            source.format,
-            source.annotations,
-        )
-    for source in plan.validation:
-        table.add_row(
-            source.name,
-            "val",
-            "-" if source.records is None else f"{source.records:,}",
-            "",
-            source.format,
-            source.problem or source.annotations,
-        )
-    console.print()
-    console.print(f"data root {plan.settings.data}")
-    console.print(table)
-
-    if plan.groups:
-        table = Table(
-            "parameters", "tensors", "modules", "lr", "weight decay", title="parameters", title_justify="left"
-        )
-        for group in plan.groups:
-            table.add_row(
-                f"{group.parameters:,}",
-                f"{group.tensors:,}",
-                ", ".join(group.modules),
-                "frozen" if group.lr is None else f"{group.lr:g}",
-                "" if group.weight_decay is None else f"{group.weight_decay:g}",
-            )
-        console.print(table)
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in plan.memory.items())
-        console.print(f"memory per process that is certain, GiB: {parts}; activations come on top")
-    steps = "unknown until the data is opened" if plan.steps is None else f"{plan.steps:,}"
-    samples = "" if plan.samples is None else f", {plan.samples:,} samples"
-    console.print(
-        f"steps: {steps}{samples}; each {stage.global_batch} = {stage.micro_batch} x {plan.processes} processes"
-        f" x {plan.accumulation} accumulated"
-    )
-    for note in plan.notes:
-        console.print(note, markup=False)
-    for problem in plan.problems:
-        console.print(f"\n[bold]problem:[/] {problem}", markup=True)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+    log = Path(text).expanduser() / "metrics.jsonl"
+    try:
+        if not log.is_file():
+            rate = float(text)
         else:
-            yield f"{prefix}{key}", value
+            entries = [json.loads(line).get("timing", {}) for line in log.read_text().splitlines()]
+            # The first logged step waits for data and warms up.
+            rate = median([entry["samples_per_s"] for entry in entries if "samples_per_s" in entry][1:])
+    except ValueError:  # median's, of nothing, is one too
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise UsageError(
+            f"no rate: {text!r}",
+            where="--rate",
+            do="give samples per second, or the folder of a run that has logged steps",
+        )
+    return rate

@@ -159,6 +159,15 @@ def _is_matrix(module: nn.Module, parameter: nn.Parameter) -> bool:
     return type(module) in (nn.Linear, ExactLinear) or getattr(module, "takes_half", False)
 
 
+def kept_bytes(model: nn.Module, dtype: torch.dtype | None) -> int:
+    """Bytes of a model's parameters if frozen matrices are kept in `dtype`, as those of a file in it are."""
+    total = 0
+    for parameter, homes in _homes(model).items():
+        half = dtype is not None and not parameter.requires_grad and all(_is_matrix(m, parameter) for m, _ in homes)
+        total += parameter.numel() * (dtype.itemsize if half and dtype is not None else parameter.itemsize)
+    return total
+
+
 @torch.no_grad()
 def widen(model: nn.Module) -> None:
     """Frozen matrices that were kept in half precision back to float32, one by one; the values are the same."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from mmcore import plugins
 from mmcore.base import hub
-from mmcore.runs.plan import make_plan
+from mmcore.errors import UsageError
+from mmcore.runs.plan import make_plan, read_rate
 from mmcore.runs.settings import Request
 from torch import nn
 
@@ -16,6 +17,8 @@ CASES = [
     for variant in plugins.load(name).variants
     for stage in plugins.stages(plugins.manager(plugins.load(name), ()), plugins.load(name), variant)
 ]
+FIRST_TINY = {name: stage for name, size, stage in reversed(CASES) if size == "tiny"}
+"""Plugin -> the first stage of its tiny size."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +47,30 @@ def test_every_published_size_is_planned_without_its_memory(
     assert sum(group.parameters for group in plan.groups) > 100_000
     assert sum(real) == 0
     assert not torch.empty(1).is_meta
+
+
+def test_a_rate_is_a_number_or_what_a_run_logged(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(
+        "\n".join(f'{{"step": {i}, "timing": {{"samples_per_s": {rate}}}}}' for i, rate in enumerate((1, 8, 6, 7)))
+        + '\n{"step": 3, "eval": {}, "timing": {"seconds": 2}}\n'
+    )
+    assert read_rate("2.5") == 2.5
+    assert read_rate(str(tmp_path)) == 7
+    for wrong in ("fast", "-1", "nan", str(tmp_path / "none")):
+        with pytest.raises(UsageError, match="no rate"):
+            read_rate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "stage"), {name: stage for name, size, stage in CASES[::-1] if size == "tiny"}.items()
+)
+def test_a_demo_is_planned_with_its_activations_and_hours(
+    plugin: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMCORE_CACHE", str(tmp_path))
+    plan = make_plan(Request(plugin=plugin, stage=stage, demo=True), rate=10.0)
+    assert plan.memory is not None
+    assert plan.memory.step is not None, plan.memory.note
+    assert plan.memory.peak > plan.memory.weights + plan.memory.optimiser + plan.memory.gradients
+    assert plan.samples is not None
+    assert plan.hours == plan.samples / 36_000
