@@ -155,13 +155,14 @@ def _memory_gib() -> float | None:
 
 
 def _plugins(report: Report) -> None:
-    from mmcore.plugins import inspect_all
+    from mmcore.plugins.survey import survey
 
     facts: dict[str, Any] = {}
-    for plugin in inspect_all():
-        facts[plugin.name] = {"package": f"{plugin.distribution} {plugin.version}", "problem": plugin.problem}
-        if plugin.trouble:
-            report.problem(f"plugin {plugin.label}: {plugin.trouble.what}", plugin.trouble.do)
+    for plugin in survey():
+        package = f"{plugin['distribution']} {plugin['version']}"
+        facts[plugin["name"]] = {"package": package, "problem": plugin["problem"]}
+        if plugin["problem"]:
+            report.problem(f"plugin {plugin['name']} ({package}): {plugin['problem']}", plugin["remedy"])
     report.facts["plugins"] = facts
 
 

@@ -24,9 +24,9 @@ def plugins(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def list_(as_json: bool) -> None:
     """Every installed plugin, broken ones with what is wrong and what to do."""
-    from mmcore.plugins import inspect_all
+    from mmcore.plugins.survey import survey
 
-    found = [plugin.describe() for plugin in inspect_all()]
+    found = survey()
     if as_json:
         click.echo(json.dumps({"plugins": found}, indent=2))
         return

@@ -19,7 +19,7 @@ from mmcore.plugins.verify import what_is_wrong, who_it_is
 
 def installed() -> dict[str, EntryPoint]:
     """Entry points of every installed plugin by name; nothing is imported."""
-    return {name: points[0] for name, points in _find().items()}
+    return {name: points[0] for name, points in find_all().items()}
 
 
 def load(name: str, option: str = "--plugin") -> Plugin:
@@ -32,7 +32,7 @@ def load(name: str, option: str = "--plugin") -> Plugin:
     Raises:
         PluginError: it is not installed, fails to import, needs another core API or implements an unknown hook.
     """
-    found = _find()
+    found = find_all()
     if name not in found:
         raise PluginError(
             f"no plugin named {name!r} is installed",
@@ -40,7 +40,7 @@ def load(name: str, option: str = "--plugin") -> Plugin:
             known=found or "none",
             do=suggest(name, found, f"pip install mmcore-{name}, or see `mmcore plugins`"),
         )
-    plugin = _inspect(found[name])
+    plugin = inspect(found[name])
     if plugin.trouble:
         raise PluginError(plugin.trouble.what, where=f"plugin {plugin.label}", do=plugin.trouble.do) from (
             plugin.trouble.cause
@@ -50,35 +50,36 @@ def load(name: str, option: str = "--plugin") -> Plugin:
 
 def inspect_all() -> list[Plugin]:
     """Every installed plugin, broken ones included, in order of name."""
-    return [_inspect(points) for points in _find().values()]
+    return [inspect(points) for points in find_all().values()]
 
 
-def _find() -> dict[str, list[EntryPoint]]:
+def find_all() -> dict[str, list[EntryPoint]]:
     """Name -> its entry points; more than one when several distributions claim the name."""
     found: dict[str, list[EntryPoint]] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _source(point))):
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, source_of(point))):
         points = found.setdefault(point.name, [])
         # The same distribution shows up twice when its metadata lies on two entries of the search path.
-        if all(_source(point)[0] != _source(other)[0] for other in points):
+        if all(source_of(point)[0] != source_of(other)[0] for other in points):
             points.append(point)
     return found
 
 
-def _source(point: EntryPoint) -> tuple[str, str]:
+def source_of(point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that an entry point belongs to."""
     return (point.dist.name, point.dist.version) if point.dist else ("?", "?")
 
 
-def _inspect(points: Sequence[EntryPoint]) -> Plugin:
+def inspect(points: Sequence[EntryPoint]) -> Plugin:
     """Import a plugin; whatever goes wrong ends up in `trouble`."""
     point = points[0]
-    distribution, version = _source(point)
+    distribution, version = source_of(point)
     summary = str(point.dist.metadata.json.get("summary") or "") if point.dist else ""
 
     def broken(what: str, do: str, cause: BaseException | None = None) -> Plugin:
         return Plugin(point.name, distribution, version, summary, trouble=Problem(what, do, cause))
 
     if len(points) > 1:
-        owners = " and ".join(_source(other)[0] for other in points)
+        owners = " and ".join(source_of(other)[0] for other in points)
         return broken(f"{owners} both install a plugin of this name", f"pip uninstall {distribution}")
     try:
         # What a plugin prints while it is imported must not end up in the output of --json.
