@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmcore.contract.recipe import Stage
 from mmcore.errors import DataError, UsageError, suggest
 from mmcore.runs.config import resolve
 from mmcore.runs.settings import RUN_NAME, Settings, read_starts
@@ -111,16 +112,16 @@ def compare_data(run_dir: Path, fingerprints: Mapping[str, str], *, allowed: boo
     return differing
 
 
-def compare_layout(run_dir: Path, processes: int, normalise: str) -> str | None:
+def compare_layout(run_dir: Path, processes: int, stage: Stage) -> str | None:
     """A sentence when a run goes on with another number of processes than it had, or None."""
     starts = read_starts(run_dir)
     before = starts[-1].get("processes") if starts else None
     if not isinstance(before, int) or before == processes:
         return None
     told = f"this run had {before} processes and goes on with {processes}: the same samples, sums in another order"
-    if normalise == "process":
+    if stage.normalise == "process":
         told += "; with normalise: process each divides by its own counts, so that the objective itself is another one"
-    return told
+    return "\n  ".join([told, *(note for note in stage.notes if "number of processes" in note)])
 
 
 def _short(fingerprint: Any) -> str:

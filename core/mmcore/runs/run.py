@@ -226,7 +226,7 @@ def _compare(settings: Settings, run_dir: Path, fingerprints: Mapping[str, str],
     """Tell what is not as it was when the run began."""
     for sentence in compare_data(run_dir, fingerprints, allowed=allowed):
         tell(f"going on although {sentence}")
-    if told := compare_layout(run_dir, processes, settings.stage.normalise):
+    if told := compare_layout(run_dir, processes, settings.stage):
         tell(told)
 
 

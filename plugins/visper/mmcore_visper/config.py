@@ -137,6 +137,9 @@ class VisperConfig:
     """Whether depth has three MLPs behind its predictor, of which the first is supervised."""
     use_contrastive: bool = True
     contrastive_weight: float = 0.3
+    contrast_pool: Literal["processes", "micro_batch"] = "processes"
+    """Whose targets a prediction is told apart from: those of all processes at this moment, as published, so that the
+    objective depends on the number of processes; or those of its own micro-batch, a pool of fixed size."""
     depth_decoder: DepthDecoderConfig | None = field(default_factory=DepthDecoderConfig)
     """For pictures of predicted depth; kept in checkpoints that have depth predictors."""
 

@@ -148,7 +148,8 @@ class Visper(Model):
         targets = self.targets(batch)
         mask = _marks(batch.image_samples, batch.num_samples) if self._with_dummies(batch) else None
         scales = self.logit_scales() if self.logit_scales is not None else {}
-        shares = exchange_shares(targets) if scales and self._shared else None
+        pooled = scales and self._shared and self.config.contrast_pool == "processes"
+        shares = exchange_shares(targets) if pooled else None
         losses = Losses()
         for task in self.config.tasks:
             candidates = gather_targets(targets[task.name], shares) if scales else None

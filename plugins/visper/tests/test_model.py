@@ -10,6 +10,7 @@ from mmcore.errors import RecipeError, ShapeError, UsageError
 from mmcore.train.lora import add_lora
 from mmcore.train.optim import freeze
 from mmcore.train.recompute import recompute_block
+from mmcore_visper import model as visper_model
 from mmcore_visper.build import build
 from mmcore_visper.config import TINY, VARIANTS
 from mmcore_visper.model import Visper
@@ -121,6 +122,19 @@ def test_missing_targets_are_asked_of_the_teachers_or_named(model, ranks):
     assert not any("teacher" in name for name in other.state_dict())
     with pytest.raises(ShapeError, match="targets of gen are missing"):
         model(dataclasses.replace(bare, other_images={}))
+
+
+def test_a_pool_of_the_micro_batch_asks_no_other_process(model, ranks, monkeypatch):
+    """So the objective is the same however many processes there are; the published pool asks all of them."""
+    batch = ranks.tiny_batch(model.config)
+    alone = values(model(batch))
+    own = with_settings(model, contrast_pool="micro_batch").train()
+    published = with_settings(model).train()
+    monkeypatch.setattr(visper_model, "is_distributed", lambda: True)
+    monkeypatch.setattr(visper_model, "exchange_shares", lambda targets: pytest.fail("other processes were asked"))
+    assert values(own(batch)) == pytest.approx(alone)
+    with pytest.raises(pytest.fail.Exception, match="asked"):
+        published(batch)
 
 
 def test_loss_weights_of_the_recipe_scale_the_losses(model, ranks):

@@ -164,6 +164,7 @@ class _Scan:
         self.image_ids, self.annotation_images, self.annotation_ids = array("q"), array("q"), array("q")
         self.categories: list[Any] = []
         places = {"images": array("q"), "annotations": array("q")}
+        spans: list[tuple[int, int]] = []
         size = path.stat().st_size
         for number, (key, start, end, value) in enumerate(walk(path)):
             if key == "annotations":
@@ -172,13 +173,15 @@ class _Scan:
             elif key == "images":
                 self._take(value, "id", self.image_ids, key, start, path)
             elif key == "categories":
-                self.categories.append(value)
+                spans.append((start, end))
                 continue
             else:
                 continue
             places[key].extend((start, end))
             if number % 8192 == 0:
                 report(f"scanning {path.name}", end / size)
+        with FileBytes(path) as content:  # what was scanned is Latin-1 (see jsonstream), names may be anything
+            self.categories = [content.value(start, end) for start, end in spans]
         for key, found in places.items():
             if not found and key == "images":
                 raise DataError(f"there are no {key}", where=path, do="this is not a COCO instances file")
@@ -209,9 +212,8 @@ def _refuse_repeated(ordered: np.ndarray, what: str, path: Path) -> None:
 
 def category_names(categories: list[Any], path: Path) -> dict[int, str]:
     """Category id -> name, in order of the ids."""
-    # Text of scanned elements is Latin-1 (see jsonstream).
     try:
-        names = {entry["id"]: str(entry["name"]).encode("latin-1").decode() for entry in categories}
+        names = {entry["id"]: str(entry["name"]) for entry in categories}
         return dict(sorted(names.items()))
     except (KeyError, TypeError, UnicodeError):
         raise DataError("a category has no id or no name", where=f"{path}, categories") from None

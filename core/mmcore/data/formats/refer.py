@@ -92,15 +92,17 @@ class Refer:
     def _instances(self) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]], dict[int, str]]:
         """Places of images and annotations by id, and category names in order of their id."""
         places: dict[str, dict[int, tuple[int, int]]] = {"images": {}, "annotations": {}}
-        categories: list[Any] = []
+        spans: list[tuple[int, int]] = []
         for key, start, end, value in walk(self.instances):
             try:
                 if key in places:
                     places[key][value["id"]] = (start, end)
                 elif key == "categories":
-                    categories.append(value)
+                    spans.append((start, end))
             except (KeyError, TypeError):
                 raise DataError(f"an element of {key} has no id", where=f"{self.instances}, byte {start}") from None
+        with FileBytes(self.instances) as content:
+            categories = [content.value(start, end) for start, end in spans]
         return places["images"], places["annotations"], category_names(categories, self.instances)
 
     def _record(

@@ -93,6 +93,14 @@ def test_real_annotations_have_no_defects(shared, tmp_path):
         assert sum(len(record.objects) for record in records) == len(content["annotations"])
 
 
+@pytest.mark.parametrize("name", ["caf\u00e9", "\u4e2d\u6587", "cat", "\U0001f9a6"])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_names_of_categories_may_be_written_as_escapes(tmp_path, name, escaped):
+    content = {"images": [IMAGE], "annotations": [], "categories": [{"id": 3, "name": name}]}
+    (tmp_path / "a.json").write_text(json.dumps(content, ensure_ascii=escaped), encoding="utf-8")
+    assert open_index(CocoInstances(tmp_path / "a.json"), tmp_path / "cache").meta["categories"] == [name]
+
+
 def test_images_are_ordered_by_id_and_categories_numbered_by_id(tmp_path):
     images = [{**IMAGE, "id": number} for number in (9, 5, 7)]
     records = coco(tmp_path, [annotation(1, category_id=7), annotation(2, image_id=9)], images)
