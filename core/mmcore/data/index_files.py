@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ def file_sha256(path: Path, cache: Path) -> str:
 
     Raises:
         MissingDataError: there is no such file.
+        DataError: it is a folder, a pipe or a device.
     """
     try:
         status = os.stat(path)
@@ -54,6 +56,8 @@ def file_sha256(path: Path, cache: Path) -> str:
             where=error.strerror,
             do="point --data or $MMCORE_DATA to the folder that holds it, or pick other sources with --sources",
         ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("annotation file is not a regular file", where=path, do="name the file itself")
     known = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
     memory = cache / "hashes" / f"{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -118,6 +118,15 @@ def test_a_missing_file_says_what_to_do(tmp_path):
     assert "--data" in str(error.value)
 
 
+def test_a_pipe_in_the_place_of_annotations_is_not_waited_for(tmp_path):
+    parser = lines_file(tmp_path)
+    [path] = parser.files
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="not a regular file"):
+        open_index(parser, tmp_path / "cache")
+
+
 def test_a_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(DataError, match="a bad line"):
         open_index(lines_file(tmp_path, "one\nbad"), tmp_path / "cache")

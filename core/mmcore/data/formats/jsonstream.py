@@ -11,6 +11,7 @@ characters mean the same as in UTF-8. Text inside the scanned values is therefor
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -56,12 +57,16 @@ class FileBytes:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise MissingDataError("annotation file is missing", where=path, do="check the data root") from None
         except OSError as error:
             raise DataError(f"annotation file cannot be read: {error.strerror}", where=path) from None
-        self.size = os.fstat(self._handle).st_size
+        status = os.fstat(self._handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._handle)
+            raise DataError("annotation file is not a regular file", where=path, do="name the file itself")
+        self.size = status.st_size
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`, fewer where the file ends before."""
