@@ -35,11 +35,11 @@ def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) 
     tree = to_tree(stage)
     origins: Origins = {}
     if config is not None:
-        for path, value in _leaves(read_yaml(config)):
+        for path, value in _changes(read_yaml(config), (), str(config)):
             assign(tree, path, value, str(config), origins)
     for text in sets:
         start, given = _parse_set(text)
-        for path, value in _leaves(given, start) if given and isinstance(given, dict) else [(start, given)]:
+        for path, value in _changes(given, start, f"--set {text}"):
             assign(tree, path, value, f"--set {text}", origins)
     _check_new("data.sources", tree["data"]["sources"], stage.data.sources, ("weight", "format", "annotations"))
     _check_new("validation", tree["validation"], stage.validation, ("format", "annotations"))
@@ -120,9 +120,29 @@ def _parse_set(text: str) -> tuple[tuple[str, ...], Any]:
     return tuple(key.strip().split(".")), parse_yaml(value, f"--set {text}")
 
 
-def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, (*path, str(key)))
-        else:
-            yield (*path, str(key)), value
+def _changes(given: Any, start: tuple[str, ...], source: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every entry that is given, with its path."""
+    if start == ("validation",) and isinstance(given, list):
+        # The form before API 0.2; like any list it stands for the whole.
+        yield start, {}
+        given = _by_name(given, source)
+    if not isinstance(given, dict) or not given:
+        yield start, given
+        return
+    for key, value in given.items():
+        yield from _changes(value, (*start, str(key)), source)
+
+
+def _by_name(entries: list[Any], source: str) -> dict[str, Any]:
+    """Validation sets as a mapping, from a list of entries that name themselves by `source`."""
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name = entry.get("source") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or name in found:
+            raise RecipeError(
+                "each validation set needs a name of its own",
+                where=source,
+                do="write `validation: {NAME: {format: ..., annotations: ..., images: ...}}`",
+            )
+        found[name] = {key: value for key, value in entry.items() if key != "source"}
+    return found

@@ -1,5 +1,7 @@
 """Recipes are resolved from plugin, YAML and --set, and wrong ones are answered with the nearest right one."""
 
+import json
+
 import pytest
 from mmcore import AdamW, ByLength, Cosine, Data, MultiStep, Source, Stage, Validation, WholeEpochs
 from mmcore.base.yamltext import parse_yaml, to_yaml
@@ -125,3 +127,24 @@ def test_a_wrong_set_says_what_is_wrong(stage: Stage, text: str, words: str) -> 
         resolve(stage, None, [text])
     assert words in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+VAL = {"format": "COCO instances", "annotations": "val.json", "images": "val"}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"), [([], []), ({}, []), ([{"source": "mine", **VAL}], ["mine"]), ({"mine": VAL}, ["a", "mine"])]
+)
+def test_validation_sets_are_a_mapping_and_a_list_replaces_them_all(stage, tmp_path, given, names):
+    before = stage.replace(validation={"a": Validation(format="COCO instances", annotations="a.json")})
+    (tmp_path / "my.yaml").write_text(json.dumps({"validation": given}))
+    by_file, _ = resolve(before, tmp_path / "my.yaml")
+    by_set, _ = resolve(before, None, [f"validation={json.dumps(given)}"])
+    assert by_file == by_set
+    assert list(by_file.validation) == (names if given != {} else [])
+
+
+@pytest.mark.parametrize("given", [[VAL], [{"source": "a", **VAL}] * 2, ["a"], [{"source": 3, **VAL}]])
+def test_a_list_of_validation_sets_without_names_is_refused(stage, given):
+    with pytest.raises(RecipeError, match="name of its own"):
+        resolve(stage, None, [f"validation={json.dumps(given)}"])
