@@ -27,6 +27,7 @@ from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_con
 if TYPE_CHECKING:
     from torch import nn
 
+    from mmcore.contract.model import Model
     from mmcore.contract.protocols import Datasets
     from mmcore.data.loader import Loader
 
@@ -296,7 +297,7 @@ def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
 
 
 def _finish(
-    family: OpenedPlugin, settings: Settings, run_dir: Path, model: "nn.Module", step: int, metrics: Mapping[str, float]
+    family: OpenedPlugin, settings: Settings, run_dir: Path, model: "Model", step: int, metrics: Mapping[str, float]
 ) -> None:
     """After the last step, on the first process: curves, then the plugins' own work with the final weights."""
     from mmcore.runs.opened import open_model

@@ -9,6 +9,9 @@ the objects, as many as it would.
 Autocast knows no meta device, so its casts are made here, for the operations that autocast runs in low precision.
 """
 
+# torch has no public name for the number of a storage, nor for its engine.
+# pyright: reportPrivateUsage=false
+
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -126,7 +129,7 @@ class _Meeting(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        args, kwargs = tuple(args), dict(kwargs or {})
         if not tree_any(_is_meta, (args, kwargs)):
             return func(*args, **kwargs)
         if func in _HOST or (func is Tensor.to and _leaves_device(args, kwargs)):
@@ -135,10 +138,10 @@ class _Meeting(TorchFunctionMode):
         if func in (Tensor.__getitem__, Tensor.__setitem__) and not _is_meta(args[1]):
             index = tuple(_positions(args[1] if isinstance(args[1], tuple) else (args[1],)))
             args = (args[0], index, *args[2:])
-        args, kwargs = tree_map_only(Tensor, _meta, (tuple(args), kwargs))
+        met: tuple[tuple[Any, ...], dict[str, Any]] = tree_map_only(Tensor, _meta, (args, kwargs))
         if self.casting and func in _LOW:
-            args, kwargs = tree_map_only(Tensor, self._low, (args, kwargs))
-        return func(*args, **kwargs)
+            met = tree_map_only(Tensor, self._low, met)
+        return func(*met[0], **met[1])
 
     def _low(self, tensor: Tensor) -> Tensor:
         assert self.dtype is not None

@@ -126,7 +126,7 @@ def _put(old: nn.Parameter, value: Tensor, homes: Homes) -> nn.Parameter:
     dtype = _dtype(old, value, homes, keeping.dtype)
     if old.is_meta or old.dtype != dtype:
         new = nn.Parameter(value.to("cpu" if old.is_meta else old.device, dtype, copy=True), old.requires_grad)
-        new.__dict__.update(old.__dict__)
+        vars(new).update(vars(old))
         for module, name in homes:
             module._parameters[name] = new  # pyright: ignore[reportPrivateUsage] past the hooks and checks of setattr
             if dtype != torch.float32:

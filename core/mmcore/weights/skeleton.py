@@ -59,8 +59,9 @@ def skeleton(real: frozenset[int] = frozenset()) -> Generator[list[nn.Parameter]
 
     with ExitStack() as stack:
         for handle in (
-            register_module_parameter_registration_hook(parameter),
-            register_module_buffer_registration_hook(buffer),
+            # torch's own annotation leaves out that a hook may give something else back.
+            register_module_parameter_registration_hook(parameter),  # pyright: ignore[reportArgumentType]
+            register_module_buffer_registration_hook(buffer),  # pyright: ignore[reportArgumentType]
         ):
             stack.callback(handle.remove)
         stack.enter_context(_EmptyOnMeta())
@@ -69,5 +70,5 @@ def skeleton(real: frozenset[int] = frozenset()) -> Generator[list[nn.Parameter]
 
 def _like(given: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
     made = nn.Parameter(data, requires_grad=given.requires_grad)
-    made.__dict__.update(given.__dict__)
+    vars(made).update(vars(given))
     return made
