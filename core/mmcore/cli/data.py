@@ -115,7 +115,7 @@ def show(count: int, step: int, out: Path, **values: Any) -> None:
     from mmcore.data.loader import Loader
     from mmcore.runs.build import build_datasets, build_order
     from mmcore.show.batch import draw_batch
-    from mmcore.show.draw import contact_sheet
+    from mmcore.show.marks import contact_sheet
 
     family, settings = _settle(values)
     datasets = build_datasets(family, settings, "train")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmcore.contract.values import Batch, Id, Turn
+from mmcore.contract.values import Batch, Id, Phrase, Region, Turn, VisualPrompt
 from mmcore.language.sequence import Sequences
 
 
@@ -29,6 +29,14 @@ class ConversationBatch(Batch):
     """Height and width of each sample's first image on disk, pixels; (0, 0) without one."""
     turns: tuple[tuple[Turn, ...], ...] = ()
     """What was said, sample by sample."""
+    regions: tuple[tuple[Region, ...], ...] = ()
+    """What each conversation speaks of, sample by sample; pixels of its original image."""
+    phrases: tuple[tuple[Phrase, ...], ...] = ()
+    """Which pieces of each conversation mean which of its regions."""
+    prompts: tuple[tuple[VisualPrompt, ...], ...] = ()
+    """What a person pointed at, sample by sample."""
+    object_counts: tuple[int | None, ...] = ()
+    """How many there are, where a record says so without marking each."""
     other_images: Mapping[str, Tensor] = field(default_factory=dict)
     """Role -> images for other networks than the tower, one row per image; empty where their features are cached."""
     features: Mapping[str, Tensor] = field(default_factory=dict)

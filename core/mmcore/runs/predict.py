@@ -17,9 +17,10 @@ from PIL import Image
 from mmcore.base.files import replace_text
 from mmcore.contract.model import Model
 from mmcore.contract.recipe import Stage
-from mmcore.contract.values import Prediction
+from mmcore.contract.values import IGNORED, Prediction, Region
 from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.errors import CheckpointError, MissingDataError, suggest
+from mmcore.geometry import masks
 from mmcore.show.conversation import draw_answer
 from mmcore.show.draw import draw_prediction, select
 
@@ -97,10 +98,26 @@ def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
         result["names"] = list(question.names)
     result["threshold"] = question.threshold
     result["objects"] = [_object(prediction, row) for row in kept]
+    for name in ("image_id", "record_id", "frame", "count"):
+        if getattr(prediction, name) is not None:
+            result[name] = getattr(prediction, name)
+    if prediction.regions:
+        result["regions"] = [_region(one) for one in prediction.regions]
+    if prediction.label_map is not None:
+        result["classes"] = _classes(prediction.label_map.numpy())
+    if prediction.measures:
+        result["measures"] = {name: list(values) for name, values in prediction.measures.items()}
+    if prediction.unread:
+        result["unread"] = list(prediction.unread)
     if prediction.text is not None:
         result["text"] = prediction.text
         result["phrases"] = [
-            {"start": p.start, "end": p.end, "objects": [place[row] for row in p.objects if row in place]}
+            {
+                "turn": p.turn,
+                "start": p.start,
+                "end": p.end,
+                "objects": [place[row] for row in p.objects if row in place],
+            }
             for p in prediction.phrases
         ]
     return result
@@ -112,6 +129,8 @@ def _object(prediction: Prediction, row: int) -> dict[str, Any]:
         result["name"] = prediction.names[row]
     if prediction.labels is not None:
         result["label"] = int(prediction.labels[row])
+    if prediction.track_ids is not None:
+        result["track_id"] = int(prediction.track_ids[row])
     if prediction.scores is not None:
         result["score"] = round(float(prediction.scores[row]), 5)
     if prediction.boxes_xyxy is not None:
@@ -121,6 +140,29 @@ def _object(prediction: Prediction, row: int) -> dict[str, Any]:
     if prediction.masks is not None:
         result["mask"] = dict(prediction.masks[row])
     return result
+
+
+def _region(region: Region) -> dict[str, Any]:
+    """What was asked about and what was said, as JSON."""
+    result: dict[str, Any] = {}
+    if region.box_xyxy is not None:
+        result["box_xyxy"] = [round(value, 2) for value in region.box_xyxy]
+    if region.mask is not None:
+        result["mask"] = masks.encode(region.mask.numpy())
+    if region.text is not None:
+        result["text"] = region.text
+    if region.track_id is not None:
+        result["track_id"] = region.track_id
+    return result
+
+
+def _classes(label_map: np.ndarray) -> list[dict[str, Any]]:
+    """A label map as one RLE a class."""
+    return [
+        {"label": int(label), "mask": masks.encode(label_map == label)}
+        for label in np.unique(label_map)
+        if label != IGNORED
+    ]
 
 
 def predict_file(
@@ -157,7 +199,8 @@ def predict_file(
 
 def draw(image: Image.Image, prediction: Prediction, question: Question) -> Image.Image:
     """Objects on the picture; an answer in nothing but words beside it."""
-    if prediction.boxes_xyxy is None and prediction.masks is None and prediction.text is not None:
+    bare = not prediction.regions and prediction.label_map is None
+    if bare and prediction.boxes_xyxy is None and prediction.masks is None and prediction.text is not None:
         return draw_answer(image, question.prompt or "", prediction.text)
     return draw_prediction(image, prediction, question.threshold, top=question.top)
 

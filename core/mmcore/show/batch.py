@@ -9,7 +9,8 @@ from mmcore.contract.values import Batch, DetectionBatch
 from mmcore.errors import DataError
 from mmcore.language.batch import ConversationBatch
 from mmcore.show.conversation import as_picture, draw_conversation, tokens_of
-from mmcore.show.draw import draw_row
+from mmcore.show.draw import draw_grounded, draw_row
+from mmcore.show.marks import below
 from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
 
 
@@ -46,5 +47,12 @@ def draw_conversations(batch: ConversationBatch, text_of: Callable[[int], str]) 
             height, width = batch.original_sizes[sample]
             size = f"{width}x{height} became {image.width}x{image.height}"
         facts = f"{batch.source} record {draw.position}, id {batch.record_ids[sample]}: {size}"
-        pictures.append(draw_conversation(image, tokens, facts))
+        picture = draw_conversation(image, tokens, facts)
+        if batch.regions and batch.regions[sample]:
+            # The view above may be cropped or padded; regions are in pixels of the image on disk.
+            height, width = batch.original_sizes[sample]
+            blank = Image.new("RGB", (width, height), (128, 128, 128))
+            spoken = draw_grounded(blank, batch.turns[sample], batch.regions[sample], batch.phrases[sample])
+            picture = below(picture, spoken)
+        pictures.append(picture)
     return pictures

@@ -6,7 +6,6 @@ the picture they are about.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -14,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mmcore.language.sequence import Sequences
-from mmcore.show.draw import PALETTE, SMALLEST_SIDE, Colour
+from mmcore.show.marks import PALETTE, SMALLEST_SIDE
+from mmcore.show.text import FAINT, INK, PAPER, Colour, font_for, missing_letters
 
 LEARNED, FEATURE, WORD = PALETTE[1], (214, 214, 218), (255, 255, 255)
-_INK, _FAINT, _PAPER = (24, 24, 28), (150, 150, 156), (255, 255, 255)
 _FONT, _PAD, _GAP, _MARGIN, _BAR = 14, 4, 3, 10, 5
 
 
@@ -63,7 +62,9 @@ def tokens_of(sequences: Sequences, sample: int, text_of: Callable[[int], str]) 
 
 def draw_tokens(tokens: Sequence[Token], width: int) -> Image.Image:
     """A strip of boxes, broken into lines of at most `width` pixels."""
-    font = _font(_FONT)
+    note = missing_letters(token.text for token in tokens)
+    tokens = [*tokens, Token(note)] if note else tokens
+    font = font_for("".join(token.text for token in tokens), _FONT)
     line = _FONT + 2 * _PAD + _GAP
     placed: list[tuple[float, int, Token]] = []
     x, row = float(_MARGIN), 0
@@ -73,14 +74,14 @@ def draw_tokens(tokens: Sequence[Token], width: int) -> Image.Image:
             x, row = float(_MARGIN), row + 1
         placed.append((x, row, token))
         x += wide + _GAP
-    sheet = Image.new("RGB", (width, (row + 1) * line + 2 * _MARGIN), _PAPER)
+    sheet = Image.new("RGB", (width, (row + 1) * line + 2 * _MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     for left, number, token in placed:
         top = _MARGIN + number * line
         box = (left, top, left + font.getlength(token.text) + 2 * _PAD, top + _FONT + 2 * _PAD)
         fill = FEATURE if token.feature else LEARNED if token.learned else WORD
-        draw.rectangle(box, fill=fill, outline=_FAINT)
-        draw.text((left + _PAD, (box[1] + box[3]) / 2), token.text, font=font, fill=_INK, anchor="lm")
+        draw.rectangle(box, fill=fill, outline=FAINT)
+        draw.text((left + _PAD, (box[1] + box[3]) / 2), token.text, font=font, fill=INK, anchor="lm")
     return sheet
 
 
@@ -95,7 +96,7 @@ def draw_conversation(image: Image.Image | None, tokens: Sequence[Token], facts:
     width = SMALLEST_SIDE
     learned = sum(token.learned for token in tokens)
     parts = [_enlarged(image, width)] if image is not None else []
-    parts.append(_lines([facts, f"{learned} learned tokens are filled"], width, ink=_FAINT))
+    parts.append(_lines([facts, f"{learned} learned tokens are filled"], width, ink=FAINT))
     parts.append(draw_tokens(tokens, width))
     return _stacked(parts, width)
 
@@ -113,10 +114,10 @@ def draw_answer(image: Image.Image, question: str, answer: str) -> Image.Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     width = SMALLEST_SIDE * 3 // 4
-    asked = _lines(["question"], width, ink=_FAINT), _lines([question], width, font_size=20)
-    said = _lines(["answer"], width, ink=_FAINT), _lines([answer or "(nothing)"], width, font_size=24, bar=LEARNED)
+    asked = _lines(["question"], width, ink=FAINT), _lines([question], width, font_size=20)
+    said = _lines(["answer"], width, ink=FAINT), _lines([answer or "(nothing)"], width, font_size=24, bar=LEARNED)
     text = _stacked([*asked, *said], width)
-    sheet = Image.new("RGB", (picture.width + width, max(picture.height, text.height)), _PAPER)
+    sheet = Image.new("RGB", (picture.width + width, max(picture.height, text.height)), PAPER)
     sheet.paste(picture)
     sheet.paste(text, (picture.width, 0))
     return sheet
@@ -145,14 +146,16 @@ def _enlarged(image: Image.Image, width: int) -> Image.Image:
 
 
 def _lines(
-    texts: Sequence[str], width: int, *, font_size: int = _FONT, ink: Colour = _INK, bar: Colour | None = None
+    texts: Sequence[str], width: int, *, font_size: int = _FONT, ink: Colour = INK, bar: Colour | None = None
 ) -> Image.Image:
     """Texts under each other, broken into lines between words; `bar` colours a bar on their left."""
-    font = _font(font_size)
+    note = missing_letters(texts)
+    texts = [*texts, note] if note else texts
+    font = font_for("".join(texts), font_size)
     room = width - 2 * _MARGIN - (_BAR + _PAD if bar is not None else 0)
     lines = [line for text in texts for line in _broken(text, font, room)]
     step = round(font_size * 1.4)
-    sheet = Image.new("RGB", (width, len(lines) * step + _MARGIN), _PAPER)
+    sheet = Image.new("RGB", (width, len(lines) * step + _MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     left = _MARGIN
     if bar is not None:
@@ -182,16 +185,9 @@ def _broken(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 
 def _stacked(parts: Sequence[Image.Image], width: int) -> Image.Image:
-    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), _PAPER)
+    sheet = Image.new("RGB", (width, sum(part.height for part in parts)), PAPER)
     top = 0
     for part in parts:
         sheet.paste(part, (0, top))
         top += part.height
     return sheet
-
-
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from mmcore.contract.values import DetectionBatch, Draw, Phrase, Prediction, Sample
+from mmcore.contract.values import IGNORED, DetectionBatch, Draw, Phrase, Prediction, Sample
 from mmcore.geometry import masks
-from mmcore.show import draw
-from mmcore.show.draw import Mark, Run, contact_sheet, draw_marks, draw_prediction, draw_row, draw_sample, select
+from mmcore.show import marks
+from mmcore.show import text as texts
+from mmcore.show.draw import draw_clip, draw_prediction, draw_row, draw_sample, select
+from mmcore.show.marks import Mark, contact_sheet, draw_marks
+from mmcore.show.text import Run
 from PIL import Image
 
 
@@ -31,7 +34,7 @@ def test_any_image_size_gives_a_readable_picture(size: tuple[int, int]) -> None:
     height, width = size
     picture = draw_prediction(Image.new("L", (width, height), 90), prediction(height, width))
     assert picture.mode == "RGB"
-    assert draw.SMALLEST_SIDE <= max(picture.size) <= draw.LARGEST_SIDE
+    assert marks.SMALLEST_SIDE <= max(picture.size) <= marks.LARGEST_SIDE
 
 
 def test_only_objects_above_the_threshold_are_drawn() -> None:
@@ -51,7 +54,7 @@ def test_the_best_come_first_and_top_cuts_the_rest() -> None:
 
 def test_a_mask_tints_its_inside_only() -> None:
     image = Image.new("RGB", (600, 600), (90, 90, 90))
-    mark = Mark(draw.PALETTE[0], mask=masks.decode(disc(600, 600)))
+    mark = Mark(marks.PALETTE[0], mask=masks.decode(disc(600, 600)))
     picture = np.asarray(draw_marks(image, [mark]))
     assert tuple(picture[5, 5]) == (90, 90, 90)
     assert np.abs(picture[300, 300].astype(int) - 90).max() > 20
@@ -59,12 +62,12 @@ def test_a_mask_tints_its_inside_only() -> None:
 
 def test_names_do_not_cover_each_other() -> None:
     boxes = [(100.0, 100.0 + 2 * i, 200.0, 220.0 + 2 * i) for i in range(8)]
-    taken: list[draw.Box] = []
+    taken: list[marks.Box] = []
     for box in boxes:
-        spots = draw._spots(box, 90, 20, (640, 480))
+        spots = marks._spots(box, 90, 20, (640, 480))
         others = [other for other in boxes if other is not box]
-        taken.append(min(spots, key=lambda spot: draw._cost(spot, taken, others)))
-    hidden = sum(draw._shared(a, b) for i, a in enumerate(taken) for b in taken[:i])
+        taken.append(min(spots, key=lambda spot: marks._cost(spot, taken, others)))
+    hidden = sum(marks._shared(a, b) for i, a in enumerate(taken) for b in taken[:i])
     assert hidden == 0
     assert all(x1 >= 0 and y1 >= 0 and x2 <= 640 and y2 <= 480 for x1, y1, x2, y2 in taken)
 
@@ -82,15 +85,15 @@ def test_text_stands_below_in_as_many_lines_as_it_needs() -> None:
     long = draw_prediction(image, prediction(400, 600, text=text, phrases=phrases))
     assert 400 < short.height < long.height
     strip = np.asarray(short)[400:]
-    assert (strip == draw.PALETTE[0]).all(-1).any()
+    assert (strip == marks.PALETTE[0]).all(-1).any()
 
 
 def test_no_word_is_lost_when_text_is_broken_into_lines() -> None:
     runs = [Run("one two "), Run("three", (0, 0, 0)), Run(" four\nfive six" + "x" * 300)]
-    placed = draw._lay_out(runs, draw._font(14), 120)
+    placed = texts.lay_out(runs, texts.font_for("x", 14), 120)
     joined = "".join(word for _, _, word, _ in placed)
     assert joined.replace(" ", "") == "onetwothreefourfivesix" + "x" * 300
-    assert all(x + draw._font(14).getlength(word) <= 121 for x, _, word, _ in placed)
+    assert all(x + texts.font_for("x", 14).getlength(word) <= 121 for x, _, word, _ in placed)
 
 
 def sample(expression: str | None = None) -> Sample:
@@ -128,8 +131,8 @@ def test_a_batch_row_shows_its_own_objects_only() -> None:
         masks=torch.ones(1, 40, 60, dtype=torch.uint8),
     )
     first, second = (np.asarray(draw_row(batch, row))[:340] for row in (0, 1))
-    assert (first == draw.PALETTE[0]).all(-1).any()
-    assert not (second == draw.PALETTE[0]).all(-1).any()
+    assert (first == marks.PALETTE[0]).all(-1).any()
+    assert not (second == marks.PALETTE[0]).all(-1).any()
 
 
 def test_a_contact_sheet_holds_every_picture() -> None:
@@ -138,3 +141,33 @@ def test_a_contact_sheet_holds_every_picture() -> None:
     assert sheet.size == (3 * 108 + 8, 2 * (108 + 26) + 8)
     colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
     assert all((200, 10 * i, 0) in colours for i in range(5))
+
+
+def test_letters_that_no_font_has_are_told_and_others_are_not() -> None:
+    assert texts.missing_letters(["Straße, όνομα, имя"]) is None
+    assert "1 letters" in str(texts.missing_letters(["\U0010fffd cat"]))
+    image = Image.new("RGB", (600, 400))
+    plain = draw_prediction(image, prediction(400, 600, text="cat"))
+    told = draw_prediction(image, prediction(400, 600, text="\U0010fffd"))
+    assert told.height > plain.height
+
+
+def test_one_thing_has_one_colour_in_all_frames() -> None:
+    frames = [Image.new("RGB", (600, 400), (90, 90, 90))] * 2
+    boxes = torch.tensor([[50.0, 50, 150, 150], [300, 200, 500, 350]])
+    found = [
+        Prediction(1, (400, 600), boxes, torch.tensor([0.9, 0.5]), track_ids=torch.tensor(ids), frame=number)
+        for number, ids in enumerate(([0, 1], [1, 0]))
+    ]
+    first, second = (np.asarray(draw_prediction(image, one)) for image, one in zip(frames, found))
+    assert tuple(first[50, 100]) == tuple(second[200, 400]) == marks.PALETTE[0]
+    assert tuple(first[200, 400]) == tuple(second[50, 100]) == marks.PALETTE[1]
+    assert draw_clip(frames, found).width > 700
+
+
+def test_a_label_map_tints_classes_and_leaves_what_is_ignored() -> None:
+    labels = torch.full((600, 600), IGNORED)
+    labels[:300] = 2
+    picture = np.asarray(draw_prediction(Image.new("RGB", (600, 600)), Prediction(1, (600, 600), label_map=labels)))
+    assert picture[100, 100].any()
+    assert not picture[500, 100].any()

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from mmcore.contract.values import Sample
-from mmcore.geometry.boxes import xyxy_to_cxcywh
-from torch import Tensor
+from mmcore.data.collate import pad_images, pad_masks, relative_boxes
 
 from mmcore_glee.batch import GleeBatch, PromptMode
 from mmcore_glee.data.prompts import PROMPT_PROBABILITY, one_object_each, point_prompts
 from mmcore_glee.data.tasks import Task
 from mmcore_glee.data.words import phrases_of_batch, sampled_names
 from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
-
-DIVISIBILITY = 32
-"""Padded height and width are multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -104,30 +99,3 @@ class Collate:
 
     def _has_masks(self, samples: Sequence[Sample]) -> bool:
         return self.task.has_masks and all(sample.masks is not None for sample in samples)
-
-
-def pad_images(images: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Tensor, "batch 3 height width"]:
-    """Images in the top left corners of one zero tensor, whose sides are multiples of 32."""
-    height, width = (-(-max(image.shape[axis] for image in images) // DIVISIBILITY) * DIVISIBILITY for axis in (1, 2))
-    padded = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
-    for row, image in zip(padded, images):
-        row[:, : image.shape[1], : image.shape[2]] = image
-    return padded
-
-
-def pad_masks(masks: Sequence[Tensor | None], size: tuple[int, int]) -> UInt8[Tensor, "objects height width"]:
-    """Masks of all images laid end to end in the top left corners of a zero tensor of this size."""
-    padded = torch.zeros((sum(len(m) for m in masks if m is not None), *size), dtype=torch.uint8)
-    start = 0
-    for of_image in masks:
-        assert of_image is not None
-        count, height, width = of_image.shape
-        padded[start : start + count, :height, :width] = of_image
-        start += count
-    return padded
-
-
-def relative_boxes(boxes_xyxy: Float[Tensor, "objects 4"], size: tuple[int, int]) -> Float[Tensor, "objects 4"]:
-    """xyxy pixels to cxcywh fractions of the padded height and width, in [0, 1]."""
-    height, width = size
-    return (xyxy_to_cxcywh(boxes_xyxy) / boxes_xyxy.new_tensor([width, height, width, height])).clamp(0, 1)
