@@ -7,5 +7,5 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
-API_VERSION = "0.1.0"
+API_VERSION = "0.2.0"
 """Grows with hookspecs, `Stage`, the batch, loss and prediction types; plugins name the range they need."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mmcore import plugins
-from mmcore.conformance.battery import Outcome, battery
+from mmcore.conformance import Outcome, battery
 from mmcore.plugins.scaffold import write_plugin
 
 FAMILIES = [plugin.name for plugin in plugins.inspect_all() if plugin.is_family]
@@ -151,7 +151,7 @@ def test_the_scaffold_passes_unchanged(scaffold):
             "data.transform.flip={'no such': ['value']} is accepted in silence",
         ),
         ("model.py", 'Rule("detect.*", "head.*")', 'Rule("detect.*", "heads.*")', "export", "no published name"),
-        ("model.py", "scores=scores[i][keep[i]],", "scores=scores[i],", "predictions", "disagrees about its number"),
+        ("model.py", "in labels[i][keep[i]].tolist()", "in labels[i].tolist()", "predictions", "about its number"),
     ],
 )
 def test_the_battery_finds_a_broken_plugin(scaffold, file, old, new, check, detail):

@@ -163,7 +163,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 
     if name not in kit.installed():
         kit.load(name)  # says so, with the nearest name
-    from mmcore.conformance.battery import battery
+    from mmcore.conformance import battery
 
     outcomes = []
     for outcome in battery(name):

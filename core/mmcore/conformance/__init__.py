@@ -1,1 +1,5 @@
-"""The battery that every plugin passes."""
+"""The battery that every plugin passes, in one file by what is checked."""
+
+from mmcore.conformance.battery import Outcome, battery
+
+__all__ = ["Outcome", "battery"]

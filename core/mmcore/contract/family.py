@@ -20,7 +20,7 @@ class Family(Recipe):
     hub: tuple[str, ...] = ()
     """Where its published checkpoints are: `hf://OWNER/NAME`, with or without a file."""
     requires_api: str = ""
-    """Versions of the core's API that it works with, such as ">=0.1,<0.2"; empty for any."""
+    """Versions of the core's API that it works with, such as ">=0.2,<0.3"; empty for any."""
 
     @field_validator("variants")
     @classmethod

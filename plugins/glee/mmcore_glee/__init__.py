@@ -20,7 +20,7 @@ def family() -> Family:
         title="GLEE: open-vocabulary detection, segmentation and grounding in images",
         variants=("lite", "plus", "tiny"),
         learns=("detect", "segment", "refer", "ground"),
-        requires_api=">=0.1,<0.2",
+        requires_api=">=0.2,<0.3",
     )
 
 
