@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import mmcore
@@ -116,3 +117,29 @@ def test_the_table_of_sources_in_glees_readme_is_its_recipe():
 def test_every_public_name_of_mmcore_is_there():
     for name in mmcore.__all__:
         assert getattr(mmcore, name) is not None
+
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def test_every_file_the_architecture_names_exists():
+    text = ARCHITECTURE.read_text()
+    named = re.findall(r"`((?:core|plugins|tests|docs)/[\w./-]+|pyproject\.toml)`", text)
+    assert len(named) > 50
+    assert not [path for path in named if not (ROOT / path).is_file()]
+    layers = "|".join(layers_of_the_core())
+    inside = re.findall(rf"\b((?:{layers})/[\w/]*(?:\.py)?)", FENCE.findall(text)[1][1])
+    assert len(inside) > 5
+    assert not [path for path in inside if not (ROOT / "core" / "mmcore" / path).exists()]
+
+
+def test_the_figure_has_the_layers_that_are_enforced():
+    drawn = [re.split(r"\s{2,}", line)[0] for line in FENCE.findall(ARCHITECTURE.read_text())[0][1].splitlines()]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    enforced = next(contract["layers"] for contract in contracts if contract["id"] == "layers")
+    assert [line.replace(" · ", " : ") for line in drawn] == enforced
+
+
+def layers_of_the_core() -> list[str]:
+    """Packages of the core."""
+    return [path.name for path in (ROOT / "core" / "mmcore").iterdir() if path.is_dir()]
