@@ -205,6 +205,8 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
     if record["records"] != record["images"]:
         seen = f"{record['records']} records, {seen}"
     console.print(f"[bold]{source}[/bold]  {seen}, {record['seconds']:.0f} s, percent")
+    if not kinds:
+        console.print("  no metric is defined: these images have no objects to find, or only crowds", highlight=False)
     for kind, values in kinds.items():
         table = Table(show_edge=False, pad_edge=False, box=None)
         table.add_column(kind or "all", style="bold")

@@ -1,6 +1,6 @@
 """A run, top to bottom: settings -> plugin, data, order, model, weights -> training -> what comes after it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from mmcore.contract.model import Model
     from mmcore.contract.protocols import Datasets
+    from mmcore.data.bad import Incident
     from mmcore.data.loader import Loader
 
 
@@ -245,7 +246,6 @@ def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Load
 
     Records that cannot be read follow the policy of the training data, and are listed beside its bad samples.
     """
-
     if validation is None or not validation.evaluators:
         return None
 
@@ -253,7 +253,7 @@ def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Load
         del step
         metrics: dict[str, float] = {}
         for source in validation.evaluators:
-            found = _measured(settings, validation, source, model, run_dir / "evals" / source)
+            found = _measured(settings, validation, source, model, run_dir / "evals" / source, loader.bad.take)
             metrics |= {f"{source}/{name}": value for name, value in found.items()}
         return metrics
 
@@ -265,9 +265,14 @@ def _before(settings: Settings, validation: "Datasets", model: "nn.Module", sour
 
 
 def _measured(
-    settings: Settings, validation: "Datasets", source: str, model: "nn.Module", folder: Path | None
+    settings: Settings,
+    validation: "Datasets",
+    source: str,
+    model: "nn.Module",
+    folder: Path | None,
+    take_bad: "Callable[[Sequence[Incident]], None] | None" = None,
 ) -> dict[str, float]:
-    """Metrics of one validation set during training."""
+    """Metrics of one validation set during training; records that cannot be read follow the recipe's policy."""
     from mmcore.base import distributed
     from mmcore.evaluate.run import evaluate
     from mmcore.train.objective import DTYPES
@@ -281,6 +286,8 @@ def _measured(
         distributed=distributed.place(),
         folder=folder,
         autocast=DTYPES[settings.stage.precision],
+        policy=settings.stage.data.bad_samples,
+        take_bad=take_bad,
     )
 
 

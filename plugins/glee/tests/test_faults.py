@@ -126,3 +126,24 @@ def test_a_damaged_record_is_told(run: Run, folder: Path, content: str) -> None:
     code, said = run("train", "--resume", folder / "run", "--data", folder / "data", "--max-steps", "2")
     assert code == 1
     assert "run.json is damaged" in said
+
+
+def test_a_truncated_validation_picture_is_left_out_told_and_costs_nothing(run: Run, folder: Path) -> None:
+    pictures = sorted((folder / "data" / "coco" / "val2017").iterdir())
+    pictures[0].write_bytes(pictures[0].read_bytes()[:200])
+    code, said = run(
+        *TRAIN, "--data", folder / "data", "--out", folder / "second", "--max-steps", "1", "--init", "random",
+        "--set", "global_batch=2", "--set", "micro_batch=2", "--set", "best_metric=null",
+    )  # fmt: skip
+    assert code == 0, said
+    assert "1 of 2 records cannot be read and are left out of the metrics" in said
+    assert pictures[0].name in said
+    assert pictures[0].name in (folder / "second" / "bad_samples.jsonl").read_text()
+    code, said = run(
+        *TRAIN, "--data", folder / "data", "--out", folder / "third", "--max-steps", "1", "--init", "random",
+        "--set", "global_batch=2", "--set", "micro_batch=2", "--set", "best_metric=null",
+        "--set", "data.bad_samples=error",
+    )  # fmt: skip
+    assert code == 1
+    assert "the training is complete and saved; its last evaluation failed" in said
+    assert list((folder / "third" / "checkpoints").glob("step-*1"))

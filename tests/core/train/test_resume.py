@@ -70,7 +70,11 @@ def test_a_run_killed_at_ten_random_moments_equals_the_uninterrupted_one(server,
     assert not is_saving(tmp_path / "killed")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGUSR1, 138),
+     (signal.SIGUSR2, 140)],
+)  # fmt: skip
 def test_a_signal_saves_the_finished_step_and_exits_with_its_code(
     server, tmp_path: Path, number: int, code: int
 ) -> None:

@@ -1,9 +1,12 @@
 """Losses that leave their spread, runs that skip to their end, fp16's overflows, and memory that runs out."""
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from mmcore.base.terminal import Forgiving
 from mmcore.errors import LossSpikeError, NonFiniteError, OutOfMemoryError
 from mmcore.train import checkpoint, stored
 from mmcore.train.engine import PlainEngine
@@ -126,3 +129,21 @@ def test_memory_that_runs_out_in_the_backward_pass_or_the_update_is_told_too(toy
     monkeypatch.setattr(PlainEngine, "backward", full)
     with pytest.raises(OutOfMemoryError, match="can't allocate memory"):
         toy.train(toy.toy_setup(tmp_path))
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has left, or whose disk is full."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "pipe"), OSError(28, "full")])
+def test_a_run_goes_on_when_nobody_reads_what_it_shows(toy, tmp_path: Path, monkeypatch, error: Exception) -> None:
+    monkeypatch.setattr(sys, "stderr", Forgiving(Gone(error)))
+    assert toy.train(toy.toy_setup(tmp_path, show=True)).step == 12
+    assert "saved" in (tmp_path / "log.txt").read_text()
