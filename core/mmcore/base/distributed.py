@@ -114,7 +114,7 @@ def gather_json(value: Any) -> list[Any] | None:
     Args:
         value: anything that JSON can hold. Infinities and NaN travel too.
     """
-    if not _several():
+    if not is_distributed():
         return [value]
     mine = _bytes(value)
     sizes = _sizes(mine)
@@ -131,7 +131,7 @@ def gather_json(value: Any) -> list[Any] | None:
 
 def all_gather_json(value: Any) -> list[Any]:
     """Every process's value on every process, in rank order."""
-    if not _several():
+    if not is_distributed():
         return [value]
     mine = _bytes(value)
     sizes = _sizes(mine)
@@ -144,7 +144,7 @@ def all_gather_json(value: Any) -> list[Any]:
 
 def broadcast_json(value: Any) -> Any:
     """The first process's value on every process."""
-    if not _several():
+    if not is_distributed():
         return value
     first = place().is_first
     data = _bytes(value) if first else torch.empty(0, dtype=torch.uint8)
@@ -157,7 +157,7 @@ def broadcast_json(value: Any) -> Any:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if _several():
+    if is_distributed():
         dist.barrier(group=_group())
 
 
@@ -178,7 +178,8 @@ def _sizes(mine: Tensor) -> list[int]:
     return sizes.tolist()
 
 
-def _several() -> bool:
+def is_distributed() -> bool:
+    """Whether several processes work on one run."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

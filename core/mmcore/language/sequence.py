@@ -7,15 +7,17 @@ device.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmcore.contract.values import Encoded, Turn
+from mmcore.errors import ShapeError
 
-__all__ = ["IGNORE", "IMAGE", "REGION", "Encoded", "Location", "Sequences", "Turn"]
+__all__ = ["IGNORE", "IMAGE", "REGION", "Encoded", "Location", "Sequences", "Turn", "with_positions_at_padding"]
 
 IMAGE = -200
 """Placeholder id of an image, as in LLaVA."""
@@ -75,3 +77,16 @@ class Sequences:
         """Share of the positions that are padding; from the plan, not from the device."""
         rows, length = self.shape
         return 1.0 - sum(location.length for location in self.locations) / max(1, rows * length)
+
+
+def with_positions_at_padding(sequences: Sequences) -> Sequences:
+    """Positions that go on through the padding on the right, as published code without position ids counts them.
+
+    Raises:
+        ShapeError: rows hold several samples.
+    """
+    rows, length = sequences.shape
+    if sequences.segments is not None:
+        raise ShapeError("positions at padding are defined for one sample a row", do="turn packing off")
+    positions = torch.arange(length, device=sequences.ids.device).expand(rows, -1)
+    return replace(sequences, positions=positions)

@@ -54,6 +54,11 @@ def build_projector(kind: str, channels: int, width: int) -> nn.Module:
     raise RecipeError(f"there is no projector {kind!r}", known=KINDS, do="choose one of these")
 
 
+def known_projector(kind: str) -> bool:
+    """Whether there is a projector of this published name."""
+    return kind in KINDS or re.fullmatch(r"mlp[1-9]\d*x_gelu", kind) is not None
+
+
 def projected_tokens(kind: str, grid: int) -> int:
     """Rows of one picture behind a projector, of a tower with `grid` patches along one side."""
     if kind == "resampler":

@@ -6,16 +6,15 @@ stage's `model` entries. `published_config` translates the `config.json` of publ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
 
-from mmcore.contract.entry import check_entries
 from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError
-from mmcore.language.sequence import IMAGE
+from mmcore.language.llava.config import LlavaConfig, check_choices, replace_part
+from mmcore.language.sizes import LLAMA3_8B, PHI3_MINI
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.vision.convnext import ConvNextTower
-from mmcore.vision.towers import Tower
 
 Task = Literal["gen", "depth", "seg"]
 TASKS: tuple[Task, ...] = ("gen", "depth", "seg")
@@ -68,60 +67,50 @@ DEPTH = TaskConfig(name="depth", layers=(18, 20), output_dim=1024)
 SEG = TaskConfig(name="seg", layers=(10, 18), output_dim=1536)
 """scripts/train/pretrain.sh: `d18-20_s10-18_g12-20`, weights 0.5; the argument default of depth would be 8-20."""
 
-LLAMA3: Mapping[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 128257,  # 128256 and <pad>
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "rope_theta": 500000.0,
-    "rms_norm_eps": 1e-5,
-    "bos_token_id": 128000,
-    "eos_token_id": 128009,
-    "pad_token_id": 128256,
-    "tie_word_embeddings": False,
-}
-PHI3: Mapping[str, Any] = {
-    "model_type": "phi3",
-    "vocab_size": 32064,
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
-    "original_max_position_embeddings": 4096,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    # One more than the published 2047: in the transformers of that time a query saw so many positions besides its own.
-    "sliding_window": 2048,
-    "bos_token_id": 1,
-    "eos_token_id": 32000,
-    "pad_token_id": 32000,
-    "tie_word_embeddings": False,
-}
+LLAMA3: Mapping[str, Any] = {**LLAMA3_8B, "vocab_size": 128257, "pad_token_id": 128256}
+"""With `<pad>`."""
+PHI3 = PHI3_MINI
 TEMPLATES: Mapping[str, str] = {"llama": "llava_llama_3", "phi3": "llava_phi_3"}
 """Conversation template by language model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VisperConfig:
+class Published:
+    """What the released code does otherwise than the paper means, or than we do; for comparisons with its numbers."""
+
+    released_masks: bool = False
+    """Zero every embedding loss as the released code does by accident."""
+    outer_product_mask: bool = False
+    """Average the contrastive loss over all samples before it is masked, as the released code does by accident, with
+    predictions and targets for samples without an image too. The same where every sample has an image, as in every
+    published recipe; it needs `normalise: process` and targets for every sample."""
+    padding_keys: Literal["zero", "states", "masked"] = "zero"
+    """What predictors see at padding: zero vectors (the published code with flash attention), whatever the layers left
+    there (the published code with other attention), or nothing (clean: independent of the other samples)."""
+    prompt_tokens: int | None = None
+    """Tokens before the image that predictors count on; the published code has 38, 26 or 13. None reads the image's
+    place off each sequence, which is the same for published prompts and right for all others."""
+    probe_task_tokens: bool = True
+    """Whether a probed model keeps its task tokens. The published probes were trained with them and evaluated
+    without; False is what their evaluation did."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model.published.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisperConfig(LlavaConfig):
     """Sizes and switches of one VisPer-LM model; the defaults are Llama3-8B with CLIP ViT-L and all three tasks."""
 
+    FAMILY: ClassVar[str] = "VisPer-LM"
+    PARTS: ClassVar[tuple[str, ...]] = ("tower", "depth_decoder", "published")
+    NESTED: ClassVar[Mapping[str, type]] = {"tasks": Sequence}
+
     language: Mapping[str, Any] = field(default_factory=lambda: dict(LLAMA3))
-    """Configuration of the language model as transformers writes it."""
-    tower: Tower = field(default_factory=ClipTower)
     tokenizer: str = "meta-llama/Meta-Llama-3-8B-Instruct"
-    """Folder or Hub name of the tokenizer."""
     template: str = "llava_llama_3"
-    """Conversation template of `mmcore.language.conversation`."""
-    max_length: int = 4096
-    """Longest sequence after images and task tokens were put in, tokens."""
     image_aspect: Literal["square", "pad"] = "square"
-    """How a picture becomes square: its centre is cut out (published stage pt), or it is padded (the others)."""
+    """Published stage pt cuts the centre out, the others pad."""
 
     tasks: tuple[TaskConfig, ...] = (GEN, DEPTH, SEG)
     """In the order of their tokens after the image; empty for plain LLaVA."""
@@ -145,24 +134,7 @@ class VisperConfig:
 
     probe: Task | None = None
     """Probe every layer's hidden state for this teacher's features; nothing else is trained."""
-    probe_task_tokens: bool = True
-    """Whether a probed model keeps its task tokens. The published probes were trained with them and evaluated
-    without; False is what their evaluation did."""
-
-    released_masks: bool = False
-    """Zero every embedding loss as the released code does by accident; for comparisons with it only."""
-    outer_product_mask: bool = False
-    """Average the contrastive loss over all samples before it is masked, as the released code does by accident, with
-    predictions and targets for samples without an image too. The same where every sample has an image, as in every
-    published recipe; it needs `normalise: process` and targets for every sample."""
-    padding_keys: Literal["zero", "states", "masked"] = "zero"
-    """What predictors see at padding: zero vectors (the published code with flash attention), whatever the layers left
-    there (the published code with other attention), or nothing (clean: independent of the other samples)."""
-    prompt_tokens: int | None = None
-    """Tokens before the image that predictors count on; the published code has 38, 26 or 13. None reads the image's
-    place off each sequence, which is the same for published prompts and right for all others."""
-    attention: Literal["sdpa", "eager", "varlen"] = "sdpa"
-    """Attention kernel of the language model, see `mmcore.language.attention`."""
+    published: Published = field(default_factory=Published)
 
     targets: str = "auto"
     """Where the targets of embedding losses come from: `live` teachers, a `cache` that must be there, the folder of
@@ -175,29 +147,22 @@ class VisperConfig:
     teacher_precision: Literal["published", "fp32"] = "published"
     """In what teachers compute; the published run used bfloat16 for depth and seg and float16 for gen."""
 
-    def replace(self, **changes: Any) -> "VisperConfig":
-        """A copy with some entries changed; mappings for nested parts change single entries of them.
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some entries changed, see `LlavaConfig.replace`; tasks by name or as changes to those there are.
 
         Raises:
-            RecipeError: an entry does not exist, with the nearest one, or is of another type.
+            RecipeError: an entry or a task does not exist; the nearest one is suggested.
         """
-        nested = {"language": Mapping, "tower": Mapping, "depth_decoder": Mapping, "tasks": Sequence}
-        check_entries(type(self), changes, "VisPer-LM has no model setting", "model", nested=nested)
-        if isinstance(language := changes.get("language"), Mapping):
-            changes["language"] = {**self.language, **language}
-        for part in ("tower", "depth_decoder"):
-            if isinstance(entries := changes.get(part), Mapping):
-                changes[part] = _replace_part(part, getattr(self, part), entries)
         if "tasks" in changes:
             changes["tasks"] = tuple(_task(task, self.tasks) for task in changes["tasks"])
-        return replace(self, **changes)
+        return super(VisperConfig, self).replace(**changes)  # slots: the bare form would mean the class before them
 
     def __post_init__(self) -> None:
-        self._check_choices()
+        LlavaConfig.__post_init__(self)
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise RecipeError(f"a task is named twice: {', '.join(names)}", where="model.tasks")
-        layers = int(self.language["num_hidden_layers"])
+        layers = self.num_layers
         for task in self.tasks:
             if task.name not in TASKS:
                 raise RecipeError(f"unknown task {task.name!r}", where="model.tasks", known=TASKS)
@@ -213,50 +178,17 @@ class VisperConfig:
         if self.probe is not None and self.probe not in names:
             raise RecipeError(f"probe {self.probe!r} is none of the tasks", where="model.probe", known=names)
 
-    def _check_choices(self) -> None:
-        choices = {
-            "image_aspect": ("square", "pad"),
-            "task_token_format": ("expand_emb", "emb"),
-            "padding_keys": ("zero", "states", "masked"),
-            "attention": ("sdpa", "eager", "varlen"),
-            "target_dtype": ("fp16", "fp32"),
-            "teacher_precision": ("published", "fp32"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise RecipeError(f"unknown {name} {getattr(self, name)!r}", where=f"model.{name}", known=known)
-
     @property
-    def width(self) -> int:
-        """Channels of the language model."""
-        return int(self.language["hidden_size"])
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the language model."""
-        return int(self.language["num_hidden_layers"])
-
-    @property
-    def image_size(self) -> int:
-        """Side of the picture that the tower takes, pixels."""
-        return self.tower.image_size
-
-    @property
-    def image_tokens(self) -> int:
-        """Rows of one image in the sequence, task tokens not counted."""
-        return self.tower.num_tokens
+    def after_image(self) -> tuple[tuple[str, int], ...]:
+        """The task tokens."""
+        return self.task_tokens
 
     @property
     def task_tokens(self) -> tuple[tuple[str, int], ...]:
         """Task and rows that follow an image, in order."""
-        if not self.num_task_tokens or (self.probe is not None and not self.probe_task_tokens):
+        if not self.num_task_tokens or (self.probe is not None and not self.published.probe_task_tokens):
             return ()
         return tuple((task.name, self._rows(task)) for task in self.tasks)
-
-    @property
-    def expansion(self) -> Mapping[int, tuple[tuple[str, int], ...]]:
-        """What a placeholder becomes, for `mmcore.language.splice.lay_out`."""
-        return {IMAGE: (("image", self.image_tokens), *self.task_tokens)}
 
     @property
     def active_tasks(self) -> tuple[TaskConfig, ...]:
@@ -274,14 +206,6 @@ class VisperConfig:
         return task.num_tokens if whole else self.num_task_tokens
 
 
-def _replace_part(part: str, old: Any, entries: Mapping[str, Any]) -> Any:
-    if old is None:
-        raise RecipeError(f"this variant has no {part}", where=f"model.{part}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
-    check_entries(type(old), values, f"{part} has no setting", f"model.{part}")
-    return replace(old, **values)
-
-
 def _task(given: Any, known: Sequence[TaskConfig]) -> TaskConfig:
     """A task from its name, or from changes to the one of the same name; recipes hold plain data."""
     if isinstance(given, TaskConfig):
@@ -291,7 +215,7 @@ def _task(given: Any, known: Sequence[TaskConfig]) -> TaskConfig:
     base = next((task for task in (*known, GEN, DEPTH, SEG) if task.name == name), None)
     if base is None:
         raise RecipeError(f"unknown task {name!r}", where="model.tasks", known=TASKS)
-    return _replace_part(f"task {name}", base, entries)
+    return replace_part(f"task {name}", base, entries)
 
 
 LLAMA3_VIT = VisperConfig()

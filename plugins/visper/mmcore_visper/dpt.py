@@ -12,6 +12,8 @@ from jaxtyping import Float
 from mmcore.errors import ShapeError
 from torch import Tensor, nn
 
+from mmcore_visper.config import VisperConfig
+
 PIXELS_PER_TOKEN = 14
 HEAD_WIDTH = 32
 
@@ -124,3 +126,12 @@ def as_picture(depth: Float[Tensor, "images px px"]) -> Float[Tensor, "images px
     """Depth of each image brought to 0 ... 1; a flat one becomes 0."""
     least, most = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
     return (depth - least) / (most - least).clamp_min(1e-12)
+
+
+def build_depth_decoder(config: VisperConfig) -> DepthDecoder | None:
+    """The frozen decoder of models that predict depth."""
+    predicted = [config.probe] if config.probe else [task.name for task in config.tasks if config.predictors]
+    sizes = config.depth_decoder
+    if "depth" not in predicted or sizes is None:
+        return None
+    return DepthDecoder(sizes.in_channels, sizes.features, sizes.out_channels).requires_grad_(False)

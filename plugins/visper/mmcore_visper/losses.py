@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
+from mmcore.base.distributed import is_distributed
 from torch import Tensor
 
 
@@ -129,8 +130,3 @@ def gather_targets(targets: Float[Tensor, "samples ..."], shares: Shares | None 
     dist.all_gather(received, padded)
     everything = torch.cat([part[:count] for part, count in zip(received, shares.counts, strict=True)])
     return Candidates(F.normalize(everything.float(), dim=-1), sum(shares.counts[: dist.get_rank()]))
-
-
-def is_distributed() -> bool:
-    """Whether other processes compute other parts of the global batch."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

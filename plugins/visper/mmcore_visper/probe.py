@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmcore_visper.config import TaskConfig, VisperConfig
 from mmcore_visper.losses import smooth_l1
-from mmcore_visper.model import Interpretation, Visper
+from mmcore_visper.model import Visper
 from mmcore_visper.predictors import Predictor
 from mmcore_visper.views import whole_view
 
@@ -53,7 +53,7 @@ class VisperProbe(Visper):
         """Each layer's prediction for the images of the batch, (images, *target shape); none without images."""
         with torch.no_grad():
             hidden, _ = self.forward_hidden(batch, self.layers)
-        if not self._sees(batch):
+        if not self.sees(batch):
             return []
         view = whole_view(batch.sequences, batch.image_samples, self.config)
         allowed = view.allowed.get(self.task.name)
@@ -68,8 +68,6 @@ class VisperProbe(Visper):
 
         A prompt, which brings nothing to compare with, is answered by the probed model.
         """
-        from mmcore_visper.answers import similarities
-
         if len(batch.images) and not batch.features and not batch.other_images:
             return super().predict(batch)
         found = self.probe(batch)
@@ -77,13 +75,6 @@ class VisperProbe(Visper):
             return []
         target = self.targets(batch)[self.task.name]
         return similarities([cosine(prediction, target) for prediction in found], batch)
-
-    @torch.no_grad()
-    def interpret(self, batch: ConversationBatch) -> Interpretation:
-        """Every layer's prediction, and depth as pictures."""
-        outputs = {layer: [found] for layer, found in zip(self.layers, self.probe(batch), strict=False)}
-        pictures = self.depth_pictures(outputs) if self.task.name == "depth" else {}
-        return Interpretation({self.task.name: outputs}, pictures)
 
     def train(self, mode: bool = True) -> "VisperProbe":
         """Training or evaluation of the probes; the probed model always evaluates."""
@@ -98,7 +89,8 @@ class VisperProbe(Visper):
         return read_tensors(self.teacher_file) if self.task.name == "depth" and self.teacher_file else {}
 
     @property
-    def _targeted(self) -> Sequence[TaskConfig]:
+    def targeted(self) -> Sequence[TaskConfig]:
+        """The probed task."""
         return (self.task,)
 
     def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
@@ -110,3 +102,18 @@ class VisperProbe(Visper):
 def cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """(images,): similarity of whole predictions, the score of probing."""
     return torch.cosine_similarity(prediction.float().flatten(1), target.float().flatten(1), dim=-1)
+
+
+def similarities(predictions: Sequence[Tensor], batch: ConversationBatch) -> list[Prediction]:
+    """Each image with its measure `cosine`, one number a layer, from one (images,) tensor per layer."""
+    rows = torch.stack(list(predictions), 1).float().tolist()
+    chosen = batch.image_samples.tolist()
+    return [
+        Prediction(
+            image_id=batch.image_ids[sample],
+            size=batch.original_sizes[sample],
+            record_id=batch.record_ids[sample],
+            measures={"cosine": tuple(row)},
+        )
+        for sample, row in zip(chosen, rows, strict=True)
+    ]

@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmcore.errors import WeightsError
-from mmcore.vision.clip_vit import CLIP_VIT, ClipTower
-from mmcore.vision.convnext import CLIP_CONVNEXT, ConvNextTower
+from mmcore.language.llava.published_config import read_settings, write_settings
 from mmcore.vision.towers import Tower
 
 from mmcore_visper.config import (
@@ -21,6 +20,7 @@ from mmcore_visper.config import (
     TASKS,
     TEMPLATES,
     DepthDecoderConfig,
+    Published,
     TaskConfig,
     VisperConfig,
 )
@@ -28,37 +28,6 @@ from mmcore_visper.config import (
 _LAYERS = {"gen": "img_layer_indices", "depth": "depth_layer_indices", "seg": "seg_layer_indices"}
 _WEIGHTS = {"gen": "img_loss_weight", "depth": "depth_loss_weight", "seg": "seg_loss_weight"}
 _SIZES = ("num_tokens", "output_dim", "depth", "dim_head", "num_heads", "ff_mult")
-_LANGUAGE = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "original_max_position_embeddings",
-    "rope_theta",
-    "rope_scaling",
-    "rms_norm_eps",
-    "sliding_window",
-    "attention_bias",
-    "hidden_act",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "tie_word_embeddings",
-)
-"""Entries that describe the language model; the others are the family's own or the trainer's."""
-_FIXED: Mapping[str, Any] = {
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_select_layer": -2,
-    "mm_vision_select_feature": "patch",
-    "mm_patch_merge_type": "flat",
-    "mm_use_im_start_end": False,
-    "mm_use_im_patch_token": False,
-    "use_mm_proj": True,
-    "tokenizer_padding_side": "right",
-}
 _CLASSES = {
     ("pt", "llama"): ("ola_llama", "OlaLlavaLlamaForCausalLM"),
     ("pt", "phi3"): ("ola_phi3", "OlaLlavaPhi3ForCausalLM"),
@@ -93,20 +62,13 @@ def from_published(
     """
     said = kind or config.get("model_type") or "".join(config.get("architectures") or ())
     word = str(said).lower()
-    language = language_of(config, word)
+    settings = read_settings(config, word, tower)
     tasks = _tasks(config)
     probe = config.get("probe_mode")
     has_predictors = bool(tasks) and ("ola" in word or "dsg" in word) and probe is None
-    for entry, expected in (("mm_projector_type", "mlp2x_gelu"), ("mm_vision_select_feature", "patch")):
-        if config.get(entry, expected) != expected:
-            raise WeightsError(f"{entry} {config[entry]!r} is not supported", known=expected, where="config.json")
     return VisperConfig(
-        language=language,
-        tower=tower or tower_of(config),
-        tokenizer=str(config.get("_name_or_path") or ""),
-        template=TEMPLATES[language["model_type"]],
-        max_length=int(config.get("tokenizer_model_max_length", 4096)),
-        image_aspect="pad" if config.get("image_aspect_ratio") == "pad" else "square",
+        **settings,
+        template=TEMPLATES[settings["language"]["model_type"]],
         tasks=tasks,
         num_task_tokens=int(config.get("num_task_tokens", 0)),
         # Classes of later stages fall back to the whole rows; the predictor class always takes means.
@@ -118,7 +80,7 @@ def from_published(
         contrastive_weight=float(config.get("contrastive_loss_weight", 0.3)),
         depth_decoder=depth_decoder or DepthDecoderConfig(),
         probe=probe,
-        probe_task_tokens=False,
+        published=Published(probe_task_tokens=False),
     )
 
 
@@ -128,26 +90,12 @@ def to_published(config: VisperConfig) -> dict[str, Any]:
     Raises:
         WeightsError: the published code has no class for it.
     """
-    language = dict(config.language)
-    model = language.pop("model_type")
-    if language.get("sliding_window") is not None:
-        language["sliding_window"] -= 1
+    model = config.language["model_type"]
     stage = "probe" if config.probe else "pt" if config.predictors and config.tasks else "ift"
     if (stage, model) not in _CLASSES:
         raise WeightsError(f"the published code has no {stage} class for {model}", known=sorted(map(str, _CLASSES)))
     model_type, architecture = _CLASSES[stage, model]
-    result = {
-        **language,
-        "model_type": model_type,
-        "architectures": [architecture],
-        "mm_vision_tower": config.tower.name,
-        "mm_hidden_size": config.tower.channels,
-        **_FIXED,
-        "image_aspect_ratio": config.image_aspect,
-        "tokenizer_model_max_length": config.max_length,
-    }
-    if isinstance(config.tower, ClipTower):
-        result["mm_vision_select_layer"] = config.tower.select_layer
+    result = write_settings(config) | {"model_type": model_type, "architectures": [architecture]}
     if config.probe:
         result |= _TEACHERS | {"probe_mode": config.probe} | _task_entries(config, config.tasks)
     if config.tasks and (config.num_task_tokens or not config.probe):
@@ -163,32 +111,6 @@ def to_published(config: VisperConfig) -> dict[str, Any]:
             **_task_entries(config, config.tasks),
         }
     return result
-
-
-def tower_of(config: Mapping[str, Any]) -> Tower:
-    """The published vision tower that a `config.json` names.
-
-    Raises:
-        WeightsError: it is none of the two.
-    """
-    name = str(config.get("mm_vision_tower", ""))
-    if "convnext" in name.lower():
-        size = re.search(r"res(\d+)", name)
-        return ConvNextTower(name=name, image_size=int(size.group(1)) if size else 256)
-    if "clip-vit-large-patch14" in name:
-        layer = int(config.get("mm_vision_select_layer", -2))
-        return ClipTower(name=name, image_size=336 if "336" in name else 224, select_layer=layer)
-    raise WeightsError(f"unknown vision tower {name!r}", where="mm_vision_tower", known=[CLIP_VIT, CLIP_CONVNEXT])
-
-
-def language_of(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The language model's part of a published `config.json`; `kind` is its `model_type` or class name."""
-    model = "phi3" if "phi3" in kind.lower() else "llama"
-    language: dict[str, Any] = {"model_type": model} | {name: config[name] for name in _LANGUAGE if name in config}
-    language.setdefault("tie_word_embeddings", False)
-    if model == "phi3" and language.get("sliding_window") is not None:
-        language["sliding_window"] += 1
-    return language
 
 
 def _tasks(config: Mapping[str, Any]) -> tuple[TaskConfig, ...]:

@@ -71,7 +71,7 @@ def image_view(sequences: Sequences, samples: Int[Tensor, " images"], config: Vi
 def constant_view(sequences: Sequences, samples: Int[Tensor, " samples"], config: VisperConfig) -> View:
     """The view with an image in the same columns of every sample, whether there is one or not.
 
-    The published code slices so. The columns are those of `config.prompt_tokens`, else of the batch's first image.
+    The published code slices so. The columns are those of `published.prompt_tokens`, else of the batch's first image.
 
     Raises:
         ShapeError: rows hold several samples, or there is nothing to tell the columns by.
@@ -79,14 +79,14 @@ def constant_view(sequences: Sequences, samples: Int[Tensor, " samples"], config
     if sequences.segments is not None:
         raise ShapeError(
             "constant positions need one sample a row",
-            where="model.outer_product_mask or model.prompt_tokens",
+            where="model.published.outer_product_mask or model.published.prompt_tokens",
             do="turn packing off, or these settings",
         )
     index, real = _columns(sequences, samples)
     length = sequences.shape[1]
-    first = config.prompt_tokens
+    first = config.published.prompt_tokens
     if first is None and not len(sequences.slots["image"]):
-        raise ShapeError("no image to tell the columns by", where="model.outer_product_mask")
+        raise ShapeError("no image to tell the columns by", where="model.published.outer_product_mask")
     start = sequences.slots["image"][0] % length if first is None else torch.tensor(first, device=index.device)
     end = start + config.image_tokens
     own, at = {}, 0
@@ -103,9 +103,9 @@ def constant_view(sequences: Sequences, samples: Int[Tensor, " samples"], config
 def whole_view(sequences: Sequences, samples: Int[Tensor, " samples"], config: VisperConfig) -> View:
     """Everything of each sample, for probes."""
     index, real = _columns(sequences, samples)
-    allowed = {task.name: real for task in config.tasks} if config.padding_keys == "masked" else {}
+    allowed = {task.name: real for task in config.tasks} if config.published.padding_keys == "masked" else {}
     rows = samples if sequences.segments is None else None
-    return View(index, rows, real, allowed, {}, config.padding_keys == "zero")
+    return View(index, rows, real, allowed, {}, config.published.padding_keys == "zero")
 
 
 def _view(
@@ -124,10 +124,10 @@ def _view(
         seen = ~_marked(sequences, others)[index]
         if not config.pass_text_to_aux:
             seen = seen & ((index < after_image) | _marked(sequences, [mine])[index])
-        allowed[task.name] = seen & real if config.padding_keys == "masked" else seen
+        allowed[task.name] = seen & real if config.published.padding_keys == "masked" else seen
     rows = samples if sequences.segments is None else None
     columns = {task: positions - index[:, :1] for task, positions in own.items()}
-    return View(index, rows, real, allowed, columns, config.padding_keys == "zero")
+    return View(index, rows, real, allowed, columns, config.published.padding_keys == "zero")
 
 
 def _marked(sequences: Sequences, positions: list[Tensor]) -> Tensor:

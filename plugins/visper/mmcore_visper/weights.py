@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mmcore_visper.config import TASKS, VisperConfig
 
-FORMATS = ("upstream",)
 TEACHERS = ("dav2_backbone.*", "oneformer.*")
 """Sub-modules of the published training model; ours are not part of the model."""
 OPTIONAL: Mapping[str, tuple[str, ...]] = {

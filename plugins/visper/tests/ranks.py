@@ -26,7 +26,7 @@ from mmcore_visper.config import TINY, VisperConfig
 from mmcore_visper.model import Visper
 from mmcore_visper.recipes import stages
 
-CONFIG = TINY.replace(padding_keys="masked", tower={"num_layers": 2})
+CONFIG = TINY.replace(published={"padding_keys": "masked"}, tower={"num_layers": 2})
 STEPS = (((1, 1, 0), (1, 0, 1)), ((1, 0, 1), (0, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((0, 0, 0), (1, 1, 1)))
 """Of every step and rank, which samples have an image: differing numbers, and none on one process or on both."""
 SCENARIOS = {"zero2": (2, True), "zero3": (3, True), "frozen3": (3, False)}

@@ -47,7 +47,7 @@ def test_layers_are_two_numbers_and_no_range():
 def test_probes_keep_their_task_tokens_unless_told_otherwise():
     probe = LLAMA3_VIT.replace(probe="seg", predictors=False)
     assert len(probe.task_tokens) == 3
-    assert probe.replace(probe_task_tokens=False).task_tokens == ()
+    assert probe.replace(published={"probe_task_tokens": False}).task_tokens == ()
 
 
 def test_recipes_change_single_entries_of_nested_parts():
@@ -72,7 +72,8 @@ def test_recipes_change_single_entries_of_nested_parts():
         ({"tasks": ["gen", "gen"]}, "named twice"),
         ({"num_task_tokens": 7}, "7 task tokens"),
         ({"tasks": [{"name": "gen", "layers": [9]}]}, "reads layer 9"),
-        ({"padding_keys": "none"}, "padding_keys"),
+        ({"published": {"padding_keys": "none"}}, "padding_keys"),
+        ({"published": {"release_masks": True}}, "released_masks"),
         ({"probe": "pose"}, "probe"),
     ],
 )
@@ -86,4 +87,4 @@ def test_an_unknown_tower_or_projector_of_a_published_file_is_named():
     with pytest.raises(WeightsError, match="siglip"):
         from_published({**published, "mm_vision_tower": "google/siglip"})
     with pytest.raises(WeightsError, match="mm_projector_type"):
-        from_published({**published, "mm_projector_type": "linear"})
+        from_published({**published, "mm_projector_type": "perceiver"})

@@ -98,8 +98,8 @@ def test_counts_are_those_of_the_plan(context: DataContext) -> None:
 
 
 def test_pictures_of_the_first_stage_are_cut_and_later_ones_padded(context: DataContext) -> None:
-    cut = build(TINY_PT, "train", context).sources["captions"].reading.pixels  # type: ignore[attr-defined]
-    padded = build(TINY_IFT, "train", context).sources["questions"].reading.pixels  # type: ignore[attr-defined]
+    cut = build(TINY_PT, "train", context).sources["captions"].processor.pixels  # type: ignore[attr-defined]
+    padded = build(TINY_IFT, "train", context).sources["questions"].processor.pixels  # type: ignore[attr-defined]
     assert (cut.mode, padded.mode) == ("square", "pad")
 
 

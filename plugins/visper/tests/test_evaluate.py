@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmcore.contract.values import Batch, Prediction
+from mmcore.data.formats.questions import Question
 from mmcore.errors import RecipeError
-from mmcore.evaluate.vqa import Question
 from mmcore.parity import Case, Report
 from mmcore_visper.evaluate import BENCHMARKS, benchmark
 from mmcore_visper.evaluate.benchmarks import (
@@ -117,5 +117,5 @@ def test_probing_averages_over_images_and_draws_the_layers(tmp_path: Path) -> No
 def test_an_unknown_image_mode_is_refused_by_name() -> None:
     from mmcore_visper.config import VARIANTS
 
-    with pytest.raises(RecipeError, match="unknown image_aspect 'sqare'"):
+    with pytest.raises(RecipeError, match="image_aspect cannot be 'sqare'"):
         VARIANTS["tiny"].replace(image_aspect="sqare")

@@ -192,7 +192,7 @@ def test_plain_transformers_gives_the_same_answer_without_mmcore(name, exported)
 def continued(model: Visper, batch: ConversationBatch) -> Generated:
     """The model's own answer with its logits."""
     with torch.no_grad():
-        embeds = model.language.embed(batch.sequences, model.features(batch)[0])
+        embeds = model.language.embed(batch.sequences, model.spliced(batch))
     return generate(
         model.language,
         embeds,

@@ -7,12 +7,14 @@ import pytest
 import torch
 from mmcore.contract.recipe import Lora, matches_any
 from mmcore.errors import RecipeError, ShapeError, UsageError
+from mmcore.language.llava import model as llava
 from mmcore.train.lora import add_lora
 from mmcore.train.optim import freeze
 from mmcore.train.recompute import recompute_block
 from mmcore_visper import model as visper_model
 from mmcore_visper.build import build
 from mmcore_visper.config import TINY, VARIANTS
+from mmcore_visper.interpret import interpret
 from mmcore_visper.model import Visper
 from mmcore_visper.recipes import stages
 from torch import nn
@@ -44,7 +46,7 @@ def test_text_counts_by_token_and_every_task_by_sample(model, ranks):
 
 
 def test_padding_does_not_reach_the_losses_where_it_is_masked(model, ranks):
-    clean = with_settings(model, padding_keys="masked")
+    clean = with_settings(model, published={"padding_keys": "masked"})
     batch, alone = ranks.tiny_batch(model.config, (1, 1, 1)), ranks.tiny_batch(model.config, (1,))
     alone = dataclasses.replace(alone, images=batch.images[:1])
     whole = clean.predict_features(batch, *clean.forward_hidden(batch, clean.layers_read))
@@ -57,7 +59,7 @@ def test_padding_does_not_reach_the_losses_where_it_is_masked(model, ranks):
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
 def test_packed_rows_give_the_losses_and_gradients_of_padded_ones(ranks, precision, tolerance):
     torch.manual_seed(0)
-    model = Visper(TINY.replace(padding_keys="masked")).to(precision)
+    model = Visper(TINY.replace(published={"padding_keys": "masked"})).to(precision)
     found = []
     for pack_to in (None, 400):
         model.zero_grad()
@@ -87,14 +89,14 @@ def test_text_only_samples_do_not_change_the_others(model, ranks):
     batch = ranks.tiny_batch(model.config, (1, 0))
     alone = ranks.tiny_batch(model.config, (1,))
     assert torch.equal(batch.images, alone.images)
-    with_text = with_settings(model, padding_keys="masked")
+    with_text = with_settings(model, published={"padding_keys": "masked"})
     mixed, single = values(with_text(batch)), values(with_text(alone))
     for task in ("gen", "depth", "seg"):
         assert mixed[task] == pytest.approx(single[task], rel=1e-5)
 
 
 def test_released_masks_zero_the_embedding_losses_and_their_gradients(model, ranks):
-    released = with_settings(model, released_masks=True)
+    released = with_settings(model, published={"released_masks": True})
     losses = released(ranks.tiny_batch(model.config))
     torch.stack([loss.total for loss in losses.values()]).sum().backward()
     assert [values(losses)[task] for task in ("gen", "depth", "seg")] == [0, 0, 0]
@@ -102,7 +104,7 @@ def test_released_masks_zero_the_embedding_losses_and_their_gradients(model, ran
 
 
 def test_the_released_average_needs_targets_for_every_sample(model, ranks):
-    published = with_settings(model, outer_product_mask=True)
+    published = with_settings(model, published={"outer_product_mask": True})
     batch = ranks.tiny_batch(model.config, (1, 0, 1))
     with pytest.raises(ShapeError, match=r"instead of \(3, "):
         published(batch)
@@ -130,7 +132,7 @@ def test_a_pool_of_the_micro_batch_asks_no_other_process(model, ranks, monkeypat
     alone = values(model(batch))
     own = with_settings(model, contrast_pool="micro_batch").train()
     published = with_settings(model).train()
-    monkeypatch.setattr(visper_model, "is_distributed", lambda: True)
+    monkeypatch.setattr(llava, "is_distributed", lambda: True)
     monkeypatch.setattr(visper_model, "exchange_shares", lambda targets: pytest.fail("other processes were asked"))
     assert values(own(batch)) == pytest.approx(alone)
     with pytest.raises(pytest.fail.Exception, match="asked"):
@@ -171,7 +173,7 @@ def test_every_task_subset_and_the_baseline_build_and_train(ranks):
 
 
 def test_interpretation_shows_every_output_and_decodes_depth(model, ranks):
-    shown = model.interpret(ranks.tiny_batch(model.config))
+    shown = interpret(model, ranks.tiny_batch(model.config))
     assert {task: list(layers) for task, layers in shown.outputs.items()} == {
         "gen": [2, 3], "depth": [3, 4], "seg": [1, 3],
     }  # fmt: skip
@@ -252,7 +254,7 @@ def test_adapters_go_where_the_recipe_says(ranks):
 
 def test_the_tower_runs_without_gradients_unless_it_is_trained(ranks):
     model = Visper(TINY)
-    features, _ = model.features(ranks.tiny_batch(TINY))
+    features = model.spliced(ranks.tiny_batch(TINY))
     assert features["image"].requires_grad
     torch.stack([loss.total for loss in model(ranks.tiny_batch(TINY)).values()]).sum().backward()
     assert all(p.grad is None for p in model.tower.parameters())

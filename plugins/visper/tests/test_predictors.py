@@ -97,18 +97,18 @@ def test_a_predictor_sees_all_but_the_other_tasks_tokens(ranks, with_text):
 
 
 def test_positions_read_off_the_sequences_equal_the_published_constants(ranks):
-    config = TINY.replace(prompt_tokens=2)
+    config = TINY.replace(published={"prompt_tokens": 2})
     # The published code slices long sequences only.
     batch = ranks.tiny_batch(config, (1, 0, 1))
     read = image_view(batch.sequences, batch.image_samples, config)
-    given = constant_view(batch.sequences, batch.image_samples, config.replace(prompt_tokens=None))
+    given = constant_view(batch.sequences, batch.image_samples, config.replace(published={"prompt_tokens": None}))
     for task in config.tasks:
         assert torch.equal(read.allowed[task.name], given.allowed[task.name])
         assert torch.equal(read.own[task.name], given.own[task.name])
 
 
 def test_packed_rows_show_a_predictor_the_same_tokens(ranks):
-    config = TINY.replace(padding_keys="masked")
+    config = TINY.replace(published={"padding_keys": "masked"})
     batch, view = view_of(ranks, config)
     packed, other = view_of(ranks, config, pack_to=400)
     assert packed.sequences.segments is not None
@@ -131,7 +131,7 @@ def test_packed_rows_show_a_predictor_the_same_tokens(ranks):
     ("keys", "seen", "zero"), [("zero", True, True), ("states", True, False), ("masked", False, False)]
 )
 def test_padding_is_zero_left_alone_or_hidden(ranks, keys, seen, zero):
-    config = TINY.replace(padding_keys=keys)
+    config = TINY.replace(published={"padding_keys": keys})
     batch, view = view_of(ranks, config, (1, 1))
     tokens = view.tokens(torch.ones(*batch.sequences.shape, 2))
     padding = ~view.real[0]

@@ -5,6 +5,7 @@ import torch
 from mmcore.errors import RecipeError
 from mmcore_visper.build import build
 from mmcore_visper.config import TINY
+from mmcore_visper.interpret import interpret
 from mmcore_visper.losses import smooth_l1
 from mmcore_visper.model import Visper
 from mmcore_visper.probe import VisperProbe, cosine
@@ -52,9 +53,9 @@ def test_scores_are_the_similarity_of_whole_predictions_layer_by_layer(probe, ra
 def test_depth_probes_have_no_mlps_and_decode_to_pictures(ranks):
     probe = VisperProbe(TINY.replace(probe="depth"))
     assert not any("mlps" in name for name in probe.state_dict())
-    shown = probe.interpret(ranks.tiny_batch(probe.config))
+    shown = interpret(probe, ranks.tiny_batch(probe.config))
     assert sorted(shown.depth_maps) == [1, 2, 3, 4]
-    assert VisperProbe(TINY.replace(probe="gen")).interpret(ranks.tiny_batch(probe.config)).depth_maps == {}
+    assert interpret(VisperProbe(TINY.replace(probe="gen")), ranks.tiny_batch(probe.config)).depth_maps == {}
 
 
 def test_a_trained_model_is_probed_with_the_weights_it_had(ranks):
@@ -73,7 +74,7 @@ def test_a_trained_model_is_probed_with_the_weights_it_had(ranks):
 
 
 def test_published_probes_were_evaluated_without_task_tokens():
-    assert VisperProbe(TINY.replace(probe="gen", probe_task_tokens=False)).task_tokens is None
+    assert VisperProbe(TINY.replace(probe="gen", published={"probe_task_tokens": False})).task_tokens is None
     assert VisperProbe(TINY.replace(probe="gen")).task_tokens is not None
 
 

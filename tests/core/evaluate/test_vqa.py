@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 from mmcore.contract.values import Batch, Prediction
+from mmcore.data.formats.questions import Question, read_questions
 from mmcore.errors import DataError, MissingDataError
-from mmcore.evaluate.vqa import (
-    AnswerEvaluator,
-    Question,
-    blind_answers,
-    normalise_answer,
-    read_questions,
-    vqa_accuracy,
-)
+from mmcore.evaluate.vqa import AnswerEvaluator, blind_answers, normalise_answer, vqa_accuracy
 
 
 @pytest.mark.parametrize(

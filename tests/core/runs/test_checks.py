@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from mmcore import AdamW, Constant, Data, Datasets, Model, Source, Stage, Validation
+from mmcore.data.formats.questions import Question
 from mmcore.errors import RecipeError
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
-from mmcore.evaluate.vqa import AnswerEvaluator, Question
+from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.runs.checks import check_metrics, check_model
 
 

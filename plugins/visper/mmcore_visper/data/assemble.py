@@ -1,33 +1,27 @@
 """From a recipe's entries to sources, collators and evaluators: how the stage reads conversations and questions."""
 
-import hashlib
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from mmcore.contract.entry import read_entries
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Recipe, Stage, Validation
 from mmcore.data.cache.choice import Features
+from mmcore.data.conversations import ConversationSource, QuestionSource, answered_pairs, open_questions
 from mmcore.data.entry import Entry, Opened, asks, chosen, open_entry, worded
 from mmcore.data.formats.captions import REQUESTS
 from mmcore.data.formats.llava import LlavaIndex, LlavaParser
 from mmcore.data.formats.registry import Formats
-from mmcore.data.images import locate, read_facts, safe_join
+from mmcore.data.images import locate
 from mmcore.data.index import open_index
 from mmcore.errors import RecipeError
-from mmcore.evaluate.vqa import Question, blind_answers, read_questions
+from mmcore.evaluate.vqa import blind_answers
 from mmcore.language.collate import ConversationCollator
-from mmcore.language.conversation import template
+from mmcore.language.processor import Processor
 from mmcore.language.templates import Bank, replace_banks
-from mmcore.vision.clip_images import ClipImages
-from mmcore.vision.towers import image_library
 
-from mmcore_visper.config import VisperConfig, config_of
+from mmcore_visper.config import config_of
 from mmcore_visper.data.formats import FORMATS, PROBING
-from mmcore_visper.data.sources import ConversationSource, QuestionSource, Reading
 from mmcore_visper.evaluate import benchmark
 from mmcore_visper.evaluate.probing import ProbeEvaluator
 from mmcore_visper.targets import targets_for
@@ -68,12 +62,14 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
         RecipeError: an option, a template or a model setting does not exist, or the tokenizer lacks tokens.
     """
     config = config_of(stage, context.variant)
-    reading = _reading(stage, config, context, targets_for(stage, context))
-    collate = _collator(config, reading, pack_to=_pack_to(stage, reading.max_length))
+    processor = config.processor(open_tokenizer(config, [context.root]), stage.max_length)
+    collate = config.collator(processor, pack_to=_pack_to(stage, processor.max_length))
+    targets = targets_for(stage, context)
     entries = [_open(name, entry, context, LEARNS) for name, entry in chosen(stage.data.sources, context).items()]
     wordings = _wordings(stage, context) if any(map(asks, entries)) else {}
     sources: dict[str, DataSource] = {
-        one.name: _conversations(worded(one, wordings.get("captions", ())), reading) for one in entries
+        one.name: _conversations(worded(one, wordings.get("captions", ())), stage, processor, targets)
+        for one in entries
     }
     return Datasets(sources, dict.fromkeys(sources, collate), wordings=wordings)
 
@@ -85,19 +81,20 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
         DataError: as `build_train`.
     """
     config = config_of(stage, context.variant)
-    reading = _reading(stage, config, context, None)
+    processor = config.processor(open_tokenizer(config, [context.root]), stage.max_length)
     sources: dict[str, DataSource] = {}
     collate: dict[str, ConversationCollator] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
     for name, entry in _chosen_validations(stage, context).items():
         opened = _open(name, entry, context, MEASURES)
         if opened.format.name == PROBING:
-            probed = replace(reading, targets=targets_for(stage, context, split="val"))
-            sources[name], collate[name] = _conversations(opened, probed), _collator(config, reading)
+            targets = targets_for(stage, context, split="val")
+            sources[name] = _conversations(opened, stage, processor, targets)
+            collate[name] = config.collator(processor)
             evaluators[name] = partial(ProbeEvaluator, config.probe)
         else:
-            questions = _questions(opened, reading)
-            sources[name], collate[name] = questions, _collator(config, reading, padding_side="left")
+            questions = sources[name] = _questions(opened, stage, processor)
+            collate[name] = config.collator(processor, padding_side="left")
             evaluators[name] = _evaluator(opened, questions, context)
     return Datasets(sources, collate, evaluators)
 
@@ -112,24 +109,6 @@ def _wordings(stage: Stage, context: DataContext) -> dict[str, tuple[str, ...]]:
     if stage.data.templates is not None:
         banks = replace_banks(banks, locate(context.root, stage.data.templates, "data.templates"))
     return {name: bank.wordings for name, bank in banks.items()}
-
-
-def _reading(stage: Stage, config: VisperConfig, context: DataContext, targets: Features | None) -> Reading:
-    return Reading(
-        template=template(config.template),
-        tokenizer=open_tokenizer(config, [context.root]),
-        pixels=ClipImages(config.image_size, config.image_aspect, library=image_library(config.tower)),
-        max_length=min(config.max_length, stage.max_length or config.max_length),
-        image_rows=sum(rows for _, rows in next(iter(config.expansion.values()))),
-        targets=targets,
-        max_pixels=stage.data.max_pixels,
-    )
-
-
-def _collator(config: VisperConfig, reading: Reading, **layout: Any) -> ConversationCollator:
-    return ConversationCollator(
-        config.expansion, config.image_size, reading.max_length, tokenizer=reading.tokenizer, **layout
-    )
 
 
 def _pack_to(stage: Stage, max_length: int) -> int | None:
@@ -149,50 +128,29 @@ def _pack_to(stage: Stage, max_length: int) -> int | None:
 # ---- sources ----
 
 
-def _conversations(opened: Opened[Options], reading: Reading) -> ConversationSource:
-    if opened.options.squash_px:
-        reading = replace(reading, squash_px=opened.options.squash_px)
-    return ConversationSource(opened.name, LlavaIndex(opened.index()), opened.images, reading)
-
-
-def _questions(opened: Opened[Options], reading: Reading) -> QuestionSource:
-    path, asked = opened.files[0], benchmark(opened.format.name)
-    records = LlavaIndex(opened.index()) if opened.format.content == "conversations" else None
-    suffix, limit = opened.options.suffix, opened.options.max_new_tokens
-    source = QuestionSource(
-        name=opened.name,
-        questions=read_questions(path) if records is None else _first_turns(records, opened, reading),
-        images=opened.images,
-        reading=reading,
-        suffix=asked.suffix if suffix is None else suffix,
-        label=str(path),
-        content=records.fingerprint if records else hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(),
-        max_new_tokens=asked.max_new_tokens if limit is None else limit,
-        conversations=records,
+def _conversations(
+    opened: Opened[Options], stage: Stage, processor: Processor, targets: Features | None
+) -> ConversationSource:
+    return ConversationSource(
+        opened.name,
+        LlavaIndex(opened.index()),
+        opened.images,
+        processor,
+        features=targets,
+        squash_px=opened.options.squash_px,
+        max_pixels=stage.data.max_pixels,
     )
-    lost = len(records) - len(source) if records else 0
-    if lost:
-        told = (
-            f"validation set {opened.name!r}: {lost} of {len(source) + lost} records cannot be asked and are left out"
-        )
-        print(f"{told}; `mmcore data check` lists them", file=sys.stderr)
-    return source
 
 
-def _first_turns(records: LlavaIndex, opened: Opened[Options], reading: Reading) -> tuple[Question, ...]:
-    """The first question of every usable training record, with its answer."""
-    found = []
-    for position in range(len(records)):
-        if records.unusable(position):
-            continue
-        record = records[position]
-        if record.boxes and record.image:
-            facts = read_facts(safe_join(opened.images, record.image), max_pixels=reading.max_pixels)
-            record = record.placed((facts.height, facts.width), reading.boxes)
-        asked, answered = record.turns()[:2]
-        text = asked.text.removeprefix("<image>\n")
-        found.append(Question(position, text, record.image, (answered.text,), {}))
-    return tuple(found)
+def _questions(opened: Opened[Options], stage: Stage, processor: Processor) -> QuestionSource:
+    asked, options = benchmark(opened.format.name), opened.options
+    return open_questions(
+        opened,
+        processor,
+        suffix=asked.suffix if options.suffix is None else options.suffix,
+        max_new_tokens=asked.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
+        max_pixels=stage.data.max_pixels,
+    )
 
 
 # ---- validation ----
@@ -215,16 +173,5 @@ def _evaluator(opened: Opened[Options], source: QuestionSource, context: DataCon
     blind, commonest = None, ""
     if opened.options.chance_from:
         path = locate(context.root, opened.options.chance_from, f"validation set {source.name!r}, chance_from")
-        blind, commonest = blind_answers(_pairs(LlavaIndex(open_index(LlavaParser(path), context.cache))))
+        blind, commonest = blind_answers(answered_pairs(LlavaIndex(open_index(LlavaParser(path), context.cache))))
     return partial(benchmark(opened.format.name).evaluator, source.questions, blind, commonest)
-
-
-def _pairs(records: LlavaIndex) -> list[tuple[str, str]]:
-    """Question and answer of every turn of a training file."""
-    pairs = []
-    for position in range(len(records)):
-        if not records.unusable(position):
-            turns = records[position].turns()
-            asked = [turn.text.removeprefix("<image>\n") for turn in turns[::2]]
-            pairs += list(zip(asked, (turn.text for turn in turns[1::2])))
-    return pairs

@@ -9,7 +9,8 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mmcore.evaluate.vqa import NUMBER_WORDS, AnswerEvaluator, Item, Question
+from mmcore.data.formats.questions import Question
+from mmcore.evaluate.vqa import NUMBER_WORDS, AnswerEvaluator, Item
 
 Row = Mapping[str, Any]
 

@@ -48,7 +48,7 @@ def config_of(case: Case, kind: str | None = None, **changes: Any) -> VisperConf
         tower=tower_of(case),
         depth_decoder=decoder_of(case),
     )
-    return config.replace(padding_keys="states", attention="eager", **changes)
+    return config.replace(published={"padding_keys": "states"}, attention="eager").replace(**changes)
 
 
 def tower_of(case: Case) -> Tower | None:

@@ -10,6 +10,7 @@ from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
 from mmcore_visper.config import VisperConfig
+from mmcore_visper.interpret import interpret
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.common import config_of, limits_of, make_batch, model_of, pixels
 from mmcore_visper.parity.export import language_of
@@ -26,7 +27,7 @@ def infer(case: Case, report: Report) -> None:
         config = config_of(
             case,
             kind=f"{published}_{language_of(case)}",
-            prompt_tokens=case.data["num_sys_tokens"],  # the published slices count on it whatever the prompt
+            published={"prompt_tokens": case.data["num_sys_tokens"]},  # its slices count on it whatever the prompt
         )
         model = model_of(case, config)
         names = [name.removeprefix("prompt.") for name in case.tensors if name.startswith("prompt.")]
@@ -45,7 +46,7 @@ def answer(case: Case, model: Visper, names: Sequence[str]) -> Generated:
     """The continuation of some of the case's prompts."""
     batch, given = prompts(case, model.config, names), case.data["generation"]
     with torch.no_grad():
-        embeds = model.language.embed(batch.sequences, model.features(batch)[0])
+        embeds = model.language.embed(batch.sequences, model.spliced(batch))
     return generate(
         model.language,
         embeds,
@@ -81,7 +82,7 @@ def _compare(case: Case, report: Report, prefix: str, name: str, found: Generate
 
 def _interpretation(case: Case, report: Report, model: Visper) -> None:
     """The predictors read the hidden states of the first prompt; results are numbered by layer."""
-    seen = model.interpret(prompts(case, model.config, ["0"]))
+    seen = interpret(model, prompts(case, model.config, ["0"]))
     found: dict[str, Tensor] = {}
     for task, layers in seen.outputs.items():
         for number, outputs in enumerate(layers.values()):

@@ -15,6 +15,7 @@ from mmcore.data.formats.llava import LlavaIndex
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.collate import ConversationCollator
 from mmcore.language.conversation import template
+from mmcore.language.processor import Processor
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report
 from mmcore.train.engine import PlainEngine
@@ -25,7 +26,6 @@ from mmcore.vision.clip_images import ClipImages
 from torch import Tensor, nn
 
 from mmcore_visper.config import VisperConfig
-from mmcore_visper.data.sources import Reading
 from mmcore_visper.losses import embedding_loss, gather_targets
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.common import (
@@ -121,7 +121,7 @@ def _samples(case: Case, config: VisperConfig) -> list[ConversationSample]:
     tokenizer = load_tokenizer(case.folder / case.data["tokenizer"].split(" ")[0], template=style)
     rows = sum(count for _, count in next(iter(config.expansion.values())))
     clip = ClipImages(config.image_size, config.image_aspect)
-    reading = Reading(style, tokenizer, clip, config.max_length, rows)
+    reading = Processor(style, tokenizer, clip, config.max_length, rows)
     with TemporaryDirectory() as cache:
         index = LlavaIndex.open(case.folder / case.data["files"]["annotations"], Path(cache))
         records = [index[position] for position in range(len(index))]

@@ -3,6 +3,7 @@
 import torch
 from mmcore.parity import Case, Check, Report
 
+from mmcore_visper.interpret import interpret
 from mmcore_visper.losses import smooth_l1
 from mmcore_visper.parity.common import batch_of, close_all, config_of, limits_of, model_of
 from mmcore_visper.parity.training import check_gradients, from_description, normalised
@@ -34,7 +35,7 @@ def check_probe(case: Case, report: Report) -> None:
     for i, prediction in enumerate(predictions):
         actual[f"pred.{i}"] = prediction[..., ::step, ::step] if task == "seg" else prediction[:, ::step]
         actual[f"cosine.{i}"] = cosine(prediction, target)
-    for i, picture in enumerate(model.interpret(batch).depth_maps.values()):
+    for i, picture in enumerate(interpret(model, batch).depth_maps.values()):
         actual[f"depth_map.{i}"] = picture[:, ::PICTURE_STEP, ::PICTURE_STEP]
     stored = {n: t for n, t in case.tensors.items() if n.startswith(("pred.", "cosine.", "depth_map."))}
     close_all(report, actual, stored, **limits_of(case))

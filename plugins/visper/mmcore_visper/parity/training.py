@@ -7,6 +7,7 @@ import torch
 from mmcore.contract.recipe import matches_any
 from mmcore.contract.values import Losses
 from mmcore.language.batch import ConversationBatch
+from mmcore.language.llava.published_config import read_language
 from mmcore.language.models import Hidden, build
 from mmcore.language.sequence import IMAGE
 from mmcore.language.splice import lay_out
@@ -14,6 +15,7 @@ from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
 from mmcore_visper.config import VisperConfig
+from mmcore_visper.interpret import interpret
 from mmcore_visper.losses import embedding_loss, gather_targets
 from mmcore_visper.model import Visper
 from mmcore_visper.parity.common import (
@@ -28,7 +30,6 @@ from mmcore_visper.parity.common import (
     spliced_labels,
     unit,
 )
-from mmcore_visper.published_config import language_of
 from mmcore_visper.recipes import stages
 
 ROUNDING = 1e-6
@@ -64,7 +65,7 @@ def check_pt(case: Case, report: Report) -> None:
 def pt_config(case: Case) -> VisperConfig:
     """A case's configuration; with rows without an image the released averages over them."""
     dummies = bool(case.data["inputs"].get("no_image_rows"))
-    return config_of(case, outer_product_mask=dummies)
+    return config_of(case, published={"outer_product_mask": dummies})
 
 
 def targets_of(case: Case, entry: str = "targets", suffix: str = "") -> dict[str, Tensor]:
@@ -126,7 +127,7 @@ def _check_form(case: Case, report: Report, form: str, expected: float) -> None:
 
 def check_window(case: Case, report: Report) -> None:
     """Phi-3's sliding window, which counts differently in today's transformers."""
-    language = language_of(case.data["config"], "phi3" if "sliding_window" in case.data["config"] else "llama")
+    language = read_language(case.data["config"], "phi3" if "sliding_window" in case.data["config"] else "llama")
     model = build(language, "eager").eval()
     model.load_state_dict({name: deterministic(name, tuple(t.shape)) for name, t in model.state_dict().items()})
     ids = case.tensors["input_ids"]
@@ -164,7 +165,7 @@ def _logits(model: Visper, batch: ConversationBatch, hidden: Hidden) -> Tensor:
 
 def _check_predictions(case: Case, report: Report, model: Visper, batch: ConversationBatch) -> None:
     stored = {name: t for name, t in case.tensors.items() if name.startswith(("pred.", "depth_map."))}
-    shown = model.interpret(batch)
+    shown = interpret(model, batch)
     tokens, sides, maps = every(case, "pred.depth.i"), every(case, "pred.seg.i"), every(case, "depth_map.i")
     actual: dict[str, Tensor] = {}
     for task, layers in shown.outputs.items():
@@ -185,7 +186,8 @@ def _layer_losses(
     """Of every layer: distance, contrast, and their sum, as means over samples."""
     result: dict[str, Tensor] = {}
     count = len(batch)
-    mask = torch.zeros(count).index_fill(0, batch.image_samples, 1.0) if model.config.outer_product_mask else None
+    outer = model.config.published.outer_product_mask
+    mask = torch.zeros(count).index_fill(0, batch.image_samples, 1.0) if outer else None
     scales = model.logit_scales() if model.logit_scales is not None else {}
     for task in model.config.tasks:
         target = batch.features[task.name]
@@ -197,7 +199,7 @@ def _layer_losses(
                 scales.get(task.name),
                 weight=model.config.contrastive_weight,
                 has_image=mask,
-                outer_product=model.config.outer_product_mask,
+                outer_product=outer,
             )
             name = f"{task.name}.layer{layer}"
             result[f"{name}.smooth_l1"] = parts.smooth_l1 / count
@@ -224,7 +226,7 @@ def check_gradients(case: Case, report: Report, model: Visper) -> None:
 def _check_released(case: Case, report: Report, model: Visper, batch: ConversationBatch) -> None:
     """The released forward zeroes its masks: only the text is learned."""
     expected = case.data["outputs"]["as_released"]
-    model.config = model.config.replace(released_masks=True)
+    model.config = model.config.replace(published={"released_masks": True})
     model.zero_grad()
     losses = normalised(model(batch), batch)
     total = torch.stack(list(losses.values())).sum()
