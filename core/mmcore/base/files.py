@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CHUNK = 16 * 2**20
+READABLE = 0o644
+"""Mode of what others are to read: written by its owner, read by all."""
 WRITING = ".writing-"
 """How names of files begin that are not whole yet; a killed process may leave some."""
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from mmcore.base.files import sync_file
+from mmcore.base.files import READABLE, sync_file
 from mmcore.base.jsonfile import read_json
 from mmcore.errors import CheckpointError, MissingDataError, UnsafeDataError, WeightsError, some
 
@@ -247,6 +247,7 @@ def _write_shards(state: "Mapping[str, Tensor]", folder: Path, limit: int, metad
         tensors = _separate({key: state[key] for key in shard})
         try:
             save_file(tensors, folder / name, metadata)
+            (folder / name).chmod(READABLE)  # the library writes through a temporary file that only its owner may read
         except SafetensorError as error:
             raise OSError(5, str(error)) from error
         sync_file(folder / name)

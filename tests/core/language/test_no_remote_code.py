@@ -19,9 +19,8 @@ def hostile_folder(folder: Path) -> Path:
     told = folder / "it-ran"
     folder.mkdir()
     (folder / "canary.py").write_text(CANARY.format(told=str(told)))
-    maps = {"AutoTokenizer": ["canary.Canary", "canary.Canary"], "AutoConfig": "canary.Canary"}
+    maps = {"AutoTokenizer": ["canary.Canary", "canary.Canary"]}
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Canary", "auto_map": maps}))
-    (folder / "config.json").write_text(json.dumps({"model_type": "canary", "auto_map": maps}))
     (folder / "tokenizer.json").write_text(
         '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
     )
@@ -31,14 +30,26 @@ def hostile_folder(folder: Path) -> Path:
 @pytest.mark.parametrize("answer", ["y\n" * 100, ""])
 def test_a_tokenizer_that_names_code_is_refused_whoever_says_yes(tmp_path: Path, answer: str) -> None:
     told = hostile_folder(tmp_path / "run")
-    code = "import sys; from mmcore.language.tokens import load_tokenizer; load_tokenizer(sys.argv[1])"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    said = opened(tmp_path, "from mmcore.language.tokens import load_tokenizer; load_tokenizer(sys.argv[1])", answer)
+    assert not told.exists()
+    assert "[y/N]" not in said
+
+
+def test_the_canary_would_sing(tmp_path: Path) -> None:
+    """Without the word, transformers asks, and a yes runs the file."""
+    told = hostile_folder(tmp_path / "run")
+    opened(tmp_path, "from transformers import AutoTokenizer; AutoTokenizer.from_pretrained(sys.argv[1])", "y\n" * 100)
+    assert told.exists()
+
+
+def opened(folder: Path, code: str, answer: str) -> str:
+    """What a process says that opens the folder's tokenizer."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub")}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run")],
+        [sys.executable, "-c", f"import sys; {code}", str(folder / "run")],
         input=answer, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert not told.exists()
-    assert "[y/N]" not in done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def calls(tree: ast.AST) -> list[ast.Call]:

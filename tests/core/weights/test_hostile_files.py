@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmcore.errors import UnsafeDataError, WeightsError
-from mmcore.weights.files import read_tensors
+from mmcore.weights.files import read_tensors, write_safetensors
 
 
 def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
@@ -38,6 +38,11 @@ def test_an_archive_that_grows_when_it_is_opened_is_refused(tmp_path: Path) -> N
     assert (tmp_path / "b.pth").stat().st_size < 20_000
     with pytest.raises(UnsafeDataError, match="never stored compressed"):
         read_tensors(tmp_path / "b.pth")
+
+
+def test_written_files_can_be_read_by_others(tmp_path: Path) -> None:
+    for path in write_safetensors({"a": torch.zeros(3)}, tmp_path):
+        assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_tied_parameters_are_no_lie(tmp_path: Path) -> None:

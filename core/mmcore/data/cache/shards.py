@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from mmcore.base.files import WRITING, hash_file, replace_text, replacing
+from mmcore.base.files import READABLE, WRITING, hash_file, replace_text, replacing
 from mmcore.base.jsonfile import read_json
 from mmcore.base.lock import held
 from mmcore.base.terminal import tell
@@ -129,6 +129,7 @@ def write_shard(
     path = shard_path(folder, number)
     with replacing(path) as writing:
         save_file({name: np.ascontiguousarray(array) for name, array in values.items()}, writing)
+        writing.chmod(READABLE)
         size, sha256 = hash_file(writing)
     record = {"size": size, "sha256": sha256, "keys": keys, "digests": digests, "stats": stats}
     replace_text(path.with_suffix(".json"), json.dumps(record))
