@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     "--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Training processes on this machine."
 )
 @click.option("--hostfile", type=click.Path(path_type=Path, dir_okay=False), help="Machines, in DeepSpeed's form.")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps in all; with --resume, to extend the run.")
+@click.option("--epochs", type=float, help="The same as passes over the data.")
 @click.option(
     "--max-steps", type=click.IntRange(min=1), help="Stop early; the schedule stays that of the whole recipe."
 )
@@ -55,8 +57,10 @@ def train(
     from mmcore.runs.run import resume_run, start_run
     from mmcore.runs.settings import settle
 
+    length = tuple(f"{name}={given}" for name in ("steps", "epochs") if (given := values.pop(name)) is not None)
+    values["sets"] += length
     if resume is not None:
-        changes = _changes(ctx, allow_changed_data)
+        changes = _changes(ctx, values["sets"], allow_changed_data)
         resume_run(resume, changes, nproc=nproc, hostfile=hostfile)
         return
     if allow_changed_data:
@@ -67,7 +71,7 @@ def train(
     start_run(family, settings, out, nproc=nproc, hostfile=hostfile)
 
 
-def _changes(ctx: click.Context, allow_changed_data: bool) -> "Changes":
+def _changes(ctx: click.Context, sets: tuple[str, ...], allow_changed_data: bool) -> "Changes":
     """What was given beside --resume; what a resume would have to ignore is refused."""
     from mmcore.runs.resume import Changes, refuse_other_options
 
@@ -76,10 +80,10 @@ def _changes(ctx: click.Context, allow_changed_data: bool) -> "Changes":
         for parameter in ctx.command.params
         if parameter.name and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     }
-    known = {"data", "sets", "workers", "device", "log_every", "max_steps", "quiet", "track"}
-    ours = known | {"resume", "nproc", "hostfile", "allow_changed_data", "no_tensorboard"}
+    known = {"data", "workers", "device", "log_every", "max_steps", "quiet", "track"}
+    ours = known | {"sets", "steps", "epochs", "resume", "nproc", "hostfile", "allow_changed_data", "no_tensorboard"}
     refuse_other_options([option for name, (option, _) in given.items() if name not in ours])
     values = {name: value for name, (_, value) in given.items() if name in known}
     if "no_tensorboard" in given:
         values["tensorboard"] = False
-    return Changes(**values, allow_changed_data=allow_changed_data)
+    return Changes(**values, sets=sets, allow_changed_data=allow_changed_data)

@@ -16,6 +16,11 @@ from pydantic import Field, model_validator
 
 from mmcore.contract.entry import Recipe as Recipe  # a public name here: every entry's base
 from mmcore.contract.mixture import GROUPING, ByKind, Mixture, SourcePerBatch, check_kinds
+from mmcore.contract.schedule import Constant as Constant
+from mmcore.contract.schedule import Cosine as Cosine
+from mmcore.contract.schedule import Every, Schedule
+from mmcore.contract.schedule import LinearDecay as LinearDecay
+from mmcore.contract.schedule import MultiStep as MultiStep
 from mmcore.errors import RecipeError
 
 
@@ -33,50 +38,6 @@ class AdamW(Recipe):
     """Patterns of parameters without weight decay."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """L2 norm of the whole gradient above which it is scaled down; None leaves it."""
-
-
-class MultiStep(Recipe):
-    """Multiply the rate by `gamma` at each milestone, after a linear warm-up from `warmup_factor`."""
-
-    kind: Literal["multistep"] = "multistep"
-    milestones: tuple[int, ...]
-    """Optimiser steps."""
-    gamma: float = 0.1
-    warmup_steps: int = Field(default=0, ge=0)
-    warmup_factor: float = Field(default=1.0, ge=0)
-    """Factor on the rate at step 0."""
-
-
-class Cosine(Recipe):
-    """Half a cosine from the base rate to `final_factor` of it, after a linear warm-up from `warmup_factor`."""
-
-    kind: Literal["cosine"] = "cosine"
-    warmup_steps: int = Field(default=0, ge=0)
-    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
-    """Warm-up as a share of all steps (rounded up); counts when `warmup_steps` is 0."""
-    warmup_factor: float = Field(default=0.0, ge=0)
-    final_factor: float = Field(default=0.0, ge=0)
-
-
-class LinearDecay(Recipe):
-    """A straight line from the base rate to `final_factor` of it, after a linear warm-up from `warmup_factor`."""
-
-    kind: Literal["linear"] = "linear"
-    warmup_steps: int = Field(default=0, ge=0)
-    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
-    warmup_factor: float = Field(default=0.0, ge=0)
-    final_factor: float = Field(default=0.0, ge=0)
-
-
-class Constant(Recipe):
-    """The base rate throughout, after a linear warm-up from `warmup_factor`."""
-
-    kind: Literal["constant"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
-    warmup_factor: float = Field(default=1.0, ge=0)
-
-
-Schedule = MultiStep | Cosine | LinearDecay | Constant
 
 
 class Source(Recipe):
@@ -209,8 +170,8 @@ class Stage(Recipe):
     data: Data
     validation: dict[str, Validation] = Field(default={})
     """By name, as `mmcore eval --on` takes it."""
-    eval_every: int | None = Field(default=None, gt=0)
-    """Optimiser steps between evaluations; None evaluates at the end only."""
+    eval_every: Every | None = None
+    """Optimiser steps between evaluations, or their share of all steps; None evaluates at the end only."""
     best_metric: str | None = None
     """Metric (`<validation set>/<name>`) by which the `best` checkpoint is chosen; larger is better."""
 
@@ -240,9 +201,10 @@ class Stage(Recipe):
     """DeepSpeed ZeRO stage when several processes run."""
     offload: bool = False
     """Keep the optimiser state in host memory, with ZeRO 1 to 3; on one process too."""
-    checkpoint_every: int = Field(default=1000, gt=0)
+    checkpoint_every: Every = 1000
+    """Optimiser steps, or a share of all."""
     keep_last: int = Field(default=2, gt=0)
-    keep_every: int | None = Field(default=None, gt=0)
+    keep_every: Every | None = None
     """Checkpoints whose step is a multiple of this are never deleted."""
     skip_nonfinite: int = Field(default=0, ge=0)
     """How many steps with a non-finite loss or gradient may be skipped before the run stops."""

@@ -104,6 +104,21 @@ def check_metrics(stage: Stage, validation: "Datasets | None", only: Sequence[st
     return f"no best checkpoint is kept: {best} is not evaluated with --sources {','.join(only or ())}"
 
 
+FEW_STEPS = 3
+"""A pass over the data in fewer optimiser steps is told."""
+
+
+def few_steps_a_pass(stage: Stage, records: int) -> list[str]:
+    """A sentence when the global batch holds a large part of all records."""
+    passes = records / stage.global_batch
+    if passes >= FEW_STEPS:
+        return []
+    return [
+        f"one pass over the {records} records takes {passes:.1f} steps of {stage.global_batch} samples;"
+        " a smaller global_batch makes more of them"
+    ]
+
+
 def _refuse_unknown(metric: str, known: Sequence[str], where: str) -> None:
     if not any(fnmatchcase(metric, pattern) for pattern in known):
         raise RecipeError(

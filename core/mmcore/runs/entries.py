@@ -118,12 +118,19 @@ def _check_key(place: Place, parents: tuple[str, ...], key: str, source: str) ->
     )
 
 
+_SHARES = {"warmup_steps": "warmup_ratio", "milestones": "milestone_ratios"}
+_SHARES |= {share: steps for steps, share in _SHARES.items()}
+"""Two ways to say one thing, of which the one that is given last holds."""
+
+
 def _keep_consistent(tree: Tree, path: tuple[str, ...], value: Any, source: str) -> None:
     """Drop what a changed choice makes meaningless: the other length, the numbers and groups of the other kind."""
     if path == ("steps",) and value is not None:
         tree["epochs"] = None
     elif path == ("epochs",) and value is not None:
         tree["steps"] = None
+    elif path[0] == "schedule" and path[-1] in _SHARES and value:
+        tree["schedule"].pop(_SHARES[path[-1]], None)
     elif path[-1] == "kind":
         place, branch = Place("part", (Stage,)), tree
         for key in path[:-1]:

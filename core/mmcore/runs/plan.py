@@ -13,11 +13,12 @@ from mmcore.base import hub
 from mmcore.contract.recipe import Source, Validation
 from mmcore.errors import MmcoreError, UsageError
 from mmcore.runs.build import adapt, build_datasets, build_model, data_context, prepare_demo, total_steps
-from mmcore.runs.checks import check_metrics
+from mmcore.runs.checks import check_metrics, few_steps_a_pass
 from mmcore.runs.config import Origins, to_tree
 from mmcore.runs.memory import Memory, plan_memory
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.settings import Request, Settings, active_sources, settle, validations
+from mmcore.train.schedule import beyond_the_end
 
 if TYPE_CHECKING:
     from mmcore.contract.protocols import Datasets
@@ -146,6 +147,9 @@ def _look(family: OpenedPlugin, settings: Settings, plan: Plan, rate: float | No
     if settings.stage.steps is not None or counts.keys() == active_sources(settings).keys():
         plan.steps = total_steps(settings, sum(counts.values()))
         plan.samples = plan.steps * settings.stage.global_batch
+        plan.notes += beyond_the_end(settings.stage, plan.steps)
+    if counts.keys() == active_sources(settings).keys():
+        plan.notes += few_steps_a_pass(settings.stage, sum(counts.values()))
     plan.sources = list(_describe_sources(settings, counts, plan))
     plan.validation = _describe_validation(family, settings, plan)
     _describe_model(family, settings, datasets, plan)

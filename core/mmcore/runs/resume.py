@@ -14,9 +14,11 @@ from mmcore.contract.recipe import Stage
 from mmcore.errors import DataError, UsageError, suggest
 from mmcore.runs.config import resolve
 from mmcore.runs.settings import RUN_NAME, Settings, read_starts
+from mmcore.train.schedule import factor
+from mmcore.train.stored import path_of, state_of, steps_of
 
 CHANGEABLE = (
-    "skip_nonfinite", "loss_spikes", "checkpoint_every", "eval_every", "keep_last", "keep_every",
+    "steps", "epochs", "skip_nonfinite", "loss_spikes", "checkpoint_every", "eval_every", "keep_last", "keep_every",
     "data.bad_samples", "data.max_bad_in_a_row", "data.max_pixels", "validation",
 )  # fmt: skip
 """Recipe entries that a resume may replace with --set."""
@@ -122,6 +124,45 @@ def compare_layout(run_dir: Path, processes: int, stage: Stage) -> str | None:
     if stage.normalise == "process":
         told += "; with normalise: process each divides by its own counts, so that the objective itself is another one"
     return "\n  ".join([told, *(note for note in stage.notes if "number of processes" in note)])
+
+
+def compare_length(run_dir: Path, stage: Stage, steps: int, max_steps: int | None) -> list[str]:
+    """What a resume does to the run's length and schedule, as sentences; a finished run says how it goes on.
+
+    Args:
+        run_dir: with a checkpoint.
+        stage: the recipe of this start.
+        steps: optimiser steps of the whole stage from now on.
+        max_steps: step at which this start stops.
+
+    Raises:
+        UsageError: more steps than that are made.
+    """
+    try:
+        state = state_of(path_of(run_dir, steps_of(run_dir)[-1]))
+    except (OSError, ValueError):
+        return []  # damaged; the loop looks for the last good one and says so
+    done, before = int(state["position"]["step"]), int(state["steps"])
+    if steps < done:
+        raise UsageError(
+            f"the run has made {done} steps and cannot end after {steps}",
+            where="steps",
+            do=f"give at least {done}, or start another run",
+        )
+    if steps != before:
+        was, now = (factor(stage.schedule, done, total) for total in (before, steps))
+        rate = (
+            "the learning rate stays as it was"
+            if was == now
+            else f"the learning rate goes on at {now:g} of the base rate, where it was {was:g}, and follows the"
+            f" {stage.schedule.kind} schedule over all {steps}"
+        )
+        return [f"the run was of {before} steps and is now of {steps}: {rate}"]
+    if done == steps:
+        return [f"the run is finished, all {steps} steps are made; `mmcore train --resume {run_dir} --steps N` goes on"]
+    if max_steps is not None and max_steps <= done:
+        return [f"the run stands at step {done} of {steps}: --max-steps {max_steps} is reached"]
+    return []
 
 
 def _short(fingerprint: Any) -> str:

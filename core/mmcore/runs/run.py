@@ -18,11 +18,13 @@ from mmcore.runs.build import (
     prepare_demo,
     total_steps,
 )
-from mmcore.runs.checks import check_metrics
+from mmcore.runs.checks import check_metrics, few_steps_a_pass
 from mmcore.runs.config import to_tree
 from mmcore.runs.plugin import OpenedPlugin
-from mmcore.runs.resume import Changes, changed, compare_data, compare_layout
-from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_config, write_run_record
+from mmcore.runs.resume import Changes, changed, compare_data, compare_layout, compare_length
+from mmcore.runs.settings import RUN_NAME, Settings, read_settings, write_config, write_run_record
+from mmcore.train.schedule import beyond_the_end
+from mmcore.train.stored import steps_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,12 +63,18 @@ def start_run(
 
 
 def _refuse_a_second(run_dir: Path) -> None:
-    if (run_dir / CONFIG_NAME).exists():
+    """A folder with a checkpoint is a run's; what a start without one left behind is nobody's."""
+    if steps_of(run_dir):
         raise CheckpointError(
             f"{run_dir} already holds a run",
             where=f"--out {run_dir}",
             do=f"continue it with `mmcore train --resume {run_dir}`, or choose another --out",
         )
+    from mmcore.data.bad import FILE_NAME as BAD_SAMPLES
+    from mmcore.train.metrics import METRICS_NAME
+
+    for name in (RUN_NAME, METRICS_NAME, BAD_SAMPLES):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def resume_run(run_dir: Path, changes: Changes, *, nproc: int = 1, hostfile: Path | None = None) -> Path:
@@ -133,20 +141,20 @@ def _train(
             stack.enter_context(run_lock(run_dir))
             if not resume and not _launched():
                 _refuse_a_second(run_dir)
-            write_config(kept, run_dir)
         try:
-            _train_locked(family, settings, run_dir, resume=resume, changed_data=changed_data)
+            _train_locked(family, settings, run_dir, kept, resume=resume, changed_data=changed_data)
         except Exception as error:
             log_failure(run_dir, error, here.rank)
             raise
 
 
-def _train_locked(family: OpenedPlugin, settings: Settings, run_dir: Path, *, resume: bool, changed_data: bool) -> None:
+def _train_locked(
+    family: OpenedPlugin, settings: Settings, run_dir: Path, kept: Settings, *, resume: bool, changed_data: bool
+) -> None:
     from mmcore.base import distributed
     from mmcore.data.loader import Loader
     from mmcore.runs.before import measure_before
     from mmcore.runs.initialise import resumed_model, starting_model
-    from mmcore.train import checkpoint
     from mmcore.train.loop import TrainSetup, accumulation, train
     from mmcore.train.partition import keeping_of, whole
     from mmcore.train.track import Tracker
@@ -158,7 +166,7 @@ def _train_locked(family: OpenedPlugin, settings: Settings, run_dir: Path, *, re
     datasets = build_datasets(family, settings, "train")
     validation = build_datasets(family, settings, "val") if stage.validation else None
     order = build_order(settings, datasets)
-    fresh = not checkpoint.steps_of(run_dir)
+    fresh = not steps_of(run_dir)
     fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
     if here.is_first and not fresh:
         _compare(settings, run_dir, fingerprints, here.world_size, changed_data)
@@ -167,10 +175,17 @@ def _train_locked(family: OpenedPlugin, settings: Settings, run_dir: Path, *, re
         stage = stage.replace(best_metric=None)
         if here.is_first:
             tell(no_best)
+    records = sum(len(datasets.sources[name]) for name in order.names)
+    steps = total_steps(settings, records)
+    if here.is_first:
+        told = [*beyond_the_end(stage, steps), *few_steps_a_pass(stage, records)]
+        for sentence in told if fresh else compare_length(run_dir, stage, steps, settings.max_steps):
+            tell(sentence)
     keeping = keeping_of(stage, choose_device(settings), here.world_size)
     start = starting_model if fresh else resumed_model
     model, started_from = start(family, settings, run_dir, keeping)
     if here.is_first:
+        write_config(kept, run_dir)  # not before everything is open: a start that fails leaves the folder free
         model.keep_files(run_dir)
         write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
     loader = Loader(
@@ -193,7 +208,7 @@ def _train_locked(family: OpenedPlugin, settings: Settings, run_dir: Path, *, re
         model=model,
         batches=loader,
         run_dir=run_dir,
-        steps=total_steps(settings, sum(len(datasets.sources[name]) for name in order.names)),
+        steps=steps,
         stop_step=settings.max_steps,
         seed=settings.seed,
         device=choose_device(settings),

@@ -116,7 +116,7 @@ class _Run:
     """A run in progress on one process."""
 
     def __init__(self, setup: TrainSetup, here: distributed.Place, stack: ExitStack) -> None:
-        self.setup, self.stage, self.here = setup, setup.stage, here
+        self.setup, self.stage, self.here = setup, schedule.settled(setup.stage, setup.steps), here
         self.accumulation = accumulation(self.stage, here.world_size)
         self.stop_step = min(setup.steps, setup.stop_step or setup.steps)
         self.progress = stack.enter_context(Progress(self.stop_step, show=setup.show and here.is_first))
@@ -279,7 +279,7 @@ class _Run:
             "loss_scale": [scale.value, scale.good_steps] if scale else None,
             "seed": self.setup.seed,
             "steps": self.setup.steps,
-            "finished": position.step == self.stop_step,
+            "finished": position.step == self.setup.steps,
         }
         path = checkpoint.save(self.setup.run_dir, position.step, self.engine, state)
         if self.here.is_first:

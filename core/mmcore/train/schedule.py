@@ -3,7 +3,8 @@
 import math
 from bisect import bisect_right
 
-from mmcore.contract.recipe import Constant, Cosine, LinearDecay, MultiStep, Schedule
+from mmcore.contract.recipe import Stage
+from mmcore.contract.schedule import Constant, Cosine, LinearDecay, MultiStep, Schedule
 
 
 def factor(schedule: Schedule, step: int, total_steps: int) -> float:
@@ -28,13 +29,51 @@ def factor(schedule: Schedule, step: int, total_steps: int) -> float:
 
 def warmup_steps(schedule: Schedule, total_steps: int) -> int:
     """Length of the warm-up in optimiser steps."""
-    ratio = getattr(schedule, "warmup_ratio", 0.0)
-    return schedule.warmup_steps or math.ceil(ratio * total_steps)
+    return schedule.warmup_steps or math.ceil(schedule.warmup_ratio * total_steps)
+
+
+def milestones(schedule: MultiStep, total_steps: int) -> list[int]:
+    """Optimiser steps at which the rate drops, in order."""
+    shares = (math.ceil(share * total_steps) for share in schedule.milestone_ratios)
+    return sorted([*schedule.milestones, *shares])
+
+
+def settled(stage: Stage, total_steps: int) -> Stage:
+    """The stage with its intervals in steps, those that are shares of all steps included."""
+    given = {name: getattr(stage, name) for name in ("eval_every", "checkpoint_every", "keep_every")}
+    shares = {name: every for name, every in given.items() if isinstance(every, float)}
+    return stage.replace(**{name: max(1, round(share * total_steps)) for name, share in shares.items()})
+
+
+def beyond_the_end(stage: Stage, total_steps: int) -> list[str]:
+    """What a stage asks for after its last step, as sentences: milestones, warm-up, intervals."""
+    schedule, told = stage.schedule, []
+    late = (
+        [step for step in milestones(schedule, total_steps) if step >= total_steps]
+        if isinstance(schedule, MultiStep)
+        else []
+    )
+    if late:
+        told.append(
+            f"milestones {', '.join(map(str, late))} lie beyond the last of {total_steps} steps, so the rate does not"
+            " drop there; schedule.milestone_ratios gives them as shares of all steps"
+        )
+    if (warmup := warmup_steps(schedule, total_steps)) >= total_steps:
+        told.append(
+            f"the warm-up takes {warmup} steps of {total_steps}, so the whole rate is never reached;"
+            " schedule.warmup_ratio gives it as a share of all steps"
+        )
+    whole = settled(stage, total_steps)
+    for name, without in (("eval_every", "evaluated"), ("checkpoint_every", "saved")):
+        every = getattr(whole, name) if stage.validation or name != "eval_every" else None
+        if every is not None and every > total_steps and every != type(stage).model_fields[name].default:
+            told.append(f"{name} {every} is more than all {total_steps} steps: {without} at the end only")
+    return told
 
 
 def _main(schedule: Schedule, step: int, warmup: int, total_steps: int) -> float:
     if isinstance(schedule, MultiStep):
-        return schedule.gamma ** bisect_right(sorted(schedule.milestones), step)
+        return schedule.gamma ** bisect_right(milestones(schedule, total_steps), step)
     if isinstance(schedule, Constant):
         return 1.0
     progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))

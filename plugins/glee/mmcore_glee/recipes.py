@@ -270,19 +270,19 @@ LITE_FINETUNE = LITE_SCALEUP.replace(
     notes=(
         "assumed: 2,000 steps of 16 images, which is ten passes over 3,200 images; change it with --set steps=...",
         "assumed: lr 2e-5 for the smaller batch, a cosine to a hundredth of it, so that any number of steps ends low",
-        "assumed: evaluated and saved ten times; give checkpoint_every and eval_every for another rhythm",
+        "assumed: evaluated and saved ten times, whatever the number of steps",
     ),
     steps=2_000,
     global_batch=16,
     micro_batch=2,
     data=LITE_SCALEUP.data.replace(sources={}, mixture=WholeEpochs(by_aspect=True)),
     validation={},
-    eval_every=200,
+    eval_every=0.1,
     best_metric=None,
     optim=AdamW(lr=2e-5, weight_decay=0.05, multipliers={"backbone": 0.1, "text_encoder": 0.1}, clip_grad_norm=0.01),
     schedule=Cosine(warmup_ratio=0.05, final_factor=0.01),
     init=Init(stage="scaleup", published=f"{HUB}/GLEE_Lite_scaleup.pth"),
-    checkpoint_every=200,
+    checkpoint_every=0.1,
 )
 PLUS_FINETUNE = LITE_FINETUNE.replace(init=Init(stage="scaleup", published=f"{HUB}/GLEE_Plus_scaleup.pth"))
 

@@ -186,3 +186,50 @@ def test_not_a_run_folder_names_the_nearest(run: Run, root: Path) -> None:
     assert code == 1
     assert "is not a run folder" in said
     assert "did you mean 'first'?" in said
+
+
+def test_a_start_that_failed_leaves_the_folder_free(run: Run, root: Path, tmp_path: Path) -> None:
+    code, _ = run(*TRAIN, *QUICK, "--data", root, "--out", "one", "--set", "data.sources.coco.annotations=nono.json")
+    assert code == 1
+    assert not (tmp_path / "one" / "config.yaml").exists()
+    assert not (tmp_path / "one" / "run.json").exists()
+    assert run(*TRAIN, *QUICK, "--data", root, "--out", "one")[0] == 0
+
+
+def test_a_finished_run_is_extended_and_says_what_becomes_of_its_rate(run: Run, root: Path, tmp_path: Path) -> None:
+    quick = QUICK[QUICK.index("--set") :]
+    start = ["--steps", "2", "--set", "schedule.kind=cosine", "--set", "schedule.warmup_steps=0"]
+    code, said = run(*TRAIN, *quick, *start, "--data", root, "--out", "one")
+    assert code == 0
+    assert "one pass over the 6 records takes" not in said
+    assert "finished" in run("runs", "one")[1]
+    code, said = run("train", "--resume", "one")
+    assert code == 0
+    assert "the run is finished, all 2 steps are made; `mmcore train --resume one --steps N` goes on" in said
+    code, said = run("train", "--resume", "one", "--steps", "4", "--max-steps", "3")
+    assert code == 0
+    assert (
+        "the run was of 2 steps and is now of 4: the learning rate goes on at 0.5 of the base rate, where it was 0"
+        in said
+    )
+    assert "stopped" in run("runs", "one")[1]
+    code, said = run("train", "--resume", "one", "--max-steps", "2")
+    assert code == 0
+    assert "the run stands at step 3 of 4: --max-steps 2 is reached" in said
+    assert run("train", "--resume", "one")[0] == 0
+    assert "finished" in run("runs", "one")[1]
+    code, said = run("train", "--resume", "one", "--steps", "3")
+    assert code == 2
+    assert "the run has made 4 steps and cannot end after 3" in said
+    steps = [json.loads(line)["step"] for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [1, 2, 3, 4]
+
+
+def test_what_lies_beyond_the_end_is_told_by_plan_and_train(run: Run, root: Path) -> None:
+    code, said = run(*TRAIN, *QUICK, "--data", root, "--out", "one", "--steps", "3")
+    assert code == 0
+    assert "milestones 580 lie beyond the last of 3 steps" in said
+    assert "the warm-up takes 50 steps of 3" in said
+    asked = [word for word in TRAIN[1:] if word not in ("--workers", "0")]
+    code, said = run("plan", *asked, "--data", root, "--set", "steps=3", "--json")
+    assert any("milestones 580 lie beyond" in note for note in json.loads(said[said.index("{") :])["notes"])

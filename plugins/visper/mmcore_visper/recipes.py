@@ -147,7 +147,7 @@ FINETUNE = IFT.replace(
     notes=(
         "assumed: 1,000 steps of 32 conversations at half the published rate, the batch being a quarter",
         "assumed: a warm-up of 3 % and a cosine to 0, as published, whatever the number of steps",
-        "assumed: evaluated and saved five times; give checkpoint_every and eval_every for another rhythm",
+        "assumed: evaluated and saved five times, whatever the number of steps",
     ),
     epochs=None,
     steps=1_000,
@@ -155,11 +155,11 @@ FINETUNE = IFT.replace(
     micro_batch=4,
     data=IFT.data.replace(sources={}),
     validation={},
-    eval_every=200,
+    eval_every=0.2,
     optim=AdamW(lr=1e-5),
     normalise="global",
     init=Init(stage="ift"),
-    checkpoint_every=200,
+    checkpoint_every=0.2,
 )
 
 PROBE = PT.replace(

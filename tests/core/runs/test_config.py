@@ -48,6 +48,13 @@ def test_another_schedule_drops_the_numbers_of_the_old_one(stage: Stage) -> None
     assert resolved.schedule.kind == "cosine"
 
 
+def test_shares_and_steps_replace_each_other(stage: Stage) -> None:
+    resolved, _ = resolve(stage, None, ["schedule.milestone_ratios=[0.5]", "schedule.warmup_ratio=0.1"])
+    assert resolved.schedule == MultiStep(milestone_ratios=(0.5,), warmup_ratio=0.1)
+    resolved, _ = resolve(resolved, None, ["schedule.warmup_steps=3"])
+    assert resolved.schedule == MultiStep(milestone_ratios=(0.5,), warmup_steps=3)
+
+
 def test_another_mixture_drops_what_it_does_not_have(stage: Stage) -> None:
     resolved, _ = resolve(stage, None, ["data.mixture.by_aspect=true", "data.mixture.kind=epochs"])
     assert resolved.data.mixture == WholeEpochs(by_aspect=True)

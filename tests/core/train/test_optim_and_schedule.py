@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcore.contract.recipe import AdamW, Constant, Cosine, LinearDecay, MultiStep
+from mmcore.contract.mixture import WholeEpochs
+from mmcore.contract.recipe import AdamW, Constant, Cosine, Data, LinearDecay, MultiStep, Source, Stage, Validation
 from mmcore.errors import RecipeError
 from mmcore.train.optim import adamw, freeze, parameter_groups
-from mmcore.train.schedule import factor
+from mmcore.train.schedule import beyond_the_end, factor, settled
 from torch import nn
 
 
@@ -140,3 +141,63 @@ def test_a_warm_up_ratio_is_rounded_up() -> None:
     assert factor(schedule, 3, 101) == pytest.approx(3 / math.ceil(3.03))
     assert factor(Constant(warmup_steps=4, warmup_factor=0.5), 2, 100) == 0.75
     assert factor(Cosine(final_factor=0.1), 50, 50) == pytest.approx(0.1)
+
+
+# ---- shares of all steps ----
+
+
+def toy_stage(**changes) -> Stage:
+    stage = Stage(
+        number=1, name="toy", title="toy", origin="test", steps=12, global_batch=8, micro_batch=2,
+        data=Data(sources={"a": Source(weight=1.0, format="toy")}, mixture=WholeEpochs()), optim=AdamW(lr=0.01),
+        schedule=MultiStep(milestones=(8,), warmup_steps=3, warmup_factor=0.1), checkpoint_every=4,
+        validation={"v": Validation()},
+    )  # fmt: skip
+    return stage.replace(**changes)
+
+
+@pytest.mark.parametrize("total", [10, 333, 2000])
+def test_shares_move_along_with_the_steps(total: int) -> None:
+    shares = MultiStep(milestone_ratios=(0.75, 0.95), warmup_ratio=0.1, warmup_factor=0.1)
+    steps = MultiStep(
+        milestones=(math.ceil(0.75 * total), math.ceil(0.95 * total)),
+        warmup_steps=math.ceil(0.1 * total),
+        warmup_factor=0.1,
+    )
+    for step in range(total):
+        assert factor(shares, step, total) == factor(steps, step, total)
+
+
+def test_intervals_may_be_shares() -> None:
+    stage = toy_stage(eval_every=0.1, checkpoint_every=0.25, keep_every=3)
+    whole = settled(stage, 200)
+    assert (whole.eval_every, whole.checkpoint_every, whole.keep_every) == (20, 50, 3)
+    assert settled(stage, 3).eval_every == 1
+    assert settled(whole, 7) == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": MultiStep(milestones=(8, 12, 30))}, "milestones 12, 30 lie beyond the last of 12 steps"),
+        ({"schedule": Cosine(warmup_steps=12)}, "the warm-up takes 12 steps of 12"),
+        ({"eval_every": 13}, "eval_every 13 is more than all 12 steps: evaluated at the end only"),
+        ({"checkpoint_every": 13}, "checkpoint_every 13 is more than all 12 steps: saved at the end only"),
+    ],
+)
+def test_what_lies_beyond_the_end_is_told(changes: dict, words: str) -> None:
+    (told,) = beyond_the_end(toy_stage(**changes), 12)
+    assert words in told
+
+
+def test_nothing_is_told_of_a_stage_that_fits() -> None:
+    assert beyond_the_end(toy_stage(), 12) == []
+    assert beyond_the_end(toy_stage(checkpoint_every=1000), 12) == []
+
+
+@pytest.mark.parametrize("kind", [MultiStep, Cosine, LinearDecay, Constant])
+def test_steps_and_shares_exclude_each_other(kind: type) -> None:
+    with pytest.raises(RecipeError, match="warmup_steps or warmup_ratio, not both"):
+        kind(warmup_steps=5, warmup_ratio=0.1)
+    with pytest.raises(RecipeError, match="milestones or milestone_ratios, not both"):
+        MultiStep(milestones=(5,), milestone_ratios=(0.1,))
