@@ -7,6 +7,7 @@ A place in the tree is one of these:
     named    name -> `Recipe` (`data.sources`): a new name is a new entry, null takes one out
     free     name -> value (`optim.multipliers`): all that is left of the path is one name, dots included; null removes
     nested   whatever a family understands (`model`, `data.transform`, `options`); the family checks it
+    inside   anything within such a group, a value or a group
     value    anything else
 """
 
@@ -27,9 +28,11 @@ Origins = dict[str, str]
 class Place(NamedTuple):
     """What may stand somewhere in the tree."""
 
-    kind: Literal["part", "choice", "named", "free", "nested", "value"]
+    kind: Literal["part", "choice", "named", "free", "nested", "inside", "value"]
     members: tuple[type[Recipe], ...] = ()
     """The part itself, the parts to choose from, or the part that names stand for."""
+    optional: bool = False
+    """Whether null may stand instead."""
 
     def fields(self) -> list[str]:
         """The keys that may follow."""
@@ -38,11 +41,11 @@ class Place(NamedTuple):
     def below(self, key: str) -> "Place":
         """The place of one of its keys."""
         if self.kind == "named":
-            return Place("part", self.members)
+            return Place("part", self.members, optional=True)
         for member in self.members:
             if key in member.model_fields:
                 return place_of(member.model_fields[key].annotation)
-        return Place("nested") if self.kind == "nested" else Place("value")
+        return Place("inside") if self.kind in ("nested", "inside") else Place("value")
 
 
 def place_of(annotation: Any) -> Place:
@@ -52,7 +55,7 @@ def place_of(annotation: Any) -> Place:
         parts = tuple(one for one in arguments if _is_part(one))
         if len(parts) > 1:
             return Place("choice", parts)
-        return Place("part", parts) if parts else Place("value")
+        return Place("part", parts, optional=type(None) in arguments) if parts else Place("value")
     if origin is dict:
         values = arguments[1]
         if _is_part(values):
@@ -87,6 +90,7 @@ def assign(tree: Tree, path: tuple[str, ...], value: Any, source: str, origins: 
         here = place
         place = place.below(key)
         if depth == len(path) - 1:
+            _check_group(place, path, value, source)
             if not (value == {} and place.kind in ("part", "choice") and branch.get(key) is not None):
                 _put(branch, key, value, removes=here.kind == "named")
             break
@@ -97,6 +101,17 @@ def assign(tree: Tree, path: tuple[str, ...], value: Any, source: str, origins: 
         branch = branch[key]
     origins[".".join(path)] = source
     _keep_consistent(tree, path, value, source)
+
+
+def _check_group(place: Place, path: tuple[str, ...], value: Any, source: str) -> None:
+    if place.kind in ("value", "inside") or isinstance(value, dict) or (value is None and place.optional):
+        return
+    raise RecipeError(
+        f"{'.'.join(path)} is a group of keys, not {value!r}",
+        where=source,
+        known=place.fields() or None,
+        do=f"give its keys, as {'.'.join(path)}.KEY",
+    )
 
 
 def _put(branch: Tree, key: str, value: Any, *, removes: bool) -> None:
@@ -118,8 +133,12 @@ def _check_key(place: Place, parents: tuple[str, ...], key: str, source: str) ->
     )
 
 
-_SHARES = {"warmup_steps": "warmup_ratio", "milestones": "milestone_ratios"}
-_SHARES |= {share: steps for steps, share in _SHARES.items()}
+_SHARES = {
+    "warmup_steps": "warmup_ratio",
+    "milestones": "milestone_ratios",
+    "warmup_ratio": "warmup_steps",
+    "milestone_ratios": "milestones",
+}
 """Two ways to say one thing, of which the one that is given last holds."""
 
 

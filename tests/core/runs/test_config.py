@@ -48,6 +48,17 @@ def test_another_schedule_drops_the_numbers_of_the_old_one(stage: Stage) -> None
     assert resolved.schedule.kind == "cosine"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["validation=[3]", "validation=[{format: x}]", "validation=3", "validation.mine=3", "data.sources=3",
+     "data.sources=[1]", "data.sources.mine=3", "data=3", "schedule=3", "lora=3", "optim=null", "data=null",
+     "validation.coco_val=[1]", "model=3", "data.transform=null", "optim.multipliers=3", "loss_weights=null"],
+)  # fmt: skip
+def test_a_value_where_a_group_belongs_is_refused(stage: Stage, text: str) -> None:
+    with pytest.raises(RecipeError):
+        resolve(stage, None, [text])
+
+
 def test_shares_and_steps_replace_each_other(stage: Stage) -> None:
     resolved, _ = resolve(stage, None, ["schedule.milestone_ratios=[0.5]", "schedule.warmup_ratio=0.1"])
     assert resolved.schedule == MultiStep(milestone_ratios=(0.5,), warmup_ratio=0.1)
