@@ -43,6 +43,11 @@ def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) 
             assign(tree, path, value, f"--set {text}", origins)
     _check_new("data.sources", tree["data"]["sources"], stage.data.sources, ("weight", "format", "annotations"))
     _check_new("validation", tree["validation"], stage.validation, ("format", "annotations"))
+    best = stage.best_metric
+    if best and "best_metric" not in origins:
+        name = best.partition("/")[0]
+        if name in stage.validation and name not in tree["validation"]:
+            tree["best_metric"], origins["best_metric"] = None, f"its validation set {name} was taken out"
     _refuse_roots(origins)
     return from_tree(tree, "the resolved recipe"), origins
 
@@ -127,7 +132,8 @@ def _changes(given: Any, start: tuple[str, ...], source: str) -> Iterator[tuple[
         yield start, {}
         given = _by_name(given, source)
     if not isinstance(given, dict) or not given:
-        yield start, given
+        if start:
+            yield start, given
         return
     for key, value in given.items():
         yield from _changes(value, (*start, str(key)), source)

@@ -29,6 +29,12 @@ def test_yaml_of_a_recipe_reads_back_to_the_same_recipe(stage: Stage) -> None:
     assert from_tree(parse_yaml(to_yaml(to_tree(stage)), "test"), "test") == stage
 
 
+def test_an_empty_configuration_changes_nothing(stage: Stage, tmp_path) -> None:
+    for content in ("", "{}", "# nothing yet\n"):
+        (tmp_path / "mine.yaml").write_text(content)
+        assert resolve(stage, tmp_path / "mine.yaml") == (stage, {})
+
+
 def test_set_wins_over_config_and_both_are_named_as_origin(stage: Stage, tmp_path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("optim: {lr: 1e-3, weight_decay: 0.1}\nsteps: 20\n")
@@ -46,6 +52,16 @@ def test_a_pattern_with_dots_is_one_key(stage: Stage) -> None:
 def test_another_schedule_drops_the_numbers_of_the_old_one(stage: Stage) -> None:
     resolved, _ = resolve(stage, None, ["schedule.kind=cosine", "schedule.warmup_ratio=0.03"])
     assert resolved.schedule.kind == "cosine"
+
+
+def test_a_best_metric_goes_with_its_set_unless_it_was_asked_for(stage: Stage) -> None:
+    val = Validation(format="COCO instances", annotations="val.json")
+    stage = stage.replace(validation={"coco_val": val}, best_metric="coco_val/bbox/AP")
+    resolved, origins = resolve(stage, None, ["validation.coco_val=null"])
+    assert (resolved.best_metric, resolved.validation) == (None, {})
+    assert origins["best_metric"] == "its validation set coco_val was taken out"
+    resolved, _ = resolve(stage, None, ["validation={}", "best_metric=coco_val/bbox/AP50"])
+    assert resolved.best_metric == "coco_val/bbox/AP50"
 
 
 @pytest.mark.parametrize(
