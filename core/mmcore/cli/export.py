@@ -8,7 +8,12 @@ import click
 @click.command()
 @click.argument("target", metavar="RUN|CHECKPOINT")
 @click.option(
-    "--format", "format_", default="hf", show_default=True, metavar="hf|upstream", help="Whose names and layout."
+    "--format",
+    "format_",
+    default="hf",
+    show_default=True,
+    metavar="hf|upstream|adapter",
+    help="Whose names and layout.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="New folder. Default: RUN/exports/FORMAT."

@@ -15,6 +15,7 @@ from typing import Any
 
 from mmcore.contract.recipe import Stage
 from mmcore.errors import CheckpointError, UsageError
+from mmcore.runs.adapter import write_adapter
 from mmcore.runs.config import to_tree
 from mmcore.runs.opened import CONFIG, OpenedModel
 from mmcore.version import __version__
@@ -36,7 +37,7 @@ def export(
 
     Args:
         opened: the model, with adapters still apart; it is left as it is.
-        format: "upstream", "hf" or another that the family's `published` knows.
+        format: "upstream", "hf", "adapter" (the LoRA adapters alone) or another that the family's `published` knows.
         out: a folder that does not exist yet, or is empty.
         max_shard_bytes: largest size of one file.
         pth: also write one `.pth` of plain tensors, which the published code's own loader takes.
@@ -71,6 +72,10 @@ def _write(
     opened: OpenedModel, format: str, folder: Path, max_shard_bytes: int, pth: bool, precision: str | None
 ) -> None:
     metadata = {"mmcore": __version__, "plugin": opened.settings.plugin, "variant": opened.settings.variant}
+    if format == "adapter":
+        use = write_adapter(opened.model, opened.settings.stage, folder, metadata)
+        (folder / CARD).write_text(_card(opened, "peft's names, format `adapter`") + use)
+        return
     state = _state(opened, precision)
     use = opened.model.export_hf(folder, state, max_shard_bytes) if format == "hf" else None
     if use is None:

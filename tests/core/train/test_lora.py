@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmcore.contract.recipe import Lora
-from mmcore.errors import RecipeError, WeightsError
+from mmcore.errors import RecipeError, UsageError, WeightsError
+from mmcore.runs.adapter import write_adapter
 from mmcore.train.lora import add_lora, fold, merge
 from mmcore.train.optim import freeze
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 
@@ -135,6 +137,29 @@ def test_beside_adapters_only_what_the_recipe_names_trains(toy, trainable: tuple
     assert {name.rpartition(".")[0] for name in beside} == named
     assert not [name for name in beside if ".base_layer." in name]
     assert len(trained_names - beside) == 8
+
+
+@pytest.mark.parametrize("targets", [RECIPE.targets, ("q_proj",)])
+def test_the_adapter_folder_opens_in_plain_peft(toy, tmp_path: Path, targets: tuple[str, ...]) -> None:
+    recipe = RECIPE.replace(targets=targets)
+    family = trained(recipe)
+    use = write_adapter(family, toy.toy_stage(trainable=("head",), frozen=(), lora=recipe), tmp_path, {})
+    with torch.no_grad():
+        expected = family(INPUT)
+        plain = Family()
+        if "language" in targets[0]:  # all adapters lie in one part, which the folder fits alone
+            plain.language = PeftModel.from_pretrained(plain.language, str(tmp_path))
+            assert "part `language`" in use
+        else:
+            plain = PeftModel.from_pretrained(plain, str(tmp_path))
+        torch.testing.assert_close(plain(INPUT), expected)
+    assert set(load_file(tmp_path / "trained_beside" / "model.safetensors")) == {"head.weight", "head.bias"}
+    assert "head" in use
+
+
+def test_a_run_without_adapters_has_no_adapter_folder(toy, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no adapters"):
+        write_adapter(Family(), toy.toy_stage(frozen=()), tmp_path, {})
 
 
 def test_a_state_without_adapters_is_left_as_it_is() -> None:
