@@ -27,7 +27,6 @@ from mmcore.runs.config import Origins, from_tree, resolve, to_tree
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.version import API_VERSION, __version__
 
-Family = OpenedPlugin  # its former name
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
 PRECIOUS_VERSIONS = ("torch", "torchvision", "transformers", "deepspeed", "peft", "safetensors", "numpy", "pycocotools")
