@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmcore import plugins
 from mmcore.conformance import Outcome, battery
-from mmcore.plugins.scaffold import write_plugin
+from mmcore.plugins.scaffold import KINDS, write_plugin
 
 FAMILIES = [plugin.name for plugin in plugins.inspect_all() if plugin.is_family]
 
@@ -27,10 +27,10 @@ def test_no_installed_plugin_is_broken():
 
 
 @pytest.fixture
-def scaffold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def scaffold(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`scaffold(file, old, new)` installs the scaffold with one piece of its text replaced."""
     folder = tmp_path / "otter"
-    write_plugin("otter", folder)
+    write_plugin("otter", folder, getattr(request, "param", "detector"))
     info = folder / "mmcore_otter-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mmcore-otter\nVersion: 0.1.0\n")
@@ -52,8 +52,16 @@ def scaffold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         del sys.modules[module]
 
 
+@pytest.mark.parametrize("scaffold", KINDS, indirect=True)
 def test_the_scaffold_passes_unchanged(scaffold):
     assert list(scaffold()) == []
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("detector", 500), ("lmm", 400)])
+def test_the_scaffold_is_small_and_filled_in(kind, lines, tmp_path):
+    files = write_plugin("otter", tmp_path / "otter", kind)
+    assert sum(len(path.read_text().splitlines()) for path in files) <= lines
+    assert not [path for path in files if "{{" in path.read_text()]
 
 
 @pytest.mark.parametrize(

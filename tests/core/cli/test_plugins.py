@@ -135,10 +135,11 @@ def test_new_refuses_a_folder_that_holds_something(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("kind", ["detector", "lmm"])
 @pytest.mark.parametrize("name", ["otter", "my_long_family"])
-def test_a_new_plugin_is_complete_and_clean(name, tmp_path, capsys):
+def test_a_new_plugin_is_complete_and_clean(name, kind, tmp_path, capsys):
     folder = tmp_path / "fresh"
-    code, out, _ = run(capsys, "plugins", "new", name, "--out", str(folder))
+    code, out, _ = run(capsys, "plugins", "new", name, "--kind", kind, "--out", str(folder))
     assert code == 0
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     package = f"mmcore_{name}"

@@ -1,6 +1,7 @@
 """Write a new family plugin that trains as it is: `mmcore plugins new`.
 
-The `*.in` files beside this one are the plugin, with `{{name}}` and a few more words to fill in.
+The `*.in` files beside this one are the plugin, with `{{name}}` and a few more words to fill in; a kind has a folder of
+its own.
 """
 
 import keyword
@@ -15,23 +16,27 @@ from packaging.version import Version
 from mmcore.errors import UsageError
 from mmcore.version import API_VERSION, __version__
 
+KINDS = {"detector": "train", "lmm": "instruct"}
+"""Kinds of families, each with the stage that learns most from its sample data."""
+
 _FILES = {
     "pyproject.toml.in": "pyproject.toml",
-    "README.md.in": "README.md",
-    "package/__init__.py.in": "{{package}}/__init__.py",
-    "package/recipes.py.in": "{{package}}/recipes.py",
-    "package/model.py.in": "{{package}}/model.py",
-    "package/data.py.in": "{{package}}/data.py",
+    "{{kind}}/README.md.in": "README.md",
+    "{{kind}}/__init__.py.in": "{{package}}/__init__.py",
+    "{{kind}}/recipes.py.in": "{{package}}/recipes.py",
+    "{{kind}}/model.py.in": "{{package}}/model.py",
+    "{{kind}}/data.py.in": "{{package}}/data.py",
     "tests/test_plugin.py.in": "tests/test_{{name}}.py",
 }
 
 
-def write_plugin(name: str, folder: Path) -> list[Path]:
+def write_plugin(name: str, folder: Path, kind: str = "detector") -> list[Path]:
     """Write a complete, installable family plugin.
 
     Args:
         name: what --plugin will take: lower case letters, digits and underscores.
         folder: created; must not exist, or be empty.
+        kind: "detector", a small one of its own, or "lmm", a language model that sees, on the core's LLaVA.
 
     Returns:
         The files, in the order in which to read them.
@@ -47,12 +52,12 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty", where="mmcore plugins new", do="choose another folder with --out")
-    words = _words(name)
+    words = {**_words(name), "kind": kind}
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         for template, target in _FILES.items():
-            text = files(__name__).joinpath(template).read_text(encoding="utf-8")
+            text = files(__name__).joinpath(_fill(template, words)).read_text(encoding="utf-8")
             path = scratch / _fill(target, words)
             path.parent.mkdir(exist_ok=True)
             path.write_text(_fill(text, words), encoding="utf-8")
