@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from mmcore.contract.values import map_tensors
 from mmcore.language import attention, models
-from mmcore.language.attention import Sight, sight_of
+from mmcore.language.attention import Masking, masking_of
 from mmcore.language.generate import Stop, generate
 from mmcore.language.sequence import IGNORE, Encoded, Sequences
 from mmcore.language.splice import lay_out
@@ -80,7 +80,7 @@ def keys_repeated() -> Generator[None]:
 def grown(model: models.LanguageModel, embeds: Tensor, sequences: Sequences, steps: int) -> list[list[int]]:
     """Greedy answers with everything concatenated and every row asked."""
     cache, answers = DynamicCache(), [list[int]() for _ in sequences.locations]
-    hidden = model.run(embeds, sequences.positions, sight_of(sequences), cache)
+    hidden = model.run(embeds, sequences.positions, masking_of(sequences), cache)
     following = torch.tensor([place.length for place in sequences.locations], device=embeds.device)
     ends = torch.tensor([place.start + place.length - 1 for place in sequences.locations], device=embeds.device)
     last = hidden.gather(1, ends[:, None, None].expand(-1, 1, hidden.shape[-1]))
@@ -98,8 +98,8 @@ def grown(model: models.LanguageModel, embeds: Tensor, sequences: Sequences, ste
         position, following = following[:, None], following + 1
         valid = torch.cat([valid, valid.new_ones(len(token), 1)], 1)
         positions = torch.cat([positions, position], 1)
-        sight = Sight(position, positions, valid=valid, longest=positions.shape[1])
-        last = model.run(model.embed_tokens(token[:, None]), position, sight, cache)
+        masking = Masking(position, positions, valid=valid, longest=positions.shape[1])
+        last = model.run(model.embed_tokens(token[:, None]), position, masking, cache)
     return answers
 
 

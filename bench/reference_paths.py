@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from mmcore.losses import (
+    Jagged,
     MaskInputs,
     Matches,
-    Ragged,
     assign,
     box_costs,
     class_costs,
@@ -88,7 +88,7 @@ class PlainCriterion(Criterion):
             return super().match(outputs, batch, draws)
         assert batch.masks is not None
         images = len(batch.num_objects)
-        starts = Ragged(batch.num_objects, torch.device("cpu")).starts
+        starts = Jagged(batch.num_objects, torch.device("cpu")).starts
         points = draws.match_points(tuple(outputs.sets), images, self.num_points, outputs.mask_features.device)
         found = []
         for index, one in enumerate(outputs.sets.values()):
@@ -123,14 +123,14 @@ class PlainCriterion(Criterion):
         assert batch.masks is not None
         images = len(batch.num_objects)
         device = outputs.mask_features.device
-        starts = Ragged(batch.num_objects, torch.device("cpu")).starts
+        starts = Jagged(batch.num_objects, torch.device("cpu")).starts
         points = draws.match_points(tuple(outputs.sets), images, self.num_points, device)
         found, costs = [], []
         for index, (name, one) in enumerate(outputs.sets.items()):
             row = []
             for image, (start, count) in enumerate(zip(starts, batch.num_objects, strict=True)):
                 objects, here = slice(start, start + count), slice(image, image + 1)
-                only = Ragged((count,), device)
+                only = Jagged((count,), device)
                 cost = self.match_costs.label * class_costs(one.logits[None, here], batch.labels[objects], only)
                 distance, giou = box_costs(one.boxes_cxcywh[None, here], batch.boxes_cxcywh[objects], only)
                 cost += self.match_costs.box * distance + self.match_costs.giou * giou
@@ -148,7 +148,7 @@ class PlainCriterion(Criterion):
         return assign(torch.cat(costs), batch.num_objects)
 
     def _whole_mask_losses(
-        self, name: str, maps: Tensor, batch: GleeBatch, draws: Draws, pairs: Ragged, queries: Tensor, objects: Tensor
+        self, name: str, maps: Tensor, batch: GleeBatch, draws: Draws, pairs: Jagged, queries: Tensor, objects: Tensor
     ) -> dict[str, Tensor]:
         assert batch.masks is not None
         chosen = maps[pairs.images, queries]
@@ -179,7 +179,7 @@ def _plain_mask_costs(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 def _joined(found: Sequence[Sequence[Matches]], starts: Sequence[int], device: torch.device) -> Matches:
     """Matches of single sets and images as those of the whole step."""
-    pairs = Ragged([matches.pairs.total for matches in found[0]], device)
+    pairs = Jagged([matches.pairs.total for matches in found[0]], device)
     queries = [torch.cat([matches.queries for matches in row], dim=1) for row in found]
     objects = [
         torch.cat([matches.objects + start for matches, start in zip(row, starts, strict=True)], dim=1) for row in found

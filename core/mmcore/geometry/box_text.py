@@ -35,7 +35,7 @@ class Found(NamedTuple):
     """One past the last."""
 
 
-class Reading(NamedTuple):
+class ParsedBoxes(NamedTuple):
     """What a text says about boxes."""
 
     found: tuple[Found, ...]
@@ -73,7 +73,7 @@ class Grammar(Protocol):
         """Boxes in pixels of an image of this size, with their names, as text."""
         ...
 
-    def read(self, text: str, size: Size) -> Reading:
+    def read(self, text: str, size: Size) -> ParsedBoxes:
         """Every box in a text about an image of this size."""
         ...
 
@@ -110,7 +110,7 @@ class BoxText:
             pieces.append(box if names is None else self.named.replace("{box}", box).replace("{name}", names[row]))
         return Written(self.between.join(pieces) if pieces else self.nothing, tuple(rows))
 
-    def read(self, text: str, size: Size) -> Reading:
+    def read(self, text: str, size: Size) -> ParsedBoxes:
         """Every box in the text; a box whose corners are turned around is not one."""
         found: list[Found] = []
         unread: list[str] = []
@@ -125,7 +125,7 @@ class BoxText:
                 continue
             name = None if self.prose else (match["name"] or "").strip() or None
             found.append(Found(tuple(box), name, None, match.start(), match.end()))
-        return Reading(tuple(found), tuple(unread + self._suspects(text[at:])))
+        return ParsedBoxes(tuple(found), tuple(unread + self._suspects(text[at:])))
 
     def _suspects(self, rest: str) -> list[str]:
         """What looks like the beginning of a box and was not read as one, to the next of these or the end."""
@@ -192,7 +192,7 @@ class BoxJson:
         text = json.dumps(entries, ensure_ascii=False)
         return Written(f"```json\n{text}\n```" if self.fence else text, tuple(rows))
 
-    def read(self, text: str, size: Size) -> Reading:
+    def read(self, text: str, size: Size) -> ParsedBoxes:
         """Every object of the text that has a box; also of a list that was cut short."""
         found: list[Found] = []
         unread: list[str] = []
@@ -213,7 +213,7 @@ class BoxJson:
             elif isinstance(entry, dict) and self.box in entry:
                 unread.append(text[at:end])
             at = text.find("{", end)
-        return Reading(tuple(found), tuple(unread))
+        return ParsedBoxes(tuple(found), tuple(unread))
 
     def _found(self, entry: Any, size: Size, start: int, end: int) -> Found | None:
         numbers = entry.get(self.box) if isinstance(entry, dict) else None
@@ -227,9 +227,9 @@ class BoxJson:
         return Found(tuple(box), None if name is None else str(name).strip(), sure, start, end)
 
 
-def read_rate(readings: Iterable[Reading]) -> float:
+def read_rate(parsed: Iterable[ParsedBoxes]) -> float:
     """Share of the boxes in generated texts that could be read; 1 where no text has any."""
-    pairs = [(len(one.found), len(one.unread)) for one in readings]
+    pairs = [(len(one.found), len(one.unread)) for one in parsed]
     read, lost = (sum(column) for column in zip(*pairs)) if pairs else (0, 0)
     return read / (read + lost) if read + lost else 1.0
 
@@ -249,18 +249,18 @@ def unlike_itself(
         slack: of floating point, pixels.
     """
     written = grammar.write(boxes_xyxy, size, names)
-    reading = grammar.read(written.text, size)
+    parsed = grammar.read(written.text, size)
     rows = list(written.rows)
-    if reading.unread or len(reading.found) != len(rows):
-        return f"{len(rows)} boxes were written and {len(reading.found)} can be read: {written.text!r}"
+    if parsed.unread or len(parsed.found) != len(rows):
+        return f"{len(rows)} boxes were written and {len(parsed.found)} can be read: {written.text!r}"
     height, width = size
     meant = np.clip(np.asarray(boxes_xyxy, np.float64)[rows], 0, (width, height, width, height))
-    off = np.abs(reading.boxes_xyxy - meant)
+    off = np.abs(parsed.boxes_xyxy - meant)
     allowed = np.array(grammar.convention.max_error(size) * 2) + slack
     if (off > allowed).any():
         return f"a box comes back {off.max():.3g} pixels away: {written.text!r}"
     if names is not None and not grammar.prose:
-        for row, one in zip(rows, reading.found, strict=True):
+        for row, one in zip(rows, parsed.found, strict=True):
             if one.name != names[row].strip():
                 return f"the name {names[row]!r} comes back as {one.name!r}"
     return None

@@ -1,12 +1,12 @@
 """Which position sees which, for padded rows, packed rows and decoding, inside unpatched transformers models.
 
 transformers hands every attention layer to a function registered by name and passes unknown keyword arguments of the
-model's forward on to it. Ours takes a `Sight`: made once per forward pass from the plan of the batch, shared by all
+model's forward on to it. Ours takes a `Masking`: made once per forward pass from the plan of the batch, shared by all
 layers. A function without a registered mask gets none, so the model neither builds masks of its own nor asks the device
 whether there is padding (which would wait for it in every step).
 
     full or right-padded rows   causal flag only, the fast kernel; padding sees words, words never see padding
-    left-padded, packed         taken apart into one right-padded row per sample for the kernel, and put back after it;
+    left-padded, packed         unpacked into one right-padded row per sample for the kernel, and put back after it;
                                 a mask (rows, 1, queries, keys) where one sample is so long that this would cost more;
                                 with "varlen" the boundaries of the samples
     sliding window              the mask of that window, per layer (Gemma 2 and Qwen 2 alternate)
@@ -27,13 +27,13 @@ from transformers import AttentionInterface
 from mmcore.errors import RecipeError
 from mmcore.language.sequence import Sequences
 
-NAME = "mmcore_sight"
+NAME = "mmcore_masking"
 """Under which name transformers knows `attend`."""
 Kernel = Literal["sdpa", "eager", "varlen"]
 
 
-class Apart(NamedTuple):
-    """How rows are taken apart into samples, and put together again."""
+class Unpacking(NamedTuple):
+    """How rows are unpacked into samples, and packed again."""
 
     samples: Int[Tensor, "samples longest"]
     """Flat position of every sample's positions; behind its end its last one again, which nobody before it sees."""
@@ -42,7 +42,7 @@ class Apart(NamedTuple):
 
 
 @dataclass
-class Sight:
+class Masking:
     """What each query sees. Masks are made on demand and kept for the other layers."""
 
     order: Int[Tensor, "#rows queries"]
@@ -56,7 +56,7 @@ class Sight:
     """Positions of the longest sample: windows at least as wide hide nothing."""
     boundaries: tuple[Tensor, int] | None = None
     """First flat position of every sample and gap, and the longest of them, for the variable-length kernel."""
-    apart: Apart | None = None
+    unpacked: Unpacking | None = None
     """Samples get rows of their own for the kernel; everything above is then about those."""
     kernel: Kernel = "sdpa"
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
@@ -85,8 +85,8 @@ class Sight:
         return (seen | (lonely & (distance == 0)))[:, None]
 
 
-def sight_of(sequences: Sequences, *, kernel: Kernel = "sdpa", published_padding: bool = False) -> Sight:
-    """The sight of a whole batch (training, or reading a prompt).
+def masking_of(sequences: Sequences, *, kernel: Kernel = "sdpa", published_padding: bool = False) -> Masking:
+    """The masking of a whole batch (training, or reading a prompt).
 
     Args:
         sequences: the plan; what needs no mask is seen on the CPU.
@@ -101,11 +101,11 @@ def sight_of(sequences: Sequences, *, kernel: Kernel = "sdpa", published_padding
     left = not shared and any(location.start for location in sequences.locations)
     boundaries = _boundaries(sequences) if kernel == "varlen" and (left or shared) else None
     if left or (shared and len(sequences.locations) * longest**2 <= rows * length**2):
-        order, apart = torch.arange(longest, device=sequences.ids.device)[None], _take_apart(sequences, longest)
-        return Sight(order, order, longest=longest, apart=apart, boundaries=boundaries, kernel=kernel)
+        order, unpacked = torch.arange(longest, device=sequences.ids.device)[None], _unpack(sequences, longest)
+        return Masking(order, order, longest=longest, unpacked=unpacked, boundaries=boundaries, kernel=kernel)
     order = torch.arange(length, device=sequences.ids.device)[None]
     hide = published_padding and not shared and sequences.padding > 0
-    return Sight(
+    return Masking(
         order,
         order,
         segments=sequences.segments,
@@ -116,7 +116,7 @@ def sight_of(sequences: Sequences, *, kernel: Kernel = "sdpa", published_padding
     )
 
 
-def _take_apart(sequences: Sequences, longest: int) -> Apart:
+def _unpack(sequences: Sequences, longest: int) -> Unpacking:
     """Made on the device from two numbers a sample: so small a copy does not wait for it."""
     length, device = sequences.shape[1], sequences.ids.device
     places = [(place.row * length + place.start, place.length) for place in sequences.locations]
@@ -127,7 +127,7 @@ def _take_apart(sequences: Sequences, longest: int) -> Apart:
     rows = torch.zeros(sequences.ids.numel(), dtype=torch.int64, device=device)
     # Positions behind a sample's end repeat its last one, here and there alike, so it does not matter which is written.
     rows.scatter_(0, samples.flatten(), numbers.flatten())
-    return Apart(samples, rows.view(sequences.shape))
+    return Unpacking(samples, rows.view(sequences.shape))
 
 
 def _boundaries(sequences: Sequences) -> tuple[Tensor, int]:
@@ -147,22 +147,22 @@ def attend(
     value: Float[Tensor, "rows key_heads keys width"],
     attention_mask: Tensor | None,
     *,
-    sight: Sight,
+    masking: Masking,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **ignored: Any,
 ) -> tuple[Float[Tensor, "rows queries heads width"], None]:
-    """Causal attention under a `Sight`, with the signature transformers calls.
+    """Causal attention under a `Masking`, with the signature transformers calls.
 
     Args:
         module: the attention layer.
         query: (rows, heads, queries, width).
         key: fewer heads than queries are shared by groups of them.
         value: as `key`.
-        attention_mask: always None; the mask is in `sight`.
-        sight: from the keyword arguments of the model's forward.
+        attention_mask: always None; the mask is in `masking`.
+        masking: from the keyword arguments of the model's forward.
         scaling: factor on the products; 1/√width when None.
         dropout: probability, already 0 outside training.
         sliding_window: keys a query sees, itself included; None for all before it.
@@ -170,12 +170,12 @@ def attend(
         ignored: what transformers passes for other kernels.
     """
     assert attention_mask is None
-    if sight.boundaries is not None and softcap is None:
-        return _varlen(query, key, value, sight.boundaries, scaling, sliding_window), None
-    if sight.apart is not None:
-        query, key, value = (_regroup(part, sight.apart.samples) for part in (query, key, value))
-    mask = sight.mask(sliding_window)
-    if softcap is not None or sight.kernel == "eager":
+    if masking.boundaries is not None and softcap is None:
+        return _varlen(query, key, value, masking.boundaries, scaling, sliding_window), None
+    if masking.unpacked is not None:
+        query, key, value = (_regroup(part, masking.unpacked.samples) for part in (query, key, value))
+    mask = masking.mask(sliding_window)
+    if softcap is not None or masking.kernel == "eager":
         out = _explicit(query, _shared(key, query), _shared(value, query), mask, scaling, softcap, dropout)
     elif query.shape[2] == 1:
         # Query heads that share a key become queries of one head, which every kernel takes and nothing has to repeat.
@@ -197,8 +197,8 @@ def attend(
             scale=scaling,
             enable_gqa=grouped,
         )
-    if sight.apart is not None:
-        out = _regroup(out, sight.apart.rows)
+    if masking.unpacked is not None:
+        out = _regroup(out, masking.unpacked.rows)
     return out.transpose(1, 2).contiguous(), None
 
 

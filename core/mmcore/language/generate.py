@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from mmcore.errors import ShapeError, UsageError
-from mmcore.language.attention import Kernel, Sight, sight_of
+from mmcore.language.attention import Kernel, Masking, masking_of
 from mmcore.language.conversation import Template
 from mmcore.language.models import LanguageModel
 from mmcore.language.sequence import Sequences
@@ -230,7 +230,7 @@ class _Reader:
     def __init__(self, model: LanguageModel, sequences: Sequences, room: int) -> None:
         self.model = model
         self.sequences = sequences
-        # Layers that know no window keep every key; windows are in the sight.
+        # Layers that know no window keep every key; windows are in the masking.
         self.cache = Cache(layer_class_to_replicate=partial(_Room, room))  # type: ignore[arg-type]
         device = sequences.ids.device
         starts, lengths = torch.tensor([(place.start, place.length) for place in sequences.locations]).to(device).T
@@ -246,8 +246,8 @@ class _Reader:
 
     def prompt(self, embeds: Tensor) -> Tensor:
         """Hidden states of the prompts."""
-        sight = sight_of(self.sequences, kernel=self.kernel)
-        return self.model.run(embeds, self.sequences.positions, sight, self.cache)
+        masking = masking_of(self.sequences, kernel=self.kernel)
+        return self.model.run(embeds, self.sequences.positions, masking, self.cache)
 
     def step(self, token: Int[Tensor, " rows"]) -> Float[Tensor, "rows 1 width"]:
         """Hidden state after one more token per row, which sees the row's prompt and what followed it."""
@@ -255,8 +255,8 @@ class _Reader:
         self.taken += 1
         keys = self.sequences.shape[1] + self.taken
         valid = None if self.valid is None else self.valid[:, :keys]
-        sight = Sight(position, self.key_positions[:, :keys], valid=valid, longest=keys, kernel=self.kernel)
-        return self.model.run(self.model.embed_tokens(token[:, None]), position, sight, self.cache)
+        masking = Masking(position, self.key_positions[:, :keys], valid=valid, longest=keys, kernel=self.kernel)
+        return self.model.run(self.model.embed_tokens(token[:, None]), position, masking, self.cache)
 
 
 class _Pick:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from mmcore.errors import MissingDataError, RecipeError, ShapeError, WeightsError, suggest
 from mmcore.language import splice
-from mmcore.language.attention import NAME, Kernel, Sight, sight_of
+from mmcore.language.attention import NAME, Kernel, Masking, masking_of
 from mmcore.language.cross_entropy import token_loss
 from mmcore.language.sequence import Sequences
 from mmcore.weights.files import read_tensors
@@ -65,7 +65,7 @@ class LanguageModel(nn.Module):
 
     Args:
         config: of one of `KINDS`, in today's meaning (see `modern_config`).
-        attention: the kernel, see `mmcore.language.attention.sight_of`.
+        attention: the kernel, see `mmcore.language.attention.masking_of`.
     """
 
     def __init__(self, config: PreTrainedConfig, attention: Kernel = "sdpa") -> None:
@@ -124,10 +124,10 @@ class LanguageModel(nn.Module):
         """
         if embeds.shape[:2] != sequences.shape:
             raise ShapeError(f"embeddings of {tuple(embeds.shape[:2])} positions for a plan of {sequences.shape}")
-        sight = sight_of(sequences, kernel=self.attention, published_padding=published_padding)
+        masking = masking_of(sequences, kernel=self.attention, published_padding=published_padding)
         wanted = self._check_record(record)
         with _recording(self.model, wanted) as recorded:
-            last = self.run(embeds, sequences.positions, sight)
+            last = self.run(embeds, sequences.positions, masking)
         recorded |= {0: embeds} if 0 in wanted else {}
         recorded |= {self.num_layers: last} if self.num_layers in wanted else {}
         return Hidden(last, recorded)
@@ -136,16 +136,16 @@ class LanguageModel(nn.Module):
         self,
         embeds: Float[Tensor, "rows queries width"],
         positions: Tensor,
-        sight: Sight,
+        masking: Masking,
         cache: Any = None,
     ) -> Float[Tensor, "rows queries width"]:
-        """One pass of the layers under a given sight, filling a transformers cache if there is one."""
+        """One pass of the layers under a given masking, filling a transformers cache if there is one."""
         output = self.model(
             inputs_embeds=embeds,
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
-            sight=sight,
+            masking=masking,
         )
         return output.last_hidden_state
 

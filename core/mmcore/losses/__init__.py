@@ -5,12 +5,13 @@ normalises over the global batch.
     focal     sigmoid focal loss with few positives among many negatives
     box       L1 and GIoU
     mask      binary cross-entropy and dice on sampled points
-    ragged    rows of images with different numbers of objects, padded and back
+    jagged    rows of images with different numbers of objects, padded and back
     matcher   which query answers which object, for all output sets of a step at once
 """
 
 from mmcore.losses.box import box_losses
 from mmcore.losses.focal import focal_term, sigmoid_focal_loss, sparse_focal_sum
+from mmcore.losses.jagged import Jagged
 from mmcore.losses.mask import dice_loss, point_bce
 from mmcore.losses.matcher import (
     MaskInputs,
@@ -23,13 +24,12 @@ from mmcore.losses.matcher import (
     match_queries,
 )
 from mmcore.losses.points import sample_channels, sample_masks, sample_points, uncertain_points
-from mmcore.losses.ragged import Ragged
 
 __all__ = [
+    "Jagged",
     "MaskInputs",
     "MatchCosts",
     "Matches",
-    "Ragged",
     "assign",
     "box_costs",
     "box_losses",

@@ -19,8 +19,8 @@ from torch.nn.functional import softplus
 from mmcore.errors import ShapeError
 from mmcore.geometry.boxes import cxcywh_to_xyxy, paired_giou
 from mmcore.losses.focal import ALPHA, GAMMA
+from mmcore.losses.jagged import Jagged, to_device
 from mmcore.losses.points import sample_channels, sample_masks
-from mmcore.losses.ragged import Ragged, to_device
 
 _MAX_ELEMENTS = 1 << 24
 """Largest block of mask logits that is held at once, numbers; bounds the peak, not the result."""
@@ -58,7 +58,7 @@ class Matches:
     An image with n objects has min(n, queries) pairs in each set.
     """
 
-    pairs: Ragged
+    pairs: Jagged
     """Which image each pair belongs to; the same for all sets."""
     queries: Int[Tensor, "sets pairs"]
     objects: Int[Tensor, "sets pairs"]
@@ -95,7 +95,7 @@ def match_queries(
         ShapeError: the counts do not fit the batch or the objects.
     """
     _check_counts(logits, labels, num_objects)
-    objects = Ragged(num_objects, logits.device)
+    objects = Jagged(num_objects, logits.device)
     if objects.total == 0:
         return assign(logits.new_zeros(len(logits), 0, logits.shape[2]), num_objects)
     with torch.autocast(logits.device.type, enabled=False):
@@ -109,7 +109,7 @@ def match_queries(
 
 
 def class_costs(
-    logits: Float[Tensor, "sets batch queries classes"], labels: Int[Tensor, " objects"], objects: Ragged
+    logits: Float[Tensor, "sets batch queries classes"], labels: Int[Tensor, " objects"], objects: Jagged
 ) -> Float[Tensor, "sets objects queries"]:
     """Focal loss that a query saves by being this object's: its loss as a positive minus that as a negative."""
     at_label = logits[:, objects.images, :, labels].transpose(0, 1)
@@ -121,7 +121,7 @@ def class_costs(
 
 
 def box_costs(
-    boxes_cxcywh: Float[Tensor, "sets batch queries 4"], targets_cxcywh: Float[Tensor, "objects 4"], objects: Ragged
+    boxes_cxcywh: Float[Tensor, "sets batch queries 4"], targets_cxcywh: Float[Tensor, "objects 4"], objects: Jagged
 ) -> tuple[Float[Tensor, "sets objects queries"], Float[Tensor, "sets objects queries"]]:
     """L1 distance and -GIoU of each object to every query of its image; predictions are clamped to [0, 1] first."""
     boxes = boxes_cxcywh.clamp(0, 1)[:, objects.images]
@@ -130,7 +130,7 @@ def box_costs(
 
 
 def mask_costs(
-    inputs: MaskInputs, objects: Ragged
+    inputs: MaskInputs, objects: Jagged
 ) -> tuple[Float[Tensor, "sets objects queries"], Float[Tensor, "sets objects queries"]]:
     """Mean cross-entropy and dice loss of each object's mask to every query of its image, at shared points.
 
@@ -149,7 +149,7 @@ def mask_costs(
     return cross_entropy, dice
 
 
-def _mask_costs(inputs: MaskInputs, objects: Ragged) -> tuple[Tensor, Tensor]:
+def _mask_costs(inputs: MaskInputs, objects: Jagged) -> tuple[Tensor, Tensor]:
     """The same for some sets, with features channels last."""
     points = inputs.points
     sets, _, num_points, _ = points.shape
@@ -190,7 +190,7 @@ def assign(cost: Float[Tensor, "sets objects queries"], num_objects: Sequence[in
         num_objects: objects of each image.
     """
     num_queries = cost.shape[2]
-    pairs = Ragged([min(count, num_queries) for count in num_objects], cost.device)
+    pairs = Jagged([min(count, num_queries) for count in num_objects], cost.device)
     # Whatever is not finite here is not finite in the loss either, where it is reported; matching must not hide it
     # behind an error of its own.
     finite = cost.nan_to_num(nan=_WORST, posinf=_WORST, neginf=-_WORST)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -365,9 +365,3 @@ def _seed(seed: int, m: int) -> None:
     # A family may draw from any of the three.
     random.seed(bits)
     np.random.seed(bits & 0xFFFFFFFF)
-
-
-def resume_point(run_dir: Path) -> int | None:
-    """The step from which a run would continue, or None when it has no checkpoint; see `stored.last_good`."""
-    messages: list[Any] = []
-    return stored.last_good(run_dir, messages.append)

@@ -18,10 +18,10 @@ from jaxtyping import Float
 from mmcore.contract.values import Loss, Losses
 from mmcore.errors import ShapeError
 from mmcore.losses import (
+    Jagged,
     MaskInputs,
     MatchCosts,
     Matches,
-    Ragged,
     box_losses,
     dice_loss,
     match_queries,
@@ -31,7 +31,7 @@ from mmcore.losses import (
     sparse_focal_sum,
     uncertain_points,
 )
-from mmcore.losses.ragged import to_device
+from mmcore.losses.jagged import to_device
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
@@ -144,7 +144,7 @@ class Criterion:
         names: Sequence[str],
         embed: Float[Tensor, "sets pairs mask_dim"],
         objects: Tensor,
-        pairs: Ragged,
+        pairs: Jagged,
         mask_features: Float[Tensor, "batch mask_dim mask_height mask_width"],
         batch: GleeBatch,
         draws: Draws,
@@ -224,8 +224,8 @@ def _denoising_matches(outputs: DecoderOutputs, batch: GleeBatch) -> Matches:
     width = outputs.denoising_pad // groups
     copies = range(groups)
     queries = [g * width + j for count in batch.num_objects for g in copies for j in range(count)]
-    starts = Ragged(batch.num_objects, torch.device("cpu")).starts
+    starts = Jagged(batch.num_objects, torch.device("cpu")).starts
     objects = [s + j for s, count in zip(starts, batch.num_objects, strict=True) for g in copies for j in range(count)]
     sets = len(outputs.denoising)
     index = to_device([queries, objects], device)[:, None].expand(2, sets, -1)
-    return Matches(Ragged([count * groups for count in batch.num_objects], device), index[0], index[1])
+    return Matches(Jagged([count * groups for count in batch.num_objects], device), index[0], index[1])

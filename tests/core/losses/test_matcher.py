@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmcore.errors import ShapeError
-from mmcore.losses import MaskInputs, MatchCosts, Matches, Ragged, assign, match_queries, matcher
+from mmcore.losses import Jagged, MaskInputs, MatchCosts, Matches, assign, match_queries, matcher
 
 COSTS = MatchCosts(label=4.0, box=5.0, giou=2.0, mask=5.0, dice=5.0)
 SETS, QUERIES, CLASSES, DIM = 3, 9, 5, 4
@@ -103,7 +103,7 @@ def test_sets_and_images_are_matched_independently():
 @pytest.mark.parametrize("size", [(3, 4), (12, 16)])
 def test_sampling_the_features_or_the_product_gives_the_same_costs(size):
     problem = Problem(size=size)  # 37 points: more than 3·4 pixels, fewer than 12·16
-    objects = Ragged(problem.counts, torch.device("cpu"))
+    objects = Jagged(problem.counts, torch.device("cpu"))
     cross_entropy, dice = matcher.mask_costs(problem.masks, objects)
     embed, features, masks, points = problem.masks
     maps = torch.einsum("sbqc,bchw->sbqhw", embed, features)
@@ -168,11 +168,11 @@ def test_one_transfer_per_step_whatever_the_sets_and_images(monkeypatch):
 
 def test_ragged_rows_survive_padding():
     for counts in [(2, 0, 3), (2, 2), (0,), (4,)]:
-        ragged = Ragged(counts, torch.device("cpu"))
+        jagged = Jagged(counts, torch.device("cpu"))
         rows = torch.randn(2, sum(counts), 3)
-        blocks = ragged.pad(rows)
+        blocks = jagged.pad(rows)
         assert blocks.shape == (2, len(counts), max(counts), 3)
-        assert torch.equal(ragged.unpad(blocks), rows)
+        assert torch.equal(jagged.unpad(blocks), rows)
         starts = np.cumsum([0, *counts])[:-1]
-        assert list(ragged.starts) == starts.tolist()
+        assert list(jagged.starts) == starts.tolist()
         assert blocks.count_nonzero() == rows.count_nonzero()

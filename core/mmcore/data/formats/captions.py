@@ -22,7 +22,7 @@ from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.llava import LlavaParser, indexed
-from mmcore.data.formats.spoken import Flaw
+from mmcore.data.formats.spoken import RecordFault
 from mmcore.data.index import Prepared, Report
 from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER
@@ -119,13 +119,13 @@ class CaptionParser:
                 image = content.value(image_begin, image_end) if image_end else None
                 yield indexed(*self._record(annotation, image, number))
 
-    def _record(self, annotation: dict[str, Any], image: Any, number: int) -> tuple[dict[str, Any], Flaw | None]:
+    def _record(self, annotation: dict[str, Any], image: Any, number: int) -> tuple[dict[str, Any], RecordFault | None]:
         caption = annotation.get("caption")
         key = annotation.get("image_id")
         if not isinstance(image, dict):
-            return {"id": key}, Flaw(f"image id {key} is not among the file's images", "field image_id")
+            return {"id": key}, RecordFault(f"image id {key} is not among the file's images", "field image_id")
         if not isinstance(caption, str) or not caption.strip():
-            return {"id": key}, Flaw(f"the caption is {caption!r}", "field caption", "a text that is not empty")
+            return {"id": key}, RecordFault(f"the caption is {caption!r}", "field caption", "a text that is not empty")
         bits = mix(number)
         request = self.requests[bits % len(self.requests)]
         before = not self.marker_last and (bits >> 32) % 2 == 0

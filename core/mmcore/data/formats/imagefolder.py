@@ -24,7 +24,7 @@ from mmcore.data.formats.glimpse import Glimpse, look
 from mmcore.data.formats.jsonstream import FileBytes
 from mmcore.data.formats.llava import LlavaParser, indexed, record_places
 from mmcore.data.formats.rows import RowParser, Scanned, make_object, make_record, size_of
-from mmcore.data.formats.spoken import Flaw
+from mmcore.data.formats.spoken import RecordFault
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, file_name_defect
 from mmcore.language.conversation import MARKER
@@ -75,12 +75,14 @@ class FolderCaptions:
             for number, (begin, end) in enumerate(places, start):
                 yield indexed(*self._record(parsed(content.read(begin, end)), number))
 
-    def _record(self, value: Any, number: int) -> tuple[dict[str, Any], Flaw | None]:
+    def _record(self, value: Any, number: int) -> tuple[dict[str, Any], RecordFault | None]:
         if not isinstance(value, dict):
-            return {}, Flaw("the line is not a JSON object", "the whole record")
+            return {}, RecordFault("the line is not a JSON object", "the whole record")
         caption = next((value[key] for key in CAPTIONS if key in value), None)
         if not isinstance(caption, str) or not caption.strip():
-            return {"id": number}, Flaw(f"the caption is {caption!r}", f"field {CAPTIONS[0]}", ", ".join(CAPTIONS))
+            return {"id": number}, RecordFault(
+                f"the caption is {caption!r}", f"field {CAPTIONS[0]}", ", ".join(CAPTIONS)
+            )
         request = self.requests[mix(number) % len(self.requests)]
         said = caption.strip().replace(MARKER, "")
         turns = [{"from": "human", "value": f"{MARKER}\n{request}"}, {"from": "gpt", "value": said}]

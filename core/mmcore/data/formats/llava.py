@@ -21,7 +21,7 @@ from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import kind_of
 from mmcore.data.formats.jsonstream import FileBytes, walk
-from mmcore.data.formats.spoken import BOX, Flaw, understand
+from mmcore.data.formats.spoken import BOX, RecordFault, understand
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.index import Index, Prepared, Report, open_index
 from mmcore.errors import DataError
@@ -145,7 +145,7 @@ class LlavaParser:
                 try:
                     value = json.loads(content.read(begin, end))
                 except (ValueError, RecursionError) as error:  # also of bytes that are not UTF-8
-                    yield indexed({}, Flaw(f"not valid JSON: {error}", "the whole record"))
+                    yield indexed({}, RecordFault(f"not valid JSON: {error}", "the whole record"))
                 else:
                     yield indexed(value)
 
@@ -180,9 +180,9 @@ class LlavaIndex:
         Raises:
             DataError: the record cannot be used; names file, record and field.
         """
-        id_, image, turns, flaw, boxes = json.loads(self.index[position])
-        if flaw is not None:
-            raise self._error(position, id_, Flaw(*flaw))
+        id_, image, turns, fault, boxes = json.loads(self.index[position])
+        if fault is not None:
+            raise self._error(position, id_, RecordFault(*fault))
         return Conversation(id_, image, tuple(turns), self._where(position, id_), tuple(boxes) if boxes else None)
 
     @property
@@ -201,15 +201,15 @@ class LlavaIndex:
     def problems(self) -> Iterator[DataError]:
         """The errors of all records that cannot be used."""
         for position in np.flatnonzero(self.index.column("bad")).tolist():
-            id_, _, _, flaw, _ = json.loads(self.index[position])
-            yield self._error(position, id_, Flaw(*flaw))
+            id_, _, _, fault, _ = json.loads(self.index[position])
+            yield self._error(position, id_, RecordFault(*fault))
 
     def _where(self, position: int, id_: object) -> str:
         return f"{self.index.label}, record {position} (id {id_})"
 
-    def _error(self, position: int, id_: object, flaw: Flaw) -> DataError:
+    def _error(self, position: int, id_: object, fault: RecordFault) -> DataError:
         return DataError(
-            flaw.what, where=f"{self._where(position, id_)}, {flaw.field}", known=flaw.known, do=flaw.do or CORRECT
+            fault.what, where=f"{self._where(position, id_)}, {fault.field}", known=fault.known, do=fault.do or CORRECT
         )
 
 
@@ -243,15 +243,15 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
             place += len(line)
 
 
-def indexed(record: Any, flaw: Flaw | None = None) -> tuple[bytes, Mapping[str, int]]:
+def indexed(record: Any, fault: RecordFault | None = None) -> tuple[bytes, Mapping[str, int]]:
     """A record of the format as `LlavaIndex` reads it, and its columns; for parsers that make conversations.
 
     Args:
         record: `{"id", "image", "conversations"}`.
-        flaw: what is already known to be wrong with it.
+        fault: what is already known to be wrong with it.
     """
-    said = flaw or understand(record)
-    if isinstance(said, Flaw):
+    said = fault or understand(record)
+    if isinstance(said, RecordFault):
         id_ = record.get("id") if isinstance(record, dict) else None
         content = [id_ if isinstance(id_, int | str) else None, None, [], said, None]
         return _dumped(content), {"words": 1, "bad": 1}  # a length of 0 would have no modality

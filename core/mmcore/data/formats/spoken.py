@@ -22,7 +22,7 @@ CONVENTION_OF = {"real": "pixels", "norm1": "fractions", "norm1000": "thousandth
 """`bbox_type` -> name of the convention (`mmcore.geometry.coordinates`)."""
 
 
-class Flaw(NamedTuple):
+class RecordFault(NamedTuple):
     """Why a record cannot be used."""
 
     what: str
@@ -42,29 +42,31 @@ class Said(NamedTuple):
     """Convention, and four numbers for each <bbox>."""
 
 
-def understand(record: Any) -> Said | Flaw:
+def understand(record: Any) -> Said | RecordFault:
     """A record in the one form, or what is wrong with it."""
     if not isinstance(record, dict):
-        return Flaw(f"the record is a {type(record).__name__}, not an object", "the whole record")
+        return RecordFault(f"the record is a {type(record).__name__}, not an object", "the whole record")
     key = next((key for key in ("conversations", "messages") if key in record), "conversations")
     given = record.get(key)
     if not isinstance(given, list) or not given:
-        return Flaw("the record has no list of turns", f"field {key}")
+        return RecordFault("the record has no list of turns", f"field {key}")
     turns, shown = _turns(given)
     images = [*_images(record), *shown]
     if len(images) > 1:
-        return Flaw(f"the record names {len(images)} images; one is read", "field images", do="leave one, or join them")
+        return RecordFault(
+            f"the record names {len(images)} images; one is read", "field images", do="leave one, or join them"
+        )
     image = images[0] if images else None
     if image is not None and (defect := file_name_defect(image)):
-        return Flaw(defect, "field image")
+        return RecordFault(defect, "field image")
     image = None if image is None else str(image).replace("\\", "/")
     if key == "messages" and image is not None:
         _show(turns)
     turns = _with_system(turns, record.get("system"))
     boxes = _place_objects(turns, record.get("objects"))
-    flaw = boxes if isinstance(boxes, Flaw) else _wrong_turns(turns, image)
+    fault = boxes if isinstance(boxes, RecordFault) else _wrong_turns(turns, image)
     id_ = record.get("id")
-    return flaw or Said(id_ if isinstance(id_, int | str) else None, image, turns, boxes)  # type: ignore[arg-type]
+    return fault or Said(id_ if isinstance(id_, int | str) else None, image, turns, boxes)  # type: ignore[arg-type]
 
 
 def _turns(given: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -131,21 +133,21 @@ def _with_system(turns: list[Any], system: Any) -> list[Any]:
     return turns
 
 
-def _place_objects(turns: Sequence[Any], objects: Any) -> tuple[str, list[list[float]]] | Flaw | None:
+def _place_objects(turns: Sequence[Any], objects: Any) -> tuple[str, list[list[float]]] | RecordFault | None:
     """Put names where <ref-object> stands; the boxes for every <bbox>."""
     said = [turn for turn in turns if isinstance(turn, dict) and isinstance(turn["value"], str)]
     num_refs, num_boxes = (sum(turn["value"].count(mark) for turn in said) for mark in (REF, BOX))
     if not num_refs and not num_boxes:
         return None
     if not isinstance(objects, dict):
-        return Flaw(f"the text has {REF if num_refs else BOX}, but the record has no objects", "field objects")
+        return RecordFault(f"the text has {REF if num_refs else BOX}, but the record has no objects", "field objects")
     refs, boxes, kind = objects.get("ref") or [], objects.get("bbox") or [], objects.get("bbox_type", "real")
     if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs) or num_refs > len(refs):
-        return Flaw(f"{num_refs} {REF} in the text for {len(refs)} names", "field objects.ref")
+        return RecordFault(f"{num_refs} {REF} in the text for {len(refs)} names", "field objects.ref")
     if kind not in CONVENTION_OF:
-        return Flaw(f"bbox_type {kind!r} is not known", "field objects.bbox_type", ", ".join(CONVENTION_OF))
+        return RecordFault(f"bbox_type {kind!r} is not known", "field objects.bbox_type", ", ".join(CONVENTION_OF))
     if not isinstance(boxes, list) or num_boxes > len(boxes) or not all(map(_is_box, boxes)):
-        return Flaw(
+        return RecordFault(
             f"{num_boxes} {BOX} in the text for the boxes {boxes!r:.80}", "field objects.bbox", "[x0, y0, x1, y1]"
         )
     names = iter(refs)
@@ -159,30 +161,30 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(type(number) in (int, float) for number in value)
 
 
-def _wrong_turns(turns: Sequence[Any], image: str | None) -> Flaw | None:
+def _wrong_turns(turns: Sequence[Any], image: str | None) -> RecordFault | None:
     """What is wrong with the turns."""
     try:
         spoken = normalise(turns, has_image=False)
         for turn in spoken:
             turn.text.encode()
     except DataError as error:
-        return Flaw(error.what, error.where or "field conversations", error.known, error.do)
+        return RecordFault(error.what, error.where or "field conversations", error.known, error.do)
     except UnicodeEncodeError:
-        return Flaw("a turn holds half of a surrogate pair, which is no character", "field conversations")
+        return RecordFault("a turn holds half of a surrogate pair, which is no character", "field conversations")
     asked = sum(MARKER in turn.text for turn in spoken if turn.role == "user")
     wanted = f"one question with {MARKER}"
     if any(MARKER in turn.text for turn in spoken if turn.role == "assistant"):
-        return Flaw(
+        return RecordFault(
             f"an answer has {MARKER}; images are shown to the model, not said by it", "field conversations", wanted
         )
     if image is not None and asked != 1:
         said = f"{asked} turns have" if asked else "no turn has"
-        return Flaw(f"the record names an image, but {said} {MARKER}", "field conversations", wanted)
+        return RecordFault(f"the record names an image, but {said} {MARKER}", "field conversations", wanted)
     if image is None and asked:
-        return Flaw(f"the text has {MARKER}, but the record names no image", "field image", '"image": file name')
+        return RecordFault(f"the text has {MARKER}, but the record names no image", "field image", '"image": file name')
     answers = [turn.text.strip() for turn in spoken if turn.role == "assistant"]
     if not any(answers):
-        return Flaw("the conversation has no answer", "field conversations")
+        return RecordFault("the conversation has no answer", "field conversations")
     if not all(answers):
-        return Flaw(f"answer {answers.index('') + 1} of the conversation is empty", "field conversations")
+        return RecordFault(f"answer {answers.index('') + 1} of the conversation is empty", "field conversations")
     return None

@@ -5,7 +5,7 @@ as features and unit vectors as embeddings the same code runs, and the gradient 
 """
 
 import torch
-from mmcore.losses import MaskInputs, MatchCosts, Matches, Ragged, box_costs, class_costs, mask_costs, match_queries
+from mmcore.losses import Jagged, MaskInputs, MatchCosts, Matches, box_costs, class_costs, mask_costs, match_queries
 from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
@@ -32,7 +32,7 @@ def check_matcher(case: Case, report: Report) -> None:
     batch = _batch(case)
     logits, boxes, maps = (given[f"in.pred_{name}"] for name in ("logits", "boxes", "masks"))
     points = torch.cat([given[f"draw.points.{image}"] for image in range(len(maps))])[None]
-    objects = Ragged(batch.num_objects, logits.device)
+    objects = Jagged(batch.num_objects, logits.device)
     label = class_costs(logits[None], batch.labels, objects)
     distance, giou = box_costs(boxes[None], batch.boxes_cxcywh, objects)
     assert batch.masks is not None
@@ -115,10 +115,10 @@ def _batch(case: Case) -> GleeBatch:
 
 def _given_pairs(case: Case, batch: GleeBatch) -> Matches:
     given = case.tensors
-    starts = Ragged(batch.num_objects, torch.device("cpu")).starts
+    starts = Jagged(batch.num_objects, torch.device("cpu")).starts
     queries = [given[f"in.{image}.src"] for image in range(len(starts))]
     objects = [given[f"in.{image}.tgt"] + start for image, start in enumerate(starts)]
-    pairs = Ragged([len(rows) for rows in queries], torch.device("cpu"))
+    pairs = Jagged([len(rows) for rows in queries], torch.device("cpu"))
     return Matches(pairs, torch.cat(queries)[None], torch.cat(objects)[None])
 
 
@@ -130,7 +130,7 @@ def _unit_embed(maps: Tensor) -> Tensor:
 def _as_lists(matches: Matches, batch: GleeBatch) -> list[list[list[int]]]:
     """Queries and objects of each image, objects counted from 0 in each."""
     counts = matches.pairs.counts
-    starts = Ragged(batch.num_objects, torch.device("cpu")).starts
+    starts = Jagged(batch.num_objects, torch.device("cpu")).starts
     pairs = zip(matches.queries[0].split(counts), matches.objects[0].split(counts), starts, strict=True)
     return [[queries.tolist(), (objects - start).tolist()] for queries, objects, start in pairs]
 

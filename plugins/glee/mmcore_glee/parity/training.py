@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmcore.contract.values import Losses
-from mmcore.losses import Matches, Ragged
+from mmcore.losses import Jagged, Matches
 from mmcore.parity import Case, Check, NotRun, Report
 from torch import Tensor
 
@@ -132,7 +132,7 @@ def _check_inputs(case: Case, report: Report, model: Glee, batch: GleeBatch) -> 
     report.equal("padded_images.shape", list(images.shape), stored["shape"])
     report.close("padded_images.mean", images.mean(), stored["mean"], absolute=1e-6)
     report.close("padded_images.std", images.std(), stored["std"], absolute=1e-6)
-    starts = Ragged(batch.num_objects, torch.device("cpu")).starts
+    starts = Jagged(batch.num_objects, torch.device("cpu")).starts
     for i, (start, count) in enumerate(zip(starts, batch.num_objects, strict=True)):
         mine = slice(start, start + count)
         report.close(f"target.{i}.boxes", batch.boxes_cxcywh[mine], given[f"target.{i}.boxes"], absolute=1e-6)
@@ -224,7 +224,7 @@ def _check_prompt(
 def matching(recorded: Recorded, batch: GleeBatch) -> dict[str, Any]:
     """Queries and objects of every image and output set, as the published matcher returns them."""
     matches = recorded.matches
-    starts = Ragged(batch.num_objects, torch.device("cpu")).starts
+    starts = Jagged(batch.num_objects, torch.device("cpu")).starts
     result = {}
     for row, name in enumerate(recorded.outputs.sets):
         queries, objects = (part[row].split(matches.pairs.counts) for part in (matches.queries, matches.objects))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmcore.data.formats.llava import LlavaIndex
-from mmcore.data.formats.spoken import Flaw, Said, understand
+from mmcore.data.formats.spoken import RecordFault, Said, understand
 from mmcore.errors import DataError
 from mmcore.geometry.box_text import BoxText
 from mmcore.geometry.coordinates import CONVENTIONS
@@ -103,4 +103,4 @@ def test_a_box_outside_its_image_is_a_bad_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, "", "x", [1, 2], {"images": 3}, {"messages": [None]}, {"messages": [{}]}])
 def test_whatever_it_is_a_record_is_understood_or_flawed(value: Any) -> None:
-    assert isinstance(understand(value), Flaw)
+    assert isinstance(understand(value), RecordFault)

@@ -15,7 +15,7 @@ def to_device(values: object, device: torch.device, dtype: torch.dtype = torch.i
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class Ragged:
+class Jagged:
     """Where the rows of each image are. Image i owns the next `counts[i]` rows.
 
     Args:
