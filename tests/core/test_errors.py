@@ -10,12 +10,12 @@ from mmcore import errors
 from mmcore.errors import MmcoreError, PluginError, RecipeError, Stopped, nearest, suggest
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, MmcoreError)]
-USAGE = {"UsageError", "RecipeError", "PluginError"}
+CODES = {"UsageError": 2, "RecipeError": 2, "PluginError": 2, "OutOfMemoryError": 3}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not Stopped], ids=lambda kind: kind.__name__)
-def test_wrong_usage_exits_with_2_and_everything_else_with_1(kind):
-    assert kind("what").exit_code == (2 if kind.__name__ in USAGE else 1)
+def test_wrong_usage_exits_with_2_no_memory_with_3_and_everything_else_with_1(kind):
+    assert kind("what").exit_code == CODES.get(kind.__name__, 1)
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])

@@ -199,12 +199,13 @@ class Loader:
         for number, process in enumerate(workers):
             if process.exitcode in (None, 0):
                 continue
-            reading = self._tasks.waiting_for(number, self._num_workers)
+            # It may have answered some of these and died before its answer was fetched, so all of them are named.
+            reading = " or ".join(map(_describe, self._tasks.waiting_for(number, self._num_workers)))
             code = process.exitcode
             how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
             return DataError(
                 f"data worker {number} (pid {process.pid}) {how}",
-                where=f"rank {self._rank}, {_describe(reading)}" if reading else f"rank {self._rank}",
+                where=f"rank {self._rank}, {reading}" if reading else f"rank {self._rank}",
                 do="often too little memory or /dev/shm: try fewer --workers, or --workers 0 to see the failure itself",
             )
         return error
@@ -280,9 +281,9 @@ class _TaskList(Iterable[Task]):
         """The task whose answer comes next."""
         return next((task for _, task in self._waiting.values()), None)
 
-    def waiting_for(self, worker: int, num_workers: int) -> Task | None:
-        """The first unanswered task of one worker."""
-        return next((task for number, task in self._waiting.values() if number % num_workers == worker), None)
+    def waiting_for(self, worker: int, num_workers: int) -> list[Task]:
+        """The tasks that one worker was given and whose answers were not fetched."""
+        return [task for number, task in self._waiting.values() if number % num_workers == worker]
 
 
 def init_worker(worker: int) -> None:
