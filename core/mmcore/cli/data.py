@@ -1,6 +1,5 @@
 """`mmcore data`: make sample data, check data, draw what the network sees, build indexes and caches ahead."""
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,8 +175,6 @@ def _settle(values: dict[str, Any]) -> "tuple[OpenedPlugin, Settings]":
 
 def _sources(family: "OpenedPlugin", settings: "Settings", split: str) -> list[tuple[str, str]]:
     """Split and name of every source to look at; with --sources, the validation sets that a run of these would use."""
-    from mmcore.errors import DataError
-    from mmcore.runs.build import build_datasets
     from mmcore.runs.settings import active_sources, validations
 
     train = [("train", name) for name in active_sources(settings)] if split != "val" else []
@@ -185,9 +182,20 @@ def _sources(family: "OpenedPlugin", settings: "Settings", split: str) -> list[t
         return train
     names = list(validations(settings))
     if settings.only:
-        with contextlib.suppress(DataError):  # told when the source is looked at alone
-            names = list(build_datasets(family, settings, "val").sources)
+        names = [name for name in names if _is_asked(family, settings, name)]
     return train + [("val", name) for name in names]
+
+
+def _is_asked(family: "OpenedPlugin", settings: "Settings", name: str) -> bool:
+    """Whether a run of the chosen sources would use a validation set; one that cannot be opened is."""
+    from mmcore.errors import DataError
+    from mmcore.runs.build import build_datasets
+
+    alone = settings.stage.replace(validation={name: settings.stage.validation[name]}, best_metric=None)
+    try:
+        return name in build_datasets(family, settings.replace(stage=alone), "val").sources
+    except DataError:  # told when the set is looked at alone
+        return True
 
 
 def _build(family: "OpenedPlugin", settings: "Settings", split: str, name: str) -> "Datasets":
@@ -220,5 +228,7 @@ def _print_problems(title: str, records: int, problems: "list[Problem]") -> None
     click.echo(f"{title}: {records} records, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     for problem in problems[:_SHOWN]:
         click.echo(f"  {problem.what}\n    where: {problem.where}")
+        if problem.do:
+            click.echo(f"    do:    {problem.do}")
     if len(problems) > _SHOWN:
         click.echo(f"  ... and {len(problems) - _SHOWN} more; --json prints all")

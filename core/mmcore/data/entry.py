@@ -49,6 +49,8 @@ class Opened(Generic[Own]):
     images: Path
     cache: Path
     own: bool = False
+    key: str = ""
+    """Its place in the recipe, for remedies: `validation.coco_val`."""
 
     def index(self) -> Index:
         """The index of its records, built now if it does not exist.
@@ -101,6 +103,7 @@ def open_entry(
         images=images,
         cache=context.cache,
         own=bool(entry.root),
+        key=f"{'data.sources' if isinstance(entry, Source) else 'validation'}.{name}",
     )
 
 

@@ -47,7 +47,13 @@ VERSION = 3
 PARALLEL_FROM = 50_000
 """Records below this are written by the calling process; starting others takes longer."""
 
-_COLUMN_TYPES = {"width": np.int32, "height": np.int32, "num_objects": np.int32, "has_mask": np.uint8}
+_COLUMN_TYPES = {
+    "width": np.int32,
+    "height": np.int32,
+    "num_objects": np.int32,
+    "has_mask": np.uint8,
+    "num_defects": np.int32,
+}
 """The columns of a parser that names none."""
 _RANGE = struct.Struct("<qq")
 
@@ -175,7 +181,7 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
     folder = cache / f"{parser.format.replace('/', '-')}-{fingerprint[:20]}"
     if (folder / "index.json").is_file():
         if (fault := damage(folder, cache, fingerprint)) is None:
-            return Index(folder)
+            return _opened(folder, parser)
         tell(f"the index {folder} was damaged ({fault}) and is built again")
     line = Count("index", quiet_s=0.5, show=report is None)
     report = report or (lambda doing, share: line(share, label=f"index: {doing}"))
@@ -194,7 +200,20 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
         ) from error
     finally:
         line.close("index: ready")
-    return Index(folder)
+    return _opened(folder, parser)
+
+
+def _opened(folder: Path, parser: Parser) -> Index:
+    """The index, called by where its files lie now: the same content may have been indexed elsewhere."""
+    index = Index(folder)
+    index.label = _label(parser)
+    return index
+
+
+def _label(parser: Parser) -> str:
+    """The files of a parser, for messages."""
+    first, rest = parser.files[:3], len(parser.files) - 3
+    return " + ".join(str(path) for path in first) + (f" and {rest} more files" if rest > 0 else "")
 
 
 def _fingerprint(parser: Parser, cache: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -221,7 +240,7 @@ def _build(
         description = {
             "version": VERSION,
             "format": parser.format,
-            "label": " + ".join(str(path) for path in parser.files),
+            "label": _label(parser),
             "files": files,
             "options": dict(parser.options),
             "fingerprint": fingerprint,

@@ -13,11 +13,13 @@ import os
 import struct
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmcore.contract.protocols import DataSource
 from mmcore.data.index import Index
 from mmcore.data.select import Select
 from mmcore.errors import DataError
@@ -106,12 +108,18 @@ class Record(NamedTuple):
         return cls(image, id_, height, width, objects, tuple(expressions), found, tuple(phrases), lists)
 
     def facts(self) -> dict[str, int]:
-        """The columns of the index: what order and filters need to know about every record."""
+        """The columns of the index: what order and filters need to know about every record.
+
+        A record with a fatal defect counts as one object at least, so that it is drawn and the policy for bad samples
+        is asked; without that it would count as an image without objects, and vanish.
+        """
+        found = sum(not item.crowd for item in self.objects)
         return {
             "width": self.width,
             "height": self.height,
-            "num_objects": sum(not item.crowd for item in self.objects),
+            "num_objects": max(found, int(any(defect.fatal for defect in self.defects))),
             "has_mask": any(item.segmentation for item in self.objects),
+            "num_defects": len(self.defects),
         }
 
 
@@ -189,6 +197,10 @@ class Records:
         for record in Records(self.index, keep_empty=True):
             for defect in record.defects:
                 yield defect_error(record, defect, self.index.label)
+        if not len(self) and len(self.index):
+            yield DataError(
+                nothing_to_learn(self), where=self.index.label, do="correct the annotations, or leave it out"
+            )
         if orphans := self.index.meta.get("orphans", 0):
             yield DataError(f"{orphans} annotations belong to no image of the file", where=self.index.label)
 
@@ -222,12 +234,41 @@ class _Positive:
         return np.asarray(self._column[part]) > 0
 
 
+def left_out(records: Records) -> dict[str, int]:
+    """How many objects and images cannot be used as they are, by the field that is wrong with them."""
+    found: Counter[str] = Counter()
+    whole = Records(records.index, keep_empty=True)
+    for position in np.flatnonzero(np.asarray(records.index.column("num_defects"))).tolist():
+        for defect in whole.peek(position).defects:
+            found[f"{defect.field} {'unusable' if defect.fatal else 'left out or cut'}"] += 1
+    return dict(found.most_common())
+
+
+def told_left_out(name: str, source: DataSource) -> str | None:
+    """A line about what of a source cannot be used as it is; None where everything can, or where nothing is known."""
+    records = source.annotations()
+    found = left_out(records) if isinstance(records, Records) else {}
+    if not found:
+        return None
+    return f"{name}: {', '.join(f'{count} x {what}' for what, count in found.items())}; `mmcore data check` lists them"
+
+
+def nothing_to_learn(records: Records) -> str:
+    """Why no record of an index can be trained on."""
+    crowds = sum(item.crowd for record in Records(records.index, keep_empty=True) for item in record.objects)
+    lost = ", ".join(f"{field} {count}" for field, count in left_out(records).items())
+    reasons = [f"{crowds} crowds"] * bool(crowds) + [f"unusable: {lost}"] * bool(lost)
+    return (
+        f"none of {len(records.index)} images has an object to train on ({'; '.join(reasons) or 'none is annotated'})"
+    )
+
+
 def defect_error(record: Record, defect: Defect, source: str) -> DataError:
     """The error that a defect amounts to."""
     return DataError(
         defect.message,
         where=f"{source}, image id {record.id} ({record.image}), {defect.where}, field {defect.field}",
-        do="see `mmcore data check` for all of them; bad samples are skipped unless --set data.bad_samples=error",
+        do="correct the annotation file; `mmcore data check` lists everything that is wrong with it",
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcore.contract.values import Prediction
+from mmcore.data.formats.plain_values import clean_annotation, clean_category, clean_image
 from mmcore.data.records import Records
 from mmcore.errors import DataError, MissingDataError, ShapeError
 from mmcore.geometry import masks
@@ -32,7 +33,8 @@ def read_annotations(path: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(found, dict) or not isinstance(found.get(key), list):
             raise DataError(f"the annotation file has no list {key!r}", where=path, do="give a file in COCO format")
-    return found
+    cleaned = {"images": clean_image, "annotations": clean_annotation, "categories": clean_category}
+    return {**found, **{key: [clean(one) for one in found[key]] for key, clean in cleaned.items()}}
 
 
 def ground_truth_mask(annotation: Mapping[str, Any], height: int, width: int, path: Path) -> masks.Rle | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.base import hub
 from mmcore.contract.recipe import Source, Validation
+from mmcore.data.records import told_left_out
 from mmcore.errors import MmcoreError, UsageError
 from mmcore.runs.build import adapt, build_datasets, build_model, data_context, prepare_demo, total_steps
 from mmcore.runs.checks import check_metrics, few_steps_a_pass
@@ -161,6 +162,8 @@ def _count_records(family: OpenedPlugin, settings: Settings, plan: Plan) -> "tup
     """Records by source, and the data; where a source has a problem each is opened alone, so that it hides no other."""
     try:
         whole = build_datasets(family, settings, "train")
+        told = (told_left_out(name, whole.sources[name]) for name in active_sources(settings))
+        plan.notes += [line for line in told if line]
         return {name: len(whole.sources[name]) for name in active_sources(settings)}, whole
     except MmcoreError:
         counts: dict[str, int] = {}

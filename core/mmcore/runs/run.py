@@ -153,6 +153,7 @@ def _train_locked(
 ) -> None:
     from mmcore.base import distributed
     from mmcore.data.loader import Loader
+    from mmcore.data.records import told_left_out
     from mmcore.runs.before import measure_before
     from mmcore.runs.initialise import resumed_model, starting_model
     from mmcore.train.loop import TrainSetup, accumulation, train
@@ -186,6 +187,9 @@ def _train_locked(
     model, started_from = start(family, settings, run_dir, keeping)
     if here.is_first:
         write_config(kept, run_dir)  # not before everything is open: a start that fails leaves the folder free
+        for name in order.names:
+            if line := told_left_out(name, datasets.sources[name]):
+                tell(line)
         model.keep_files(run_dir)
         write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
     loader = Loader(

@@ -52,7 +52,7 @@ class Lines:
     def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
         for line in self.path.read_text().splitlines()[start:stop]:
             text = line.upper() if self.upper else line
-            yield text.encode(), {"width": len(text), "height": 1, "num_objects": int("o" in line), "has_mask": 0}
+            yield text.encode(), {"width": len(text), "height": 1, "num_objects": int("o" in line), **NO_MORE}
 
 
 def lines_file(folder: Path, text: str = "one\ntwo\n\nfour") -> Lines:
@@ -194,6 +194,9 @@ def test_parts_written_by_several_processes_are_joined_in_order(tmp_path, monkey
     index = open_index(parser, tmp_path / "cache", workers=2)
     assert [int(index[number]) for number in range(100)] == list(range(100))
     assert index.column("width").tolist() == [len(str(number)) for number in range(100)]
+
+
+NO_MORE = {"has_mask": 0, "num_defects": 0}
 
 
 class _InThisProcess:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
+from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
-from mmcore.data.formats.format import Format, NoOptions, Written
+from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse
 from mmcore.data.formats.jsonstream import FileBytes, walk
+from mmcore.data.formats.plain_values import clean_annotation, clean_category, clean_image, flag, whole
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect
 from mmcore.errors import DataError
@@ -38,7 +41,9 @@ class CocoInstances:
         phrases: annotations are named in free words, by the first of these fields that they have.
         category_lists: fields of image entries that list categories, kept as they are.
         url: the field of image entries whose last two parts are folder and file name (LVIS); `file_name` otherwise.
-        box_tolerance_px: how far a box may reach outside its image; farther makes the record unusable.
+        box_tolerance_px: how far a box may reach outside its image; one that reaches farther is cut at the border and
+            counted if most of it lies inside, else it makes the record unusable.
+        boxes_only: masks are not looked at.
     """
 
     path: Path
@@ -48,10 +53,11 @@ class CocoInstances:
     category_lists: tuple[str, ...] = ()
     url: str | None = None
     box_tolerance_px: float = 2.0
+    boxes_only: bool = False
 
     @property
     def format(self) -> str:
-        return "coco-instances/2"
+        return "coco-instances/3"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -66,6 +72,7 @@ class CocoInstances:
             "category_lists": list(self.category_lists),
             "url": self.url,
             "box_tolerance_px": self.box_tolerance_px,
+            "boxes_only": self.boxes_only,
         }
 
     def prepare(self, folder: Path, report: Report) -> Prepared:
@@ -102,8 +109,8 @@ class CocoInstances:
         numbers = {id_: number for number, id_ in enumerate(json.loads((folder / "categories.json").read_text()))}
         with FileBytes(self.path) as content:
             for (image_start, image_end), begin, end in zip(images, first, first[1:]):
-                image = content.value(image_start, image_end)
-                annotations = [content.value(*span) for span in spans[begin:end].tolist()]
+                image = clean_image(content.value(image_start, image_end))
+                annotations = [clean_annotation(content.value(*span)) for span in spans[begin:end].tolist()]
                 record = self._record(image, annotations, numbers)
                 yield record.to_bytes(), record.facts()
 
@@ -114,6 +121,8 @@ class CocoInstances:
         height, width = (image[side] if _is_side(image.get(side)) else 0 for side in ("height", "width"))
         objects, phrases = [], []
         for annotation in annotations[-1:] if self.one_object else annotations:
+            if self.boxes_only:
+                annotation = {**annotation, "segmentation": None}
             found = to_object(annotation, height, width, numbers, self.box_tolerance_px)
             objects += [item for item in found if isinstance(item, Object)]
             defects += [item for item in found if isinstance(item, Defect)]
@@ -162,9 +171,8 @@ class _Scan:
 
     def __init__(self, path: Path, report: Report) -> None:
         self.image_ids, self.annotation_images, self.annotation_ids = array("q"), array("q"), array("q")
-        self.categories: list[Any] = []
+        categories: list[tuple[int, int]] = []
         places = {"images": array("q"), "annotations": array("q")}
-        spans: list[tuple[int, int]] = []
         size = path.stat().st_size
         for number, (key, start, end, value) in enumerate(walk(path)):
             if key == "annotations":
@@ -173,30 +181,39 @@ class _Scan:
             elif key == "images":
                 self._take(value, "id", self.image_ids, key, start, path)
             elif key == "categories":
-                spans.append((start, end))
+                categories.append((start, end))
                 continue
             else:
                 continue
             places[key].extend((start, end))
             if number % 8192 == 0:
                 report(f"scanning {path.name}", end / size)
-        with FileBytes(path) as content:  # what was scanned is Latin-1 (see jsonstream), names may be anything
-            self.categories = [content.value(start, end) for start, end in spans]
-        for key, found in places.items():
-            if not found and key == "images":
-                raise DataError(f"there are no {key}", where=path, do="this is not a COCO instances file")
+        self.categories = read_elements(path, categories)
+        if not places["images"]:
+            raise DataError(
+                "there are no images",
+                where=f"{path}, images",
+                do="the list is empty or missing: give the file of another split, or one in COCO's format",
+            )
         self.image_spans = _whole(places["images"]).reshape(-1, 2)
         self.annotation_spans = _whole(places["annotations"]).reshape(-1, 2)
 
     @staticmethod
     def _take(value: Any, field: str, into: "array[int]", key: str, start: int, path: Path) -> None:
+        given = value.get(field) if isinstance(value, dict) else None
         try:
-            into.append(value[field])
-        except (KeyError, TypeError, OverflowError, IndexError):
+            into.append(whole(given))
+        except OverflowError:
             raise DataError(
-                f"an element of {key} has no whole number {field!r}",
+                f"{field} {given} of an element of {key} does not fit 64 bits",
                 where=f"{path}, byte {start}",
-                do="repair the file",
+                do="number them anew, from 1",
+            ) from None
+        except TypeError:
+            raise DataError(
+                f"{field} {given!r:.60} of an element of {key} is no whole number",
+                where=f"{path}, byte {start}",
+                do=f"give every element of {key} a whole number {field!r}",
             ) from None
 
 
@@ -210,13 +227,30 @@ def _refuse_repeated(ordered: np.ndarray, what: str, path: Path) -> None:
         raise DataError(f"{what} id {repeated[0]} occurs more than once", where=path, do="repair the file")
 
 
-def category_names(categories: list[Any], path: Path) -> dict[int, str]:
-    """Category id -> name, in order of the ids."""
-    try:
-        names = {entry["id"]: str(entry["name"]) for entry in categories}
-        return dict(sorted(names.items()))
-    except (KeyError, TypeError, UnicodeError):
-        raise DataError("a category has no id or no name", where=f"{path}, categories") from None
+def read_elements(path: Path, places: Sequence[tuple[int, int]]) -> list[Any]:
+    """Some elements that `walk` came by, with their text as it is meant."""
+    with FileBytes(path) as content:
+        return [content.value(start, end) for start, end in places]
+
+
+def category_names(categories: Sequence[Any], path: Path) -> dict[int, str]:
+    """Category id -> name, in order of the ids.
+
+    Raises:
+        DataError: an id or a name is missing, or an id stands twice.
+    """
+    names: dict[int, str] = {}
+    for entry in map(clean_category, categories):
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int or "name" not in entry:
+            raise DataError(f"category {entry!r:.60} has no whole number id or no name", where=f"{path}, categories")
+        if entry["id"] in names:
+            raise DataError(
+                f"category id {entry['id']} stands twice: {names[entry['id']]!r} and {entry['name']!r}",
+                where=f"{path}, categories",
+                do="give every category an id of its own",
+            )
+        names[entry["id"]] = str(entry["name"])
+    return dict(sorted(names.items()))
 
 
 def _image_defects(image: dict[str, Any]) -> Iterator[Defect]:
@@ -244,13 +278,31 @@ def to_object(
         # The published code leaves such an annotation out and goes on.
         return [Defect(where, "segmentation", problem, segmentation is not None)]
     found = box_defect(box, height, width, tolerance_px)
+    cut: list[Object | Defect] = []
     if found:
-        return [Defect(where, "bbox", found, True)]
+        inside = _cut(box, height, width)
+        if inside is None:
+            return [Defect(where, "bbox", found, True)]
+        box, cut = inside, [Defect(where, "bbox", f"{found}; cut at the border", False)]
     if not isinstance(category, int) or category not in numbers:
         known = ", ".join(itertools.chain(map(str, itertools.islice(numbers, 8)), ("...",) if len(numbers) > 8 else ()))
         return [Defect(where, "category_id", f"category {category!r} is not among the file's ({known})", True)]
     assert box is not None
-    return [Object(annotation["id"], tuple(box), numbers[category], bool(annotation.get("iscrowd")), segmentation)]
+    crowd = flag(annotation.get("iscrowd"))
+    if crowd is None:
+        return [Defect(where, "iscrowd", f"iscrowd {annotation['iscrowd']!r:.60} is neither 0 nor 1", True)]
+    return [Object(annotation["id"], tuple(box), numbers[category], crowd, segmentation), *cut]
+
+
+def _cut(box: Any, height: int, width: int) -> list[float] | None:
+    """The part of an xywh box inside its image, if that is most of it."""
+    try:
+        x, y, w, h = box
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+        kept = max(right - left, 0) * max(bottom - top, 0)
+        return [left, top, right - left, bottom - top] if kept > w * h / 2 > 0 else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]:
@@ -317,8 +369,11 @@ def _write_phrases(folder: Path) -> Written:
     return Written("phrases.json", "images")
 
 
-def _instances(files: Sequence[Path], options: NoOptions) -> CocoInstances:
-    return CocoInstances(files[0])
+class CocoOptions(Recipe):
+    """What a source of COCO files may choose."""
+
+    box_tolerance_px: float = Field(default=2.0, ge=0)
+    """How far a box may reach outside its image as it is; farther, it is cut at the border and counted."""
 
 
 FORMATS = (
@@ -329,7 +384,8 @@ FORMATS = (
         title="COCO JSON with boxes and masks as polygons or RLE; crowds",
         content="objects",
         tasks=("detect", "segment"),
-        parser=_instances,
+        parser=lambda files, options: CocoInstances(files[0], box_tolerance_px=options.box_tolerance_px),
+        options=CocoOptions,
         has_masks=True,
         evaluator="coco",
         sniff=lambda glimpse: _is_coco(glimpse) and _has_masks(glimpse),
@@ -342,7 +398,10 @@ FORMATS = (
         title="COCO JSON of which only the boxes count: Objects365, OpenImages, BDD100K as converted",
         content="objects",
         tasks=("detect",),
-        parser=_instances,
+        parser=lambda files, options: CocoInstances(
+            files[0], box_tolerance_px=options.box_tolerance_px, boxes_only=True
+        ),
+        options=CocoOptions,
         evaluator="coco",
         sniff=lambda glimpse: _is_coco(glimpse) and not _has_masks(glimpse),
         sample=lambda folder: _write(folder, masks=False),

@@ -98,7 +98,7 @@ class FolderObjects(RowParser):
 
     @property
     def format(self) -> str:
-        return "imagefolder-objects/1"
+        return "imagefolder-objects/2"
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -43,7 +43,7 @@ class Odvg(RowParser):
 
     @property
     def format(self) -> str:
-        return "odvg/1"
+        return "odvg/2"
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
-from mmcore.data.formats.glimpse import Glimpse
+from mmcore.data.formats.glimpse import Glimpse, kind_of
 from mmcore.errors import DataError, MissingDataError
+from mmcore.language.conversation import MARKER
 
 _TEXT = ("text", "question", "prompt")
 _ID = ("question_id", "id", "index", "idx")
@@ -57,17 +58,28 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 def _entries(path: Path) -> Iterable[Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise MissingDataError("question file is missing", where=path, do="check --data") from None
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text: {error}", where=path) from None
     try:
-        if "jsonl" in path.name:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        found = json.loads(text)
+        return _values(text, path)
     except ValueError as error:
         raise DataError(f"not valid JSON: {error}", where=path) from None
+
+
+def _values(text: str, path: Path) -> list[Any]:
+    """The entries of a JSON list, of an object with `questions`, or of lines."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        if kind_of(path) != "lines" and "jsonl" not in path.name:
+            raise
+        # Not by splitlines: U+2028 may stand in a question.
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    if isinstance(found, dict) and any(key in found for key in _TEXT):
+        return [found]  # a file of one line
     entries = found.get("questions") if isinstance(found, dict) else found
     if not isinstance(entries, list):
         raise DataError("neither a list of questions nor an object with `questions`", where=path)
@@ -79,8 +91,12 @@ def _question(entry: Any, where: str, number: int) -> Question:
         raise DataError(f"the record is a {type(entry).__name__}, not an object", where=where)
     text, image = _first(entry, _TEXT), _first(entry, _IMAGE)
     answers = _first(entry, _ANSWER)
-    if not isinstance(text, str) or not text.strip():
+    text = text.replace(MARKER, "").strip() if isinstance(text, str) else text  # where the image stands is ours to say
+    if not isinstance(text, str) or not text:
         raise DataError("the record has no question", where=f"{where}, field {_TEXT[0]}", known=_TEXT)
+    if isinstance(image, list) and len(image) == 1:
+        image = image[0]
+    image = image.replace("\\", "/") or None if isinstance(image, str) else image
     if image is not None and not isinstance(image, str):
         raise DataError(f"the image is {type(image).__name__}, not a file name", where=f"{where}, field {_IMAGE[0]}")
     if answers is None:

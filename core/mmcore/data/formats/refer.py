@@ -17,11 +17,12 @@ from typing import Any
 
 from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
-from mmcore.data.formats.coco import CocoInstances, category_names, to_object
+from mmcore.data.formats.coco import CocoInstances, category_names, read_elements, to_object
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.plain_pickle import load_plain
+from mmcore.data.formats.plain_values import clean_annotation, clean_image, whole
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, file_name_defect
 from mmcore.errors import DataError, MissingDataError, suggest
@@ -50,7 +51,7 @@ class Refer:
 
     @property
     def format(self) -> str:
-        return "refer/1"
+        return "refer/2"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -83,27 +84,30 @@ class Refer:
         numbers = {id_: number for number, id_ in enumerate(names)}
         with FileBytes(self.instances) as content:
             for reference in references:
-                image = content.value(*images[reference["image_id"]]) if reference["image_id"] in images else {}
+                place = images.get(reference["image_id"])
+                image = clean_image(content.value(*place)) if place else {}
                 span = annotations.get(reference["ann_id"])
-                annotation = content.value(*span) if span else None
+                annotation = clean_annotation(content.value(*span)) if span else None
                 record = self._record(reference, image, annotation, numbers)
                 yield record.to_bytes(), record.facts()
 
     def _instances(self) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]], dict[int, str]]:
         """Places of images and annotations by id, and category names in order of their id."""
         places: dict[str, dict[int, tuple[int, int]]] = {"images": {}, "annotations": {}}
-        spans: list[tuple[int, int]] = []
+        categories: list[tuple[int, int]] = []
         for key, start, end, value in walk(self.instances):
             try:
                 if key in places:
-                    places[key][value["id"]] = (start, end)
+                    places[key][whole(value["id"])] = (start, end)
                 elif key == "categories":
-                    spans.append((start, end))
+                    categories.append((start, end))
             except (KeyError, TypeError):
                 raise DataError(f"an element of {key} has no id", where=f"{self.instances}, byte {start}") from None
-        with FileBytes(self.instances) as content:
-            categories = [content.value(start, end) for start, end in spans]
-        return places["images"], places["annotations"], category_names(categories, self.instances)
+        return (
+            places["images"],
+            places["annotations"],
+            category_names(read_elements(self.instances, categories), self.instances),
+        )
 
     def _record(
         self,

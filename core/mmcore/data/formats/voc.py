@@ -47,7 +47,7 @@ class VocFolder(RowParser):
 
     @property
     def format(self) -> str:
-        return "voc/1"
+        return "voc/2"
 
     @property
     def files(self) -> tuple[Path, ...]:

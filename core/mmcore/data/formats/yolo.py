@@ -49,7 +49,7 @@ class YoloFolder(RowParser):
 
     @property
     def format(self) -> str:
-        return "yolo/1"
+        return "yolo/2"
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -150,7 +150,7 @@ def _names(
             raise RecipeError(
                 f"{len(own)} categories, but task {task.name!r} has room for {task.denoising_classes}",
                 where=f"source {opened.name!r}, options.names",
-                do=f"choose a task with more classes: --set data.sources.{opened.name}.options.task=...",
+                do=f"choose a task with more classes: --set {opened.key}.options.task=...",
             )
         place = {plain(name): label for label, name in enumerate(own)}
         return own, np.array([place[plain(category)] for category in categories], np.int64)
@@ -169,7 +169,7 @@ def _names(
         do=suggest(
             unknown[0],
             words,
-            f"rename it, or use the file's own names: --set data.sources.{opened.name}.options.names=file",
+            f"rename it, or use the file's own names: --set {opened.key}.options.names=file",
         ),
     )
 

@@ -93,10 +93,14 @@ class ImageSource(DataSource):
         path = safe_join(self.images, record.image)
         image = read_image(path, max_pixels=self.max_pixels)
         if image.shape[:2] != (record.height, record.width):
+            turned = image.shape[:2] == (record.width, record.height)
+            exif = "; its EXIF entry turns it, and the record was made without turning it" if turned else ""
             raise DataError(
-                f"image is {image.shape[0]}x{image.shape[1]}, its record says {record.height}x{record.width}",
+                f"image is {image.shape[0]}x{image.shape[1]}, its record says {record.height}x{record.width}{exif}",
                 where=f"{path}, {self._where(record)}",
-                do="fetch the image again, or correct height and width in the annotation file",
+                do="write the image anew with its pixels turned and without the EXIF entry"
+                if turned
+                else "fetch the image again, or correct height and width in the annotation file",
             )
         return image
 

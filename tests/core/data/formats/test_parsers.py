@@ -151,7 +151,7 @@ def test_invalid_polygons_are_dropped_as_published_and_noted(tmp_path):
     ("changes", "field", "message"),
     [
         ({"bbox": [70, 10, 30, 20]}, "bbox", "20 pixels outside its 80x60 image"),
-        ({"bbox": [-10, 10, 30, 20]}, "bbox", "10 pixels outside"),
+        ({"bbox": [-20, 10, 30, 20]}, "bbox", "20 pixels outside"),
         ({"bbox": [500, 500, 3, 3]}, "bbox", "pixels outside"),
         ({"bbox": [float("nan"), 1, 2, 3]}, "bbox", "four finite numbers"),
         ({"bbox": [1, 2, float("inf"), 3]}, "bbox", "four finite numbers"),
@@ -190,7 +190,7 @@ def test_an_unusable_annotation_is_reported_with_file_record_and_field(tmp_path,
         ({"file_name": "a\0.jpg"}, "NUL"),
         ({"file_name": 5}, "not text"),
         ({"height": 0}, "positive whole number"),
-        ({"width": "80"}, "positive whole number"),
+        ({"width": "80.5"}, "positive whole number"),
     ],
 )
 def test_an_unusable_image_entry_is_reported(tmp_path, changes, message):
@@ -200,6 +200,58 @@ def test_an_unusable_image_entry_is_reported(tmp_path, changes, message):
 def test_a_box_may_reach_out_by_rounding(tmp_path):
     record = coco(tmp_path, [annotation(bbox=[-1, 10, 82.5, 20])])[0]
     assert record.objects[0].box_xywh == (-1, 10, 82.5, 20)
+
+
+def test_a_box_that_lies_mostly_inside_is_cut_and_counted(tmp_path):
+    record = coco(tmp_path, [annotation(bbox=[-10, 10, 30, 20]), annotation(2)])[0]
+    assert [item.box_xywh for item in record.objects] == [(0, 10, 20, 20), (10, 10, 30.5, 20)]
+    [defect] = record.defects
+    assert not defect.fatal
+    assert "10 pixels outside its 80x60 image; cut at the border" in defect.message
+
+
+@pytest.mark.parametrize(
+    ("image", "changes"),
+    [
+        ({"id": "5", "height": 60.0, "width": "80"}, {"id": "1", "image_id": 5.0, "category_id": "3"}),
+        ({"id": 5.0, "file_name": "sub\\a.jpg"}, {"image_id": "5", "iscrowd": "0", "category_id": 3.0}),
+        ({}, {"iscrowd": None, "segmentation": [[[10, 10], [40.5, 10], [20, 30]]]}),
+        ({}, {"iscrowd": "false", "segmentation": [[10, 10], [40.5, 10], [20, 30]]}),
+    ],
+)
+def test_numbers_flags_and_points_are_read_as_tools_write_them(tmp_path, image, changes):
+    [record] = coco(tmp_path, [annotation(**changes)], [{**IMAGE, **image}])
+    assert (record.id, record.height, record.width, record.defects) == (5, 60, 80, ())
+    assert record.image in ("a.jpg", "sub/a.jpg")
+    assert record.objects == (Object(1, (10, 10, 30.5, 20), 0, False, [TRIANGLE]),)
+
+
+def test_run_lengths_may_be_whole_floats(tmp_path):
+    mask = {"size": [60.0, 80], "counts": [0.0, 20.0, 4780.0]}
+    [record] = coco(tmp_path, [annotation(segmentation=mask)])
+    assert record.objects[0].segmentation["size"] == [60, 80]
+
+
+def test_a_record_whose_objects_are_all_unusable_does_not_vanish_from_training(tmp_path):
+    records = Records(coco(tmp_path, [annotation(bbox=["1", "2", "3", "4"])]).index)
+    assert len(records) == 1
+    assert "four finite numbers" in problem(records)
+
+
+def test_boxes_alone_leave_masks_unjudged(tmp_path):
+    [record] = coco(tmp_path, [annotation(segmentation=[[1, 2, 3, 4]])], boxes_only=True)
+    assert record.objects[0].segmentation is None
+    assert not record.defects
+
+
+def test_category_names_are_read_as_they_are_meant_and_a_repeated_id_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    content = {"images": [IMAGE], "annotations": [], "categories": [{"id": "3", "name": "caf\u00e9"}]}
+    path.write_text(json.dumps(content))
+    assert open_index(CocoInstances(path), tmp_path / "cache").meta["categories"] == ["café"]
+    path.write_text(json.dumps({**content, "categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]}))
+    with pytest.raises(DataError, match="category id 3 stands twice: 'a' and 'b'"):
+        open_index(CocoInstances(path), tmp_path / "cache")
 
 
 def test_annotations_of_unknown_images_are_counted(tmp_path):
@@ -213,9 +265,9 @@ def test_annotations_of_unknown_images_are_counted(tmp_path):
     [
         ([annotation(1), annotation(1)], [IMAGE], "annotation id 1 occurs more than once"),
         ([], [IMAGE, IMAGE], "image id 5 occurs more than once"),
-        ([annotation(1, image_id=...)], [IMAGE], "no whole number 'image_id'"),
-        ([annotation(1, image_id="5")], [IMAGE], "no whole number 'image_id'"),
-        ([annotation(1 << 80)], [IMAGE], "no whole number 'id'"),
+        ([annotation(1, image_id=...)], [IMAGE], "image_id None of an element of annotations is no whole number"),
+        ([annotation(1, image_id="5x")], [IMAGE], "image_id '5x' of an element of annotations is no whole number"),
+        ([annotation(1 << 80)], [IMAGE], "does not fit 64 bits"),
         (["text"], [IMAGE], "no whole number"),
         ([], [], "there are no images"),
     ],

@@ -1,0 +1,92 @@
+"""Numbers and flags as tools write them into COCO files: `"7"`, `7.0` and 7 are one id, `"0"`, null and 0 one flag.
+
+Used wherever such a file is read, by the parser and by the evaluators, so that both see the same values. What is not
+clearly a whole number or a flag is left as it is, for whoever needs it to refuse.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+FLAGS: Mapping[Any, bool] = {
+    **{None: False, 0: False, 1: True, "": False, "0": False, "1": True, "0.0": False, "1.0": True},
+    **{"false": False, "true": True, "False": False, "True": True, "no": False, "yes": True},
+}
+
+
+def whole(value: Any) -> Any:
+    """The whole number that a value is, however it is written; anything else as it is.
+
+    >>> whole("12"), whole(3.0), whole(2.5), whole("a7"), whole(True)
+    (12, 3, 2.5, 'a7', True)
+    """
+    if type(value) is float and value.is_integer() and abs(value) < 1 << 53:
+        return int(value)
+    if isinstance(value, str):
+        text = value.strip()
+        digits = text.removeprefix("-").removesuffix(".0")
+        if digits.isascii() and digits.isdigit() and len(digits) < 20:
+            return int(text.removesuffix(".0"))
+    return value
+
+
+def flag(value: Any) -> bool | None:
+    """What a flag says; None where it says neither yes nor no.
+
+    >>> flag("0"), flag(None), flag(1.0), flag("perhaps")
+    (False, False, True, None)
+    """
+    return FLAGS.get(value) if isinstance(value, str | int | float | None) else None
+
+
+def clean_image(image: Any) -> Any:
+    """An image entry with whole id and sides, and a file name with forward slashes."""
+    if not isinstance(image, dict):
+        return image
+    cleaned = {**image, **{key: whole(image[key]) for key in ("id", "height", "width") if key in image}}
+    name = image.get("file_name")
+    return {**cleaned, "file_name": name.replace("\\", "/")} if isinstance(name, str) else cleaned
+
+
+def clean_annotation(annotation: Any) -> Any:
+    """An annotation with whole ids, a flag of 0 or 1, whole run lengths, and points of polygons laid end to end."""
+    if not isinstance(annotation, dict):
+        return annotation
+    keys = ("id", "image_id", "category_id")
+    cleaned = {**annotation, **{key: whole(annotation[key]) for key in keys if key in annotation}}
+    crowd = flag(annotation.get("iscrowd"))
+    if crowd is not None:
+        cleaned["iscrowd"] = int(crowd)
+    if annotation.get("segmentation"):
+        cleaned["segmentation"] = clean_segmentation(annotation["segmentation"])
+    return cleaned
+
+
+def clean_segmentation(given: Any) -> Any:
+    """Run lengths and sizes as whole numbers; polygons of [x, y] points as x, y, x, y, ..."""
+    if isinstance(given, dict):
+        size, counts = given.get("size"), given.get("counts")
+        cleaned = dict(given)
+        if isinstance(size, list):
+            cleaned["size"] = [whole(side) for side in size]
+        if isinstance(counts, list) and any(type(count) is float for count in counts):
+            cleaned["counts"] = [whole(count) for count in counts]
+        return cleaned
+    if not isinstance(given, list):
+        return given
+    if len(given) >= 3 and all(map(_is_point, given)):
+        return [[number for point in given for number in point]]
+    return [
+        [number for point in part for number in point]
+        if isinstance(part, list) and part and all(map(_is_point, part))
+        else part
+        for part in given
+    ]
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(number) in (int, float) for number in value)
+
+
+def clean_category(category: Any) -> Any:
+    """A category with a whole id."""
+    return {**category, "id": whole(category["id"])} if isinstance(category, dict) and "id" in category else category
