@@ -53,7 +53,7 @@ def _fits(prediction: Any, name: str) -> None:
 
     counts = {
         key: len(value)
-        for key in ("boxes_xyxy", "scores", "labels", "names", "masks")
+        for key in ("boxes_xyxy", "scores", "labels", "names", "masks", "track_ids")
         if (value := getattr(prediction, key)) is not None
     }
     require(len(set(counts.values())) <= 1, f"{name}: a prediction disagrees about its number of objects: {counts}")

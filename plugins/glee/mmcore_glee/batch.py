@@ -1,14 +1,13 @@
 """One training or inference batch of GLEE: images of one source, and the words to look for in them."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Int, UInt8
-from mmcore.contract.values import DetectionBatch
+from mmcore.contract.values import DetectionBatch, PromptKind
 from torch import Tensor
 
-PromptMode = Literal["mask", "box", "point", "scribble"]
-"""How a visual prompt was given: the object's mask, a filled box, a point (a small box around it), a drawn line."""
+PromptMode = PromptKind
+"""How a visual prompt was given; a box is filled, a point becomes a small box around it."""
 
 
 @dataclass(slots=True)
