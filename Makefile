@@ -100,6 +100,7 @@ types: $(STAMP) ## pyright
 
 bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/glee_step.py
+	$(BIN)/python bench/deformable.py
 	$(BIN)/python bench/language.py
 	$(BIN)/python bench/targets.py
 	$(BIN)/python bench/index.py

@@ -1,13 +1,16 @@
 """Multi-scale deformable attention (Zhu et al. 2021) in plain torch: each query looks at a few points per level.
 
 A query's result is a weighted sum of 4 corners x points x levels rows of the value table, which is what an embedding
-bag computes without holding the rows. Indices and corner weights are computed again in the backward pass, so that an
-encoder layer keeps its sampling points only: 3 numbers per point instead of several times 4 corners x channels.
+bag computes without holding the rows. The table has a border of zeros around each level: a point outside is moved onto
+the border, and no corner asks whether it lies inside. Indices and corner weights are computed again in the backward
+pass, so that an encoder layer keeps its sampling points only: 3 numbers per point instead of several times 4 corners
+x channels.
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -106,126 +109,172 @@ class _Sample(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
         ctx.save_for_backward(value, points, weights)
         ctx.shapes = shapes
-        return _gather(value, *_corners(points, weights, shapes, value.shape[1]))
+        places = _places(points, shapes)
+        rows = _bordered(value, shapes)
+        shares = _shares(places, weights, corner_dim=3).flatten(3).flatten(0, 2).to(rows.dtype)
+        summed = F.embedding_bag(_corner_rows(places.cell, shapes), rows, per_sample_weights=shares, mode="sum")
+        return summed.view(*points.shape[:2], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         value, points, weights = ctx.saved_tensors
-        points, weights = points.detach().requires_grad_(), weights.detach().requires_grad_()
-        with torch.enable_grad():
-            index, shares = _corners(points, weights, ctx.shapes, value.shape[1])
-            output = _gather(value.detach(), index, shares)
-        of_points, of_weights = torch.autograd.grad(output, (points, weights), gradient)
-        of_value = _scatter(gradient, points.detach(), shares.detach(), ctx.shapes, value)
-        return of_value, of_points, of_weights, None
+        places = _places(points, ctx.shapes)
+        of_points, of_weights = _point_gradients(gradient, value, points, weights, places, ctx.shapes)
+        return _value_gradient(gradient, value, weights, places, ctx.shapes), of_points, of_weights, None
 
 
-def _gather(
-    value: Float[Tensor, "batch pixels heads channels"],
-    index: Int[Tensor, "*points 4"],
-    shares: Float[Tensor, "*points 4"],
-) -> Float[Tensor, "batch queries dim"]:
-    """Each query's weighted sum of rows of the value table."""
-    batch, queries, heads = index.shape[:3]
-    rows = value.reshape(-1, value.shape[-1])
-    bags = batch * queries * heads
-    weights = shares.view(bags, -1).to(rows.dtype)
-    summed = F.embedding_bag(index.view(bags, -1), rows, per_sample_weights=weights, mode="sum")
-    return summed.view(batch, queries, -1)
+class _Places(NamedTuple):
+    """Where points lie in the bordered table."""
+
+    cell: Int[Tensor, "batch queries heads levels points"]
+    """Pixel of the table that is a point's upper left corner, counted over the batch; heads are not counted."""
+    right: Float[Tensor, "batch queries heads levels points"]
+    """Way from that corner to the next one, from 0 to 1."""
+    down: Float[Tensor, "batch queries heads levels points"]
 
 
-def _scatter(
+def _places(points: Float[Tensor, "batch queries heads levels points 2"], shapes: Shapes) -> _Places:
+    """Cell and position inside it of each point; what lies outside is moved to where the border gives zero."""
+    width, height, start, per_image = _geometry(shapes, points.device)
+    x, y = points.unbind(-1)
+    last_x, last_y = width.to(x.dtype), height.to(x.dtype)
+    x, y = torch.minimum(x, last_x).clamp_(min=-1), torch.minimum(y, last_y).clamp_(min=-1)
+    left, top = torch.minimum(x.floor(), last_x - 1), torch.minimum(y.floor(), last_y - 1)
+    image = _counted(points.shape[0], points.device)[:, None, None, None, None] * per_image
+    cell = top.int().mul_(width + 2).add_(left.int()).add_(image + start)
+    # Points that are not finite have no place; they must reach the guard as such, not read outside the table.
+    last_cell = points.shape[0] * per_image - shapes[-1][1] - 4
+    return _Places(cell.clamp_(0, last_cell), x.sub_(left), y.sub_(top))
+
+
+def _bordered(value: Float[Tensor, "batch pixels heads channels"], shapes: Shapes) -> Float[Tensor, "rows channels"]:
+    """The value table with a border of zeros around each level: one row per image, pixel and head."""
+    batch, _, heads, channels = value.shape
+    table = value.new_zeros(batch, _geometry(shapes, value.device)[3], heads, channels)
+    for inner, pixels in zip(_insides(table, shapes, down=1, right=1), _maps(value, shapes), strict=True):
+        inner.copy_(pixels)
+    return table.view(-1, channels)
+
+
+def _corner_rows(cell: Int[Tensor, "batch queries heads levels points"], shapes: Shapes) -> Int[Tensor, "bags rows"]:
+    """Rows of the four corners of each point, left to right, then down; one bag per query and head."""
+    batch, queries, heads, levels, num_points = cell.shape
+    width = _geometry(shapes, cell.device)[0]
+    first = (cell * heads).add_(_counted(heads, cell.device)[:, None, None])
+    rows = cell.new_empty(batch, queries, heads, 4, levels, num_points)
+    for corner, step in enumerate((0, 1, width + 2, width + 3)):
+        torch.add(first, step * heads, out=rows[:, :, :, corner])
+    return rows.view(batch * queries * heads, -1)
+
+
+def _shares(places: _Places, weights: Tensor, *, corner_dim: int) -> Float[Tensor, "*points"]:
+    """What each corner counts, left to right, then down, as a new dimension at `corner_dim`."""
+    lower = weights * places.down
+    upper = weights - lower
+    lower_right, upper_right = lower * places.right, upper * places.right
+    return torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=corner_dim)
+
+
+def _point_gradients(
     gradient: Float[Tensor, "batch queries dim"],
-    points: Float[Tensor, "batch queries heads levels points 2"],
-    shares: Float[Tensor, "batch queries heads levels points 4"],
-    shapes: Shapes,
     value: Float[Tensor, "batch pixels heads channels"],
-) -> Float[Tensor, "batch pixels heads channels"]:
-    """The transpose of `_gather`: every value row's weighted sum of query gradients, without atomic additions.
+    points: Float[Tensor, "batch queries heads levels points 2"],
+    weights: Float[Tensor, "batch queries heads levels points"],
+    places: _Places,
+    shapes: Shapes,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of points and of their weights, from each corner's dot product with its query's gradient."""
+    rows, index = _bordered(value, shapes), _corner_rows(places.cell, shapes)
+    bags, per_bag = index.shape
+    bag = _counted(bags, index.device)
+    # The operator behind embedding bags' own gradient; through autograd it would cost another forward.
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        gradient.reshape(bags, -1).to(rows.dtype),
+        rows,
+        index.view(-1),
+        bag * per_bag,
+        bag[:, None].expand(-1, per_bag).reshape(-1),
+        _SUM,
+    )
+    corners = dots.to(weights.dtype).view(*weights.shape[:3], 4, *weights.shape[3:]).unbind(3)
+    slope_top, slope_bottom = corners[1] - corners[0], corners[3] - corners[2]
+    top = torch.addcmul(corners[0], places.right, slope_top)
+    slope_down = torch.addcmul(corners[2], places.right, slope_bottom).sub_(top)
+    slope_right = torch.addcmul(slope_top, places.down, slope_bottom.sub_(slope_top))
+    moves = _between(points, shapes).mul(weights)
+    return torch.stack([slope_right.mul_(moves), slope_down * moves], dim=-1), slope_down.mul_(places.down).add_(top)
 
-    Points are sorted by the cell between four pixels they lie in, so that each cell is a bag again; a cell's sum for
-    one corner then moves to that corner's pixel, which is a shift of the whole map.
+
+_SUM = 0
+"""The operator's number for bags that are sums."""
+
+
+def _between(points: Tensor, shapes: Shapes) -> Tensor:
+    """Whether a point has a pixel of its map beside it; the others were moved and have no gradient."""
+    width, height, _, _ = _geometry(shapes, points.device)
+    x, y = points.unbind(-1)
+    return (x > -1) & (x < width) & (y > -1) & (y < height)
+
+
+def _value_gradient(
+    gradient: Float[Tensor, "batch queries dim"],
+    value: Float[Tensor, "batch pixels heads channels"],
+    weights: Float[Tensor, "batch queries heads levels points"],
+    places: _Places,
+    shapes: Shapes,
+) -> Float[Tensor, "batch pixels heads channels"]:
+    """Every value row's weighted sum of query gradients, without atomic additions.
+
+    Points are sorted by their cell, so that each cell is a bag again; a cell's sum for one corner then moves to that
+    corner's pixel, which is a shift of the whole map.
     """
-    batch, _, heads, _, num_points = points.shape[:5]
-    cells, num_cells = _cells(points, shapes)
+    batch, _, heads, levels, num_points = weights.shape
+    num_cells = batch * _geometry(shapes, value.device)[3] * heads
+    cells = (places.cell * heads).add_(_counted(heads, value.device)[:, None, None])
     ordered, order = cells.flatten().sort()
-    offsets = torch.searchsorted(ordered, torch.arange(num_cells, device=ordered.device, dtype=ordered.dtype))
-    query = (order // (len(shapes) * num_points)).to(ordered.dtype)
+    offsets = torch.searchsorted(ordered, _counted(num_cells, ordered.device), out_int32=True)
+    query = (order // (levels * num_points)).int()
     rows = gradient.reshape(-1, value.shape[-1])
+    shares = _shares(places, weights, corner_dim=5).view(-1, 4).index_select(0, order).to(rows.dtype).t().contiguous()
     result = torch.zeros_like(value)
-    for corner, weights in enumerate(shares.flatten(0, -2).to(rows.dtype).unbind(-1)):
-        sums = F.embedding_bag(query, rows, offsets.to(query.dtype), per_sample_weights=weights[order], mode="sum")
-        sums = sums.view(batch, -1, heads, value.shape[-1])
+    for corner, share in enumerate(shares):
+        sums = F.embedding_bag(query, rows, offsets, per_sample_weights=share, mode="sum")
         down, right = divmod(corner, 2)
-        first = start = 0
-        for height, width in shapes:
-            cut = sums[:, first : first + (height + 1) * (width + 1)].unflatten(1, (height + 1, width + 1))
-            moved = cut[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
-            result[:, start : start + height * width].unflatten(1, (height, width)).add_(moved)
-            first, start = first + (height + 1) * (width + 1), start + height * width
+        moved = _insides(sums.view(batch, -1, heads, value.shape[-1]), shapes, down=1 - down, right=1 - right)
+        for pixels, part in zip(_maps(result, shapes), moved, strict=True):
+            pixels.add_(part)
     return result
 
 
-def _cells(points: Tensor, shapes: Shapes) -> tuple[Int[Tensor, "*points"], int]:
-    """Between which four pixels each point lies: (H+1)·(W+1) cells per level, image and head, and their number.
-
-    A point far outside counts in a border cell, where its shares are 0.
-    """
-    batch, _, heads = points.shape[:3]
-    x, y = points.floor().int().unbind(-1)
-    width, height, _, start = _geometry(shapes, points.device)
-    per_image = sum((h + 1) * (w + 1) for h, w in shapes)
-    column = torch.minimum((x + 1).clamp(min=0), width)
-    row = torch.minimum((y + 1).clamp(min=0), height)
-    image, head = _owners(batch, heads, points.device)
-    cell = image * per_image + start + row * (width + 1) + column
-    return cell * heads + head, batch * per_image * heads
+def _maps(value: Float[Tensor, "batch pixels heads channels"], shapes: Shapes) -> Iterator[Tensor]:
+    """Each level as a map, (batch, height, width, heads, channels)."""
+    for level, (height, width) in zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True):
+        yield level.unflatten(1, (height, width))
 
 
-def _corners(
-    points: Tensor, weights: Tensor, shapes: Shapes, num_pixels: int
-) -> tuple[Int[Tensor, "*points 4"], Float[Tensor, "*points 4"]]:
-    """Row of the value table and share of the four pixels around each point; share 0 outside the map.
-
-    Corners run left to right, then down.
-    """
-    batch, _, heads = points.shape[:3]
-    corner = points.detach().floor()
-    x, y = corner.int().unbind(-1)
-    right, down = (points - corner).unbind(-1)
-    width, height, start, _ = _geometry(shapes, points.device)
-    image, head = _owners(batch, heads, points.device)
-    first = image * num_pixels + start
-    rows = [torch.minimum(at.clamp(min=0), height - 1) * width + first for at in (y, y + 1)]
-    columns = [torch.minimum(at.clamp(min=0), width - 1) for at in (x, x + 1)]
-    lower = weights * down
-    of_rows = [(weights - lower) * _inside(y, height), lower * _inside(y + 1, height)]
-    of_columns = [(1 - right) * _inside(x, width), right * _inside(x + 1, width)]
-    index = torch.stack([(row + column) * heads + head for row in rows for column in columns], dim=-1)
-    shares = torch.stack([row * column for row in of_rows for column in of_columns], dim=-1)
-    return index, shares
+def _insides(
+    table: Float[Tensor, "batch cells heads channels"], shapes: Shapes, *, down: int, right: int
+) -> Iterator[Tensor]:
+    """Of each bordered level the part as large as its map that begins `down` rows and `right` columns inside."""
+    sizes = [(height + 2) * (width + 2) for height, width in shapes]
+    for level, (height, width) in zip(table.split(sizes, dim=1), shapes, strict=True):
+        yield level.unflatten(1, (height + 2, width + 2))[:, down : down + height, right : right + width]
 
 
-def _inside(at: Tensor, size: Tensor) -> Tensor:
-    return (at >= 0) & (at < size)
-
-
-def _owners(batch: int, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Number of the image and of the head, int32, as they broadcast over points."""
-    image = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None, None, None]
-    return image, torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
+def _counted(number: int, device: torch.device) -> Int[Tensor, " number"]:
+    return torch.arange(number, dtype=torch.int32, device=device)
 
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # kept results may be needed by a training step
-def _geometry(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Width, height, first pixel and first cell of each level, (levels, 1) int32."""
-    table, pixel, cell = [], 0, 0
+def _geometry(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Width, height and place of the first pixel of each bordered level, (levels, 1) int32, and all cells' number."""
+    table, first = [], 0
     for height, width in shapes:
-        table.append([width, height, pixel, cell])
-        pixel, cell = pixel + height * width, cell + (height + 1) * (width + 1)
+        table.append([width, height, first + width + 3])
+        first += (height + 2) * (width + 2)
     columns = torch.tensor(table, dtype=torch.int32).to(device).unbind(-1)
-    return columns[0][:, None], columns[1][:, None], columns[2][:, None], columns[3][:, None]
+    return columns[0][:, None], columns[1][:, None], columns[2][:, None], first
 
 
 def _sizes(shapes: Shapes, like: Tensor) -> Float[Tensor, "levels 1 2"]:

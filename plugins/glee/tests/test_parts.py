@@ -53,6 +53,19 @@ def test_deformable_sampling_equals_grid_sampling_with_all_gradients():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_a_point_that_is_not_finite_reads_inside_the_table_and_harms_its_own_query_only(broken):
+    value = torch.randn(1, 52, 1, 3, requires_grad=True)
+    points = torch.rand(1, 2, 1, 2, 2, 2)
+    points[0, 1, 0, 1, 1] = broken
+    points.requires_grad_()
+    weights = torch.rand(1, 2, 1, 2, 2, requires_grad=True)
+    out = sample(value, points, weights, ((6, 8), (2, 2)))
+    out.nan_to_num().sum().backward()
+    assert out[0, 0].isfinite().all()
+    assert out[0, 1].isnan().all() == (broken != broken)
+
+
 def test_deformable_sampling_passes_the_numerical_gradient_check():
     value = torch.randn(1, 6, 1, 2, dtype=torch.float64, requires_grad=True)
     points = (torch.rand(1, 2, 1, 1, 2, 2, dtype=torch.float64) * 1.8 + 0.05).requires_grad_()
