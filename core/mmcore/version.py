@@ -2,8 +2,11 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+DISTRIBUTION = "mmcore-trainer"
+"""What pip installs; `mmcore` on the package index is somebody else's."""
+
 try:
-    __version__ = version("mmcore")
+    __version__ = version(DISTRIBUTION)
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 

@@ -47,7 +47,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.syspath_prepend(str(site))
     modules: list[str] = []
 
-    def add(name: str, source: str = FAMILY, *, version: str = "1.0", requires: str = "mmcore", owner: str = "") -> str:
+    def add(
+        name: str, source: str = FAMILY, *, version: str = "1.0", requires: str = "mmcore-trainer", owner: str = ""
+    ) -> str:
         module = f"fake_{(owner or name).replace('-', '_')}"
         modules.append(module)
         distribution = owner or f"mmcore-{name}"

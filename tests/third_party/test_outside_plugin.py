@@ -128,7 +128,10 @@ def weights(run: Path, step: int) -> bytes:
 
 def test_the_wheel_holds_the_package_and_nothing_else(core_wheel):
     names = zipfile.ZipFile(core_wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"mmcore", f"mmcore-{core_wheel.name.split('-')[1]}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "mmcore",
+        f"mmcore_trainer-{core_wheel.name.split('-')[1]}.dist-info",
+    }
     for needed in ("mmcore/py.typed", "mmcore/plugins/scaffold/detector/model.py.in", "mmcore/cli/__init__.py"):
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -15,6 +15,8 @@ from typing import Any
 import click
 from packaging.requirements import Requirement
 
+from mmcore.version import DISTRIBUTION
+
 GIB = 2**30
 MIN_FREE_GIB = 5.0
 """Below this a few checkpoints of a published model no longer fit."""
@@ -77,11 +79,17 @@ def _versions(report: Report) -> None:
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         report.problem(f"Python {facts['python']} is not supported", "use Python 3.11, 3.12 or 3.13")
     try:
-        needed = [Requirement(text) for text in requires("mmcore") or []]
-        facts["mmcore"] = version("mmcore")
+        needed = [Requirement(text) for text in requires(DISTRIBUTION) or []]
+        facts["mmcore"] = version(DISTRIBUTION)
     except PackageNotFoundError:
         needed = []
         report.problem("mmcore is imported from a folder and not installed", "pip install -e . in its checkout")
+    stranger = _version_of("mmcore")
+    if stranger is not None:
+        report.problem(
+            f"another package of the name mmcore ({stranger}) is installed and may lie over this one",
+            f"pip uninstall mmcore, then install {DISTRIBUTION} again",
+        )
     for requirement in needed:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -96,6 +104,13 @@ def _versions(report: Report) -> None:
                 f"pip install '{requirement}'",
             )
     report.facts["versions"] = facts
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _devices(report: Report) -> None:

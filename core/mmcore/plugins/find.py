@@ -38,7 +38,9 @@ def load(name: str, option: str = "--plugin") -> Plugin:
             f"no plugin named {name!r} is installed",
             where=f"{option} {name}",
             known=found or "none",
-            do=suggest(name, found, f"pip install mmcore-{name}, or see `mmcore plugins`"),
+            do=suggest(
+                name, found, "install the distribution that brings it, or see `mmcore plugins` for what is installed"
+            ),
         )
     plugin = inspect(found[name])
     if plugin.trouble:

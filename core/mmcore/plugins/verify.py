@@ -17,7 +17,7 @@ from mmcore.contract.family import Family
 from mmcore.errors import nearest, suggest
 from mmcore.plugins.explain import explain_error, shape_of
 from mmcore.plugins.plugin import GROUP, implementations, known_hooks
-from mmcore.version import API_VERSION, __version__
+from mmcore.version import API_VERSION, DISTRIBUTION, __version__
 
 FORMER = {"TITLE": "title", "VARIANTS": "variants", "HUB": "hub", "REQUIRES_API": "requires_api"}
 """Module attributes that earlier cores read, and the entry of `Family` that took their place."""
@@ -85,9 +85,11 @@ def _wrong_core(distribution: Distribution | None) -> str | None:
         except InvalidRequirement:
             continue
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        about_core = canonicalize_name(requirement.name) == "mmcore" and applies and __version__ != "0.0.0"
+        if applies and canonicalize_name(requirement.name) == "mmcore":
+            return f"requires {requirement}, which on the package index is somebody else's; write {DISTRIBUTION}"
+        about_core = canonicalize_name(requirement.name) == DISTRIBUTION and applies and __version__ != "0.0.0"
         if about_core and not requirement.specifier.contains(__version__, prereleases=True):
-            return f"needs mmcore{requirement.specifier}, this is {__version__}"
+            return f"needs {DISTRIBUTION}{requirement.specifier}, this is {__version__}"
     return None
 
 

@@ -61,7 +61,7 @@ class ConvNext(nn.Module):
             raise RecipeError(
                 "the ConvNeXt tower needs the package timm",
                 where=f"vision tower {config.name}",
-                do="pip install 'mmcore[convnext]'",
+                do="pip install timm",
             ) from error
         self.trunk: Any = ConvNeXt(
             num_classes=0,

@@ -198,3 +198,14 @@ def test_doctor_warns_when_space_is_short(capsys, monkeypatch):
     assert code == 1
     assert "only 0.0 GiB are free" in out
     assert "shared memory" in out
+
+
+def test_doctor_notices_a_strangers_package_of_our_name(capsys, monkeypatch):
+    from mmcore.cli import doctor
+
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "9.9" if name == "mmcore" else real(name))
+    _, out, _ = run(capsys, "doctor", "--json")
+    problems = {entry["problem"]: entry["do"] for entry in json.loads(out)["problems"]}
+    (remedy,) = [do for problem, do in problems.items() if "another package of the name mmcore (9.9)" in problem]
+    assert remedy.startswith("pip uninstall mmcore")

@@ -61,10 +61,11 @@ def test_an_unknown_plugin_is_answered_with_the_nearest_name(install):
     assert "griffon_like" in (caught.value.known or "")
 
 
-def test_an_unknown_plugin_without_neighbours_is_answered_with_the_install_command():
+def test_an_unknown_plugin_without_neighbours_is_answered_without_a_name_nobody_owns():
     with pytest.raises(PluginError) as caught:
         plugins.load("zzzz")
-    assert "pip install mmcore-zzzz" in (caught.value.do or "")
+    assert "install the distribution that brings it" in (caught.value.do or "")
+    assert "mmcore-zzzz" not in (caught.value.do or "")
 
 
 def who(entries: str) -> str:
@@ -150,8 +151,13 @@ def test_control_c_during_an_import_is_not_swallowed(install):
 
 
 def test_a_plugin_for_another_core_version_is_refused_although_pip_was_bypassed(install):
-    install("old", requires="mmcore<0.0.1")
-    assert problem_of("old") == f"needs mmcore<0.0.1, this is {__version__}"
+    install("old", requires="mmcore-trainer<0.0.1")
+    assert problem_of("old") == f"needs mmcore-trainer<0.0.1, this is {__version__}"
+
+
+def test_a_plugin_that_would_bring_the_strangers_package_is_refused(install):
+    install("lost", requires="mmcore>=0.1")
+    assert "somebody else's; write mmcore-trainer" in (problem_of("lost") or "")
 
 
 def test_a_name_that_two_packages_claim_is_refused(install):
