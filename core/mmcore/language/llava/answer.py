@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from torch import Tensor
 
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Prediction
@@ -56,14 +55,12 @@ def answer(
     ]
 
 
-def prompts(
-    processor: Processor, images: Sequence[UInt8[np.ndarray, "height width 3"]], text: str | None = None
-) -> list[ConversationSample]:
+def prompts(processor: Processor, images: Sequence[np.ndarray], text: str | None = None) -> list[ConversationSample]:
     """One question about each picture, prepared as training pictures are.
 
     Args:
         processor: of the model.
-        images: RGB.
+        images: (height, width, 3) uint8 RGB, each of its own size.
         text: the question; a request to describe the picture when None.
     """
     encoded, turns = processor.prompt(text or REQUEST, has_image=True)
