@@ -101,7 +101,7 @@ def ground_truth_object(annotation: Mapping[str, Any], path: Path) -> dict[str, 
         **annotation,
         "bbox": list(box),
         "iscrowd": _CROWD[crowd],
-        "area": area if is_number(area) and area >= 0 else box[2] * box[3],
+        "area": area if isinstance(area, int | float) and is_number(area) and area >= 0 else box[2] * box[3],
     }
 
 

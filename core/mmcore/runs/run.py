@@ -315,7 +315,7 @@ def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:
     from mmcore.show.batch import draw_batch
 
     try:
-        pictures = draw_batch(batch.to("cpu"), datasets.collate.get(batch.source))
+        pictures = draw_batch(batch.to("cpu"), datasets.collate[batch.source])
     except DataError:  # a batch without images
         pictures = []
     for row, picture in enumerate(pictures):

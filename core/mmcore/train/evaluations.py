@@ -121,6 +121,6 @@ def failure_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def due(every: int | None, step: int) -> bool:
-    """Whether something that happens every so many steps happens at this one."""
+def due(every: float | None, step: int) -> bool:
+    """Whether something that happens every so many steps, shares being settled, happens at this one."""
     return every is not None and step % every == 0

@@ -153,7 +153,7 @@ def mark_best(run_dir: Path, step: int | None) -> None:
         replace_text(path, name_of(step) + "\n")
 
 
-def retain(run_dir: Path, *, keep_last: int, keep_every: int | None) -> list[int]:
+def retain(run_dir: Path, *, keep_last: int, keep_every: float | None) -> list[int]:
     """Delete checkpoints that the recipe does not keep, once the newest has been read back and is whole.
 
     Returns:

@@ -28,7 +28,7 @@ from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Stage
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, fingerprint, unfit
 from mmcore.data.images import MAX_PIXELS, read_image
-from mmcore.data.index import file_sha256
+from mmcore.data.index_files import file_sha256
 from mmcore.errors import DataError, MissingDataError
 from mmcore.vision.extractors import PASS, Extractor, Extractors
 

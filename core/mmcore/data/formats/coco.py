@@ -283,7 +283,8 @@ def to_object(
         inside = _cut(box, height, width)
         if inside is None:
             return [Defect(where, "bbox", found, True)]
-        box, cut = inside, [Defect(where, "bbox", f"{found}; cut at the border", False)]
+        box = inside
+        cut.append(Defect(where, "bbox", f"{found}; cut at the border", False))
     if not isinstance(category, int) or category not in numbers:
         known = ", ".join(itertools.chain(map(str, itertools.islice(numbers, 8)), ("...",) if len(numbers) > 8 else ()))
         return [Defect(where, "category_id", f"category {category!r} is not among the file's ({known})", True)]
@@ -291,7 +292,8 @@ def to_object(
     crowd = flag(annotation.get("iscrowd"))
     if crowd is None:
         return [Defect(where, "iscrowd", f"iscrowd {annotation['iscrowd']!r:.60} is neither 0 nor 1", True)]
-    return [Object(annotation["id"], tuple(box), numbers[category], crowd, segmentation), *cut]
+    x, y, w, h = box
+    return [Object(annotation["id"], (x, y, w, h), numbers[category], crowd, segmentation), *cut]
 
 
 def _cut(box: Any, height: int, width: int) -> list[float] | None:

@@ -83,11 +83,12 @@ class Odvg(RowParser):
         found: list[Object | Defect] = []
         if problem := file_name_defect(value.get("filename")):
             found.append(Defect("image", "filename", problem, True))
-        size = value.get("height"), value.get("width")
-        if not all(type(side) is int and side > 0 for side in size):
-            found.append(Defect("image", "height", f"{size!r} is not a height and width in pixels", True))
+        height, width = value.get("height"), value.get("width")
+        if type(height) is not int or type(width) is not int or height <= 0 or width <= 0:
+            found.append(Defect("image", "height", f"{(height, width)!r} is not a height and width in pixels", True))
             return make_record(str(value.get("filename")), number, (0, 0), found)
         phrases: list[str] = []
+        size = height, width
         for place, item in enumerate(_items(value, self.part), 1):
             detected = self.part == "detection"
             made = self._detected(item, place, size, scanned) if detected else self._region(item, place, size)

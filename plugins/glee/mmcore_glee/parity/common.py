@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmcore.data.collate import pad_images, pad_masks, relative_boxes
 from mmcore.errors import WeightsError
 from mmcore.geometry.masks import decode_all
 from mmcore.parity import Case, NotRun, Report, deterministic_array, deterministic_image
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LITE, PLUS, GleeConfig
-from mmcore_glee.data.collate import pad_images, pad_masks, relative_boxes
 from mmcore_glee.denoising import TABLE_OF_TASK
 from mmcore_glee.model import Glee
 from mmcore_glee.outputs import Draws

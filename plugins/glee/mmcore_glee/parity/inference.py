@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcore.contract.values import Prediction
+from mmcore.data.collate import pad_images
 from mmcore.geometry.masks import decode_all
 from mmcore.geometry.masks import encode as encode_mask
 from mmcore.parity import Case, Check, NotRun, Report
@@ -13,7 +14,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.data.collate import pad_images
 from mmcore_glee.outputs import DecoderOutputs, Draws
 from mmcore_glee.parity.common import close_all, images_of, make_batch, mask_logits, model_of
 from mmcore_glee.predict import predictions
