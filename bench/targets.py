@@ -19,7 +19,8 @@ import common
 import numpy as np
 import torch
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item
-from mmcore.data.cache.fill import fill, size_text
+from mmcore.data.cache.fill import fill
+from mmcore.data.cache.survey import size_text
 from mmcore.data.images import read_image
 from mmcore.vision.extractors import Extractor, Extractors
 from mmcore_visper.teachers import DepthTeacher, GenTeacher, SegTeacher

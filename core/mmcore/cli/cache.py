@@ -10,7 +10,7 @@ from mmcore.cli.options import recipe_options, request_from
 
 if TYPE_CHECKING:
     from mmcore.data.cache.features import CacheJob
-    from mmcore.data.cache.fill import Survey
+    from mmcore.data.cache.survey import Survey
     from mmcore.runs.plugin import OpenedPlugin
     from mmcore.runs.settings import Settings
 
@@ -34,7 +34,8 @@ def cache(
     """Write what frozen networks say of every image of a stage to disk, once; run it again to resume or extend."""
     import json
 
-    from mmcore.data.cache.fill import fill, refuse_full, survey
+    from mmcore.data.cache.fill import fill
+    from mmcore.data.cache.survey import refuse_full, survey
     from mmcore.runs.build import choose_device, data_context, prepare_demo
     from mmcore.runs.settings import settle
 
@@ -110,7 +111,7 @@ def _told(job: "CacheJob", folder: Path, found: "Survey") -> dict[str, Any]:
 
 def _sentence(found: "Survey", folder: Path) -> str:
     """What will happen, before it does."""
-    from mmcore.data.cache.fill import size_text
+    from mmcore.data.cache.survey import size_text
 
     whole = size_text(found.total * found.row_bytes)
     parts = [f"{found.total:,} images, {size_text(found.row_bytes)} each, {whole} in all; {folder}"]

@@ -16,10 +16,12 @@ import pytest
 import torch
 from mmcore.data.cache import features as reading
 from mmcore.data.cache import fill as cache_fill
+from mmcore.data.cache import survey as cache_survey
 from mmcore.data.cache.check import verify
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, describe
-from mmcore.data.cache.fill import fill, survey
+from mmcore.data.cache.fill import fill
 from mmcore.data.cache.shards import only_writer
+from mmcore.data.cache.survey import survey
 from mmcore.errors import CacheError, DataError, MissingDataError
 
 COUNT = 23
@@ -297,7 +299,7 @@ def test_a_description_of_another_kind_is_refused(job):
 
 
 def test_a_disk_too_small_is_said_before_anything_is_written(job, monkeypatch):
-    monkeypatch.setattr(cache_fill.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    monkeypatch.setattr(cache_survey.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
     with pytest.raises(DataError, match=r"needs 506 B more \(23 images, 22 B each\); the disk has 100 B free"):
         run(job)
     assert not list(job.folder.glob("*shard*"))

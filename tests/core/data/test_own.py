@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmcore import AdamW, Constant, Data, Source, Stage
-from mmcore.data.formats import captions, coco, miniature
+from mmcore.data.formats import captions, coco_dialects, miniature
 from mmcore.data.formats.registry import Formats
 from mmcore.data.own import describe
 from mmcore.errors import DataError, MissingDataError, RecipeError, UnsafeDataError, UsageError
@@ -32,8 +32,8 @@ STAGE = Stage(
 def shelves(tmp_path: Path) -> Path:
     """A folder with instances and captions of the same pictures, and a file that describes both."""
     photos = tmp_path / "photos"
-    assert coco.FORMATS[0].sample is not None
-    coco.FORMATS[0].sample(photos)
+    assert coco_dialects.FORMATS[0].sample is not None
+    coco_dialects.FORMATS[0].sample(photos)
     assert captions.FORMATS[0].sample is not None
     captions.FORMATS[0].sample(photos)
     val = "val: {format: coco, annotations: annotations.json}"

@@ -1,13 +1,11 @@
-"""Fill a cache: see what is missing, read images in worker processes, compute in batches, append shards, verify.
+"""Fill a cache: read images in worker processes, compute in batches, append shards, verify.
 
 While one shard is hashed and forced to disk by a second thread, the next is being computed.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +24,9 @@ from mmcore.data.cache.features import (
     describe,
     digest_of,
     shard_path,
-    unfit,
 )
 from mmcore.data.cache.shards import (
     BAD_NAME,
-    Present,
     damage,
     drop_damaged,
     drop_shard,
@@ -43,15 +39,13 @@ from mmcore.data.cache.shards import (
     write_index,
     write_shard,
 )
+from mmcore.data.cache.survey import Survey, refuse_full, stat_of, survey
 from mmcore.data.loader import DEADLINE_S, init_worker
 from mmcore.data.parcel import Unpacker, pack
 from mmcore.errors import CacheError, DataError
 
 SHARD_BYTES = 512 * 2**20
 """About this much per shard: what a kill can cost, and what waits in memory to be written."""
-SPARE_BYTES = 64 * 2**20
-"""Left free on the disk, for the index and for others."""
-
 _STORED = {"fp16": torch.float16, "fp32": torch.float32}
 
 Report = Callable[[int, int], None]
@@ -68,30 +62,6 @@ class Read(NamedTuple):
     bad: list[dict[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What is there and what is missing."""
-
-    todo: list[Item]
-    """Images without a row, or whose content is no longer that of their row."""
-    kept: int
-    """Images whose rows stay."""
-    changed: int
-    """Those of `todo` that have a row for another content."""
-    row_bytes: int
-    free_bytes: int
-    """Of the disk that holds the cache."""
-
-    @property
-    def total(self) -> int:
-        return len(self.todo) + self.kept
-
-    @property
-    def needed_bytes(self) -> int:
-        """That will be written."""
-        return len(self.todo) * self.row_bytes
-
-
 class Filled(NamedTuple):
     """What was done."""
 
@@ -102,49 +72,6 @@ class Filled(NamedTuple):
     """Of the whole cache."""
     verified: int
     """Shards whose checksum was read back."""
-
-
-def survey(job: CacheJob, folder: Path) -> Survey:
-    """Compare what is wanted with what is there; an image whose size and time are unchanged is not read.
-
-    Raises:
-        DataError: the folder holds the cache of another identity, or there are no images at all.
-    """
-    present = {}
-    if (folder / CACHE_NAME).exists():
-        refuse_unfit(job, folder)
-        present = rows_of(folder)
-    items = {item.key: item for item in job.items()}
-    if not items:
-        raise DataError("the data sources name no images", where=", ".join(job.covers) or None)
-    todo, changed = [], 0
-    for key, item in items.items():
-        row = present.get(key)
-        if row is None or not _same(item, row):
-            todo.append(item)
-            changed += row is not None
-    return Survey(todo, len(items) - len(todo), changed, job.row_bytes, _free(folder))
-
-
-def refuse_unfit(job: CacheJob, folder: Path) -> None:
-    """Raises DataError if the folder's cache was made by something else; names the entries."""
-    if different := unfit(folder, job.identity):
-        raise DataError(
-            "this cache was made by something else: " + "; ".join(different[:3]),
-            where=folder,
-            do="name another folder with --out, or delete this one",
-        )
-
-
-def refuse_full(found: Survey, folder: Path) -> None:
-    """Raises DataError if the disk has no room for what is missing."""
-    if found.todo and found.needed_bytes + SPARE_BYTES > found.free_bytes:
-        raise DataError(
-            f"the cache needs {size_text(found.needed_bytes)} more ({len(found.todo):,} images, "
-            f"{size_text(found.row_bytes)} each); the disk has {size_text(found.free_bytes)} free",
-            where=folder,
-            do="choose a larger disk with --out, or train with live teachers",
-        )
 
 
 def fill(
@@ -196,19 +123,6 @@ def fill(
             where=folder,
             do="free some space and run the same command again: finished shards stay",
         ) from error
-
-
-def size_text(count: float) -> str:
-    """Bytes for people.
-
-    >>> size_text(2_950_000), size_text(512)
-    ('2.95 MB', '512 B')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 # Computing
@@ -266,7 +180,7 @@ class _Images(Dataset[Read]):
         inputs: list[Mapping[str, Tensor]] = []
         for item in self._chunks[number]:
             try:
-                stat, digest = _stat(item.path), digest_of(item.path).hex()
+                stat, digest = stat_of(item.path), digest_of(item.path).hex()
                 inputs.append(self._read(item.path))
             except DataError as error:
                 result.bad.append({"key": item.key, "what": error.what, "where": error.where or str(item.path)})
@@ -382,27 +296,6 @@ def _finish(job: CacheJob, folder: Path, made: int, bad: Sequence[Mapping[str, s
     write_description(job, folder, rows=len(rows), covers=covers, shards=shards)
     remove_leftovers(folder, {entry["file"] for entry in shards})
     return Filled(made, len(bad), len(rows), verified)
-
-
-def _same(item: Item, row: Present) -> bool:
-    """Whether an image is the one of its row; only read when its size or time differ."""
-    try:
-        return _stat(item.path) == row.stat or digest_of(item.path).hex() == row.digest
-    except DataError:
-        return False
-
-
-def _stat(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return [-1, -1]
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _free(folder: Path) -> int:
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
 
 
 def _as_it_is(read: Read) -> Read:

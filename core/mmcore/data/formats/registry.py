@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from mmcore.data.formats import captions, coco, imagefolder, llava, odvg, questions, refer, sa1b, voc, yolo
+from mmcore.data.formats import captions, coco_dialects, imagefolder, llava, odvg, questions, refer, sa1b, voc, yolo
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
 from mmcore.errors import DataError, PluginError, suggest
 
 CORE: tuple[Format, ...] = (
-    *coco.FORMATS,
+    *coco_dialects.FORMATS,
     *refer.FORMATS,
     *sa1b.FORMATS,
     *captions.FORMATS,
