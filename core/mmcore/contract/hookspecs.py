@@ -61,7 +61,7 @@ def annotation_formats() -> "Sequence[Format]":  # type: ignore[empty-body]
 
 @hookspec
 def conversation_templates() -> "Mapping[str, Template]":  # type: ignore[empty-body]
-    """Ways to write a conversation beside those of `mmcore.language.conversation`, by name.
+    """Ways to write a conversation beside those of `mmcore.language.conversation_templates`, by name.
 
     Called before a model or data sets are built. A name that the core has already is an error.
     """

@@ -57,7 +57,7 @@ def build_model(family: OpenedPlugin, settings: Settings) -> "Model":
 def _learn_templates(family: OpenedPlugin) -> None:
     """Have the core know the conversation templates that plugins bring."""
     if family.implements("conversation_templates"):
-        from mmcore.language.conversation import add_templates
+        from mmcore.language.conversation_templates import add_templates
 
         add_templates(family.templates())
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmcore.errors import MmcoreError
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.llava.folder import PlainLlava, generation_config, write_original_files
 from mmcore.language.llava.layout import expressible
 from torch import Tensor

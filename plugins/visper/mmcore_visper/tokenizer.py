@@ -6,7 +6,7 @@ from typing import Any
 
 from mmcore.data.demo.tiny_tokenizer import write_tokenizer
 from mmcore.language import tokenizer_files
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.runs.settings import cache_folder
 
 from mmcore_visper.config import VisperConfig

@@ -15,7 +15,7 @@ from mmcore.contract.recipe import Lora
 from mmcore.data.demo.tiny_tokenizer import SPECIAL, make_tokenizer
 from mmcore.errors import WeightsError
 from mmcore.language.batch import ConversationBatch
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.generate import Generated, Stop, end_ids, generate
 from mmcore.language.llava.layout import expressible
 from mmcore.language.tokens import load_tokenizer

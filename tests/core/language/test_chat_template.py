@@ -6,7 +6,7 @@ import pytest
 from mmcore.data.demo.tiny_tokenizer import make_tokenizer
 from mmcore.errors import WeightsError
 from mmcore.language.chat_template import chat_template, fitting, to_messages
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.llava.placement import place
 from mmcore.language.sequence import Turn
 

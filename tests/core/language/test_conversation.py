@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from mmcore.errors import DataError, RecipeError
-from mmcore.language.conversation import ALIASES, TEMPLATES, Turn, normalise, template, to_front
+from mmcore.language.conversation import Turn, normalise, to_front
+from mmcore.language.conversation_templates import ALIASES, TEMPLATES, template
 
 GRIFFON = {"llava_llama_3": "llama_3_turns"}
 """Griffon calls another template by VisPer-LM's name."""

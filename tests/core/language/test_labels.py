@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from mmcore.errors import DataError
-from mmcore.language.conversation import Turn, normalise, template
+from mmcore.language.conversation import Turn, normalise
+from mmcore.language.conversation_templates import template
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE
 from mmcore.language.tokens import encoder_of

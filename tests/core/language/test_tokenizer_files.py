@@ -5,7 +5,7 @@ import json
 import pytest
 from mmcore.data.demo.tiny_tokenizer import SPECIAL, make_tokenizer, write_tokenizer
 from mmcore.errors import RecipeError
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.tokenizer_files import copy_tokenizer, find_tokenizer, open_tokenizer, save_tokenizer
 from mmcore.language.tokens import load_tokenizer, tokenize
 

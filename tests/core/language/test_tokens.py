@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from mmcore.errors import MissingDataError, RecipeError, WeightsError
-from mmcore.language.conversation import Turn, normalise, template
+from mmcore.language.conversation import Turn, normalise
+from mmcore.language.conversation_templates import template
 from mmcore.language.sequence import IMAGE, REGION
 from mmcore.language.tokens import encoder_of, load_tokenizer, tokenize
 from safetensors.numpy import load_file

@@ -10,7 +10,7 @@ import pytest
 from mmcore.contract.protocols import Datasets, Evaluator
 from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage, Validation
 from mmcore.errors import PluginError, RecipeError
-from mmcore.language.conversation import TEMPLATES, add_templates, template
+from mmcore.language.conversation_templates import TEMPLATES, add_templates, template
 from mmcore.runs.build import _with_metrics
 from mmcore.runs.checks import check_metrics
 from mmcore.runs.plugin import OpenedPlugin

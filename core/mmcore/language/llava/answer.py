@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Prediction
 from mmcore.language.batch import ConversationBatch
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.generate import Stop, end_ids, generate
 from mmcore.language.llava.config import LlavaConfig
 from mmcore.language.models import LanguageModel

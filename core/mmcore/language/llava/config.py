@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_
 from mmcore.contract.entry import check_entries
 from mmcore.errors import RecipeError
 from mmcore.language.collate import ConversationCollator
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.processor import Processor
 from mmcore.language.sequence import IMAGE
 from mmcore.vision.clip_images import ClipImages
@@ -35,7 +35,7 @@ class LlavaConfig:
     tokenizer: str = ""
     """Folder or Hub name of the tokenizer."""
     template: str = "vicuna_v1"
-    """Conversation template of `mmcore.language.conversation`."""
+    """Conversation template of `mmcore.language.conversation_templates`."""
     max_length: int = 4096
     """Longest sequence after images and what follows them were put in, tokens."""
     image_aspect: Literal["square", "pad", "squash"] = "square"

@@ -26,7 +26,7 @@ from mmcore.contract.values import Loss, Losses, Prediction
 from mmcore.errors import UsageError, WeightsError, suggest
 from mmcore.language import models
 from mmcore.language.batch import ConversationBatch
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.llava import answer
 from mmcore.language.llava.config import LlavaConfig
 from mmcore.language.llava.names import PARTS, WHOLE, Part, kind, llava_rules

@@ -12,7 +12,8 @@ from mmcore.data.formats.captions import CaptionParser
 from mmcore.data.formats.llava import Conversation, LlavaIndex
 from mmcore.data.index import open_index
 from mmcore.data.order.megabatches import group
-from mmcore.language.conversation import Template, normalise, template
+from mmcore.language.conversation import Template, normalise
+from mmcore.language.conversation_templates import template
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Turn
 from mmcore.language.tokens import load_tokenizer, tokenize

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmcore.language.chat_template import fitting
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.llava.layout import fold, model_config
 from mmcore.language.sequence import IMAGE
 from mmcore.language.tokenizer_files import write_json

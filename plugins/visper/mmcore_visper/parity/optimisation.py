@@ -14,7 +14,7 @@ from mmcore.contract.values import MAIN, ConversationSample, Draw
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.collate import ConversationCollator
-from mmcore.language.conversation import template
+from mmcore.language.conversation_templates import template
 from mmcore.language.processor import Processor
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report

@@ -12,7 +12,8 @@ from mmcore.contract.protocols import DataSource
 from mmcore.data.check import check_annotations
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
-from mmcore.language.conversation import Turn, template
+from mmcore.language.conversation import Turn
+from mmcore.language.conversation_templates import template
 from PIL import Image
 
 PICTURE = {
