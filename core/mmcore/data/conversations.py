@@ -99,7 +99,7 @@ class ConversationSource(DataSource):
             features=found.features,
         )
 
-    def _squashed(self, rgb: Rgb) -> Rgb:
+    def _squashed(self, rgb: Rgb) -> UInt8[np.ndarray, "_ _ 3"]:
         if self.squash_px is None:
             return rgb
         return np.asarray(Image.fromarray(rgb).resize((self.squash_px, self.squash_px)))

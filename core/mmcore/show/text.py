@@ -60,7 +60,8 @@ def _letters(path: Path) -> frozenset[int]:
 
 @lru_cache(maxsize=32)
 def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(path), size)
+    # Raqm, where there is one, refuses some texts that an untrained model says, and sets others in its own way.
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def with_text(picture: Image.Image, runs: Sequence[Run], font_size: int) -> Image.Image:

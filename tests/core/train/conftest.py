@@ -27,6 +27,14 @@ def toy() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session", autouse=True)
+def signals_are_heard() -> None:
+    """A shell starts what it sends to the background deaf to Ctrl-C and Ctrl-\\, and every child inherits that."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 class Server:
     """Starts training processes; each is forked from a process that has imported what training needs."""
 
