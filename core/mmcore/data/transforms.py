@@ -14,8 +14,8 @@ Coordinates are pixels, x to the right and y down, (0, 0) the corner of the firs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -23,6 +23,7 @@ from PIL import Image
 
 from mmcore.errors import DataError
 from mmcore.geometry import masks
+from mmcore.geometry.rings import Rings
 
 Size = tuple[int, int]
 """Height and width, pixels."""
@@ -196,7 +197,7 @@ class Transform:
         """
         moved = np.asarray(points, np.float64)
         for step, size in zip(self.steps, self.sizes):
-            moved = _moved(step, moved, size, whole)
+            moved = _moved(step, size, moved, whole)
         return moved
 
     def boxes(
@@ -285,71 +286,12 @@ class Transform:
 
     def _polygons(self, objects: Sequence[Any], where: str | None) -> list[list[np.ndarray]]:
         """Polygons of several objects after all steps, moved together as one array of points."""
-        rings = _Rings.gather(objects, where)
+        rings = Rings.gather(objects, where)
         for step, size in zip(self.steps, self.sizes):
             if isinstance(step, Crop):
-                rings = rings.clipped(step)
-            rings = rings.moved(step, size)
+                rings = rings.clipped(step.x0, step.y0, step.width, step.height)
+            rings = rings.moved(partial(_moved, step, size))
         return rings.by_object(len(objects))
-
-
-class _Rings(NamedTuple):
-    """Polygons laid end to end."""
-
-    points: np.ndarray
-    """(points, 2) pixels."""
-    lengths: np.ndarray
-    """(polygons,) number of points."""
-    owners: np.ndarray
-    """(polygons,) object each belongs to."""
-    whole: np.ndarray
-    """(polygons,) whether the file has integers only."""
-
-    @classmethod
-    def gather(cls, objects: Sequence[Any], where: str | None) -> "_Rings":
-        arrays, owners = [], []
-        for owner, polygons in enumerate(objects):
-            for polygon in polygons:
-                if len(polygon) < 6 or len(polygon) % 2:
-                    raise DataError(
-                        f"polygon has {len(polygon)} numbers; it takes an even count of at least 6", where=where
-                    )
-                arrays.append(np.asarray(polygon))
-                owners.append(owner)
-        if any(array.dtype.kind not in "iuf" for array in arrays):
-            raise DataError("polygon has a coordinate that is not a number", where=where)
-        flat = np.concatenate(arrays).astype(np.float64) if arrays else np.zeros(0)
-        lengths = np.array([len(array) // 2 for array in arrays], np.int64)
-        whole = np.array([array.dtype.kind in "iu" for array in arrays], bool)
-        return cls(flat.reshape(-1, 2), lengths, np.array(owners, np.int64), whole)
-
-    def moved(self, step: Step, size: Size) -> "_Rings":
-        return self._replace(points=_moved(step, self.points, size, np.repeat(self.whole, self.lengths)))
-
-    def clipped(self, crop: Crop) -> "_Rings":
-        """Only what lies inside the crop, still in coordinates of the whole image.
-
-        New corners are not whole numbers, so neither is anything after a crop.
-        """
-        kept: list[np.ndarray] = []
-        owners: list[int] = []
-        for ring, owner in zip(self._split(), self.owners):
-            inside = _clip(ring, crop)
-            if len(inside) >= 3:
-                kept.append(inside)
-                owners.append(int(owner))
-        points = np.concatenate(kept) if kept else np.zeros((0, 2))
-        lengths = np.array([len(ring) for ring in kept], np.int64)
-        return _Rings(points, lengths, np.array(owners, np.int64), np.zeros(len(kept), bool))
-
-    def by_object(self, num_objects: int) -> list[list[np.ndarray]]:
-        result: list[list[np.ndarray]] = [[] for _ in range(num_objects)]
-        for ring, owner in zip(self._split(), self.owners):
-            result[owner].append(ring)
-        return result
-
-    def _split(self) -> list[np.ndarray]:
-        return np.split(self.points, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
 
 
 def shortest_edge(size: Size, side: int, max_side: int) -> Resize:
@@ -374,7 +316,7 @@ def tight_boxes(bitmaps: Bool[np.ndarray, "objects height width"]) -> Float[np.n
     return np.stack(ends, axis=1).astype(np.float64) * np.any(columns, axis=1)[:, None]
 
 
-def _moved(step: Step, points: np.ndarray, size: Size, whole: np.ndarray | None) -> np.ndarray:
+def _moved(step: Step, size: Size, points: np.ndarray, whole: np.ndarray | None) -> np.ndarray:
     moved = step.points(points, size)
     if whole is None or not isinstance(step, Resize):
         return moved
@@ -385,36 +327,6 @@ def _nearest(old: int, new: int) -> np.ndarray:
     """The old index that each new one shows, by Pillow's own rule: asked of Pillow, whose rounding it is."""
     line = Image.fromarray(np.arange(old, dtype=np.int32)[None])
     return np.asarray(line.resize((new, 1), Image.Resampling.NEAREST))[0]
-
-
-def _clip(ring: np.ndarray, crop: Crop) -> np.ndarray:
-    """The part of a polygon inside a rectangle (Sutherland & Hodgman 1974).
-
-    A polygon that falls into several parts keeps them joined along the border, where the filling rule sees nothing.
-    """
-    low = np.array([crop.x0, crop.y0], np.float64)
-    high = low + np.array([crop.width, crop.height])
-    if (ring >= low).all() and (ring <= high).all():
-        return ring
-    for axis in (0, 1):
-        ring = _clip_side(ring, axis, low[axis], 1.0)
-        ring = _clip_side(ring, axis, high[axis], -1.0)
-    return ring
-
-
-def _clip_side(ring: np.ndarray, axis: int, border: float, sign: float) -> np.ndarray:
-    """Keep sign · (coordinate - border) >= 0; where an edge crosses the border, a corner is put on it."""
-    if not len(ring):
-        return ring
-    distance = sign * (ring[:, axis] - border)
-    following, next_distance = np.roll(ring, -1, axis=0), np.roll(distance, -1)
-    inside = distance >= 0
-    crossing = inside != (next_distance >= 0)
-    share = distance / np.where(crossing, distance - next_distance, 1.0)
-    corners = ring + share[:, None] * (following - ring)
-    corners[:, axis] = border
-    both = np.stack((ring, corners), axis=1).reshape(-1, 2)
-    return both[np.stack((inside, crossing), axis=1).reshape(-1)]
 
 
 def _by(size: Sequence[int]) -> str:

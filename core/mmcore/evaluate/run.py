@@ -72,9 +72,7 @@ def evaluate(
     """
     place = distributed or Place()
     data, evaluator = _pick(datasets, source)
-    total = len(data) if limit is None else min(limit, len(data))
-    if total == 0:
-        raise DataError(f"validation set {source!r} has no images", where=source)
+    total = _total(data, source, limit)
     entry = stage.validation.get(source)
     batches = shares(total, batch_size or (entry.batch_size if entry else 1), place)
     line = Count(f"eval {source}", "records", show=progress and place.is_first)
@@ -110,6 +108,14 @@ def shares(total: int, batch_size: int, place: Place) -> list[list[int]]:
         per_process = total
     positions = [(place.rank + i * place.world_size) % total for i in range(per_process)]
     return [positions[start : start + batch_size] for start in range(0, per_process, batch_size)]
+
+
+def _total(data: DataSource, source: str, limit: int | None) -> int:
+    """How many images are predicted; none is an error."""
+    total = len(data) if limit is None else min(limit, len(data))
+    if total == 0:
+        raise DataError(f"validation set {source!r} has no images", where=source)
+    return total
 
 
 def _first(stage: Stage, source: str, metrics: dict[str, float]) -> dict[str, float]:

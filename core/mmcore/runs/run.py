@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mmcore.contract.model import Model
-    from mmcore.contract.protocols import Datasets
+    from mmcore.contract.protocols import Datasets, Order
+    from mmcore.contract.recipe import Stage
     from mmcore.data.bad import Incident
     from mmcore.data.loader import Loader
 
@@ -152,12 +153,9 @@ def _train_locked(
     family: OpenedPlugin, settings: Settings, run_dir: Path, kept: Settings, *, resume: bool, changed_data: bool
 ) -> None:
     from mmcore.base import distributed
-    from mmcore.data.loader import Loader
-    from mmcore.data.records import told_left_out
-    from mmcore.runs.before import measure_before
     from mmcore.runs.initialise import resumed_model, starting_model
-    from mmcore.train.loop import TrainSetup, accumulation, train
-    from mmcore.train.partition import keeping_of, whole
+    from mmcore.train.loop import TrainSetup, train
+    from mmcore.train.partition import keeping_of
     from mmcore.train.track import Tracker
 
     stage, here = settings.stage, distributed.place()
@@ -187,26 +185,12 @@ def _train_locked(
     model, started_from = start(family, settings, run_dir, keeping)
     if here.is_first:
         write_config(kept, run_dir)  # not before everything is open: a start that fails leaves the folder free
-        for name in order.names:
-            if line := told_left_out(name, datasets.sources[name]):
-                tell(line)
+        _tell_left_out(datasets, order.names)
         model.keep_files(run_dir)
         write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
-    loader = Loader(
-        datasets,
-        order,
-        rank=here.rank,
-        world_size=here.world_size,
-        accumulation=accumulation(stage, here.world_size),
-        num_workers=settings.workers,
-        policy=stage.data.bad_samples,
-        max_in_a_row=stage.data.max_bad_in_a_row,
-        run_folder=run_dir,
-    )
+    loader = _loader(stage, datasets, order, settings.workers, run_dir)
     if fresh and validation and any(entry.before for entry in stage.validation.values()):
-        before = partial(_before, settings, validation)
-        with whole(model):
-            measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
+        _measure_before(settings, stage, validation, model, run_dir)
     setup = TrainSetup(
         stage=stage,
         model=model,
@@ -229,18 +213,40 @@ def _train_locked(
         trained = train(setup)
     finally:
         loader.close()
-        _tell_bad_samples(loader.bad.summary(), run_dir)
-        if loader.cut:
-            tell(f"samples cut at max_length by this process: {loader.cut}")
+        _tell_bad_samples(loader, run_dir)
     if here.is_first:
         _finish(family, settings, run_dir, model, trained.step, trained.metrics)
     distributed.barrier()
     if trained.evaluation_failed is not None:
-        raise DataError(
-            f"the training is complete and saved; its last evaluation failed: {trained.evaluation_failed}",
-            where=run_dir,
-            do=f"repair what it names, then `mmcore train --resume {run_dir}` makes the evaluation up",
-        )
+        raise _evaluation_lacks(run_dir, trained.evaluation_failed)
+
+
+def _loader(stage: "Stage", datasets: "Datasets", order: "Order", workers: int, run_dir: Path) -> "Loader":
+    """This process' share of the samples, by the recipe's order and its policy about bad ones."""
+    from mmcore.base import distributed
+    from mmcore.data.loader import Loader
+    from mmcore.train.loop import accumulation
+
+    here = distributed.place()
+    return Loader(
+        datasets,
+        order,
+        rank=here.rank,
+        world_size=here.world_size,
+        accumulation=accumulation(stage, here.world_size),
+        num_workers=workers,
+        policy=stage.data.bad_samples,
+        max_in_a_row=stage.data.max_bad_in_a_row,
+        run_folder=run_dir,
+    )
+
+
+def _evaluation_lacks(run_dir: Path, failed: str) -> DataError:
+    return DataError(
+        f"the training is complete and saved; its last evaluation failed: {failed}",
+        where=run_dir,
+        do=f"repair what it names, then `mmcore train --resume {run_dir}` makes the evaluation up",
+    )
 
 
 def _compare(settings: Settings, run_dir: Path, fingerprints: Mapping[str, str], processes: int, allowed: bool) -> None:
@@ -251,13 +257,24 @@ def _compare(settings: Settings, run_dir: Path, fingerprints: Mapping[str, str],
         tell(told)
 
 
-def _tell_bad_samples(summary: Mapping[str, Any], run_dir: Path) -> None:
-    """One line when samples could not be used; the list lies in the run folder."""
+def _tell_left_out(datasets: "Datasets", names: Sequence[str]) -> None:
+    from mmcore.data.records import told_left_out
+
+    for name in names:
+        if line := told_left_out(name, datasets.sources[name]):
+            tell(line)
+
+
+def _tell_bad_samples(loader: "Loader", run_dir: Path) -> None:
+    """A line when samples could not be used, whose list lies in the run folder, and one when some were cut."""
     from mmcore.data.bad import FILE_NAME
 
+    summary = loader.bad.summary()
     if summary["bad"]:
         counts = ", ".join(f"{source} {count}" for source, count in summary["bad"].items())
         tell(f"samples that could not be used and were replaced: {counts}; see {run_dir / FILE_NAME}")
+    if loader.cut:
+        tell(f"samples cut at max_length by this process: {loader.cut}")
 
 
 def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Loader", run_dir: Path) -> Any:
@@ -277,6 +294,16 @@ def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Load
         return metrics
 
     return run
+
+
+def _measure_before(settings: Settings, stage: "Stage", validation: "Datasets", model: "Model", run_dir: Path) -> None:
+    """The validation sets that the recipe wants measured before the first step."""
+    from mmcore.runs.before import measure_before
+    from mmcore.train.partition import whole
+
+    before = partial(_before, settings, validation)
+    with whole(model):
+        measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
 
 
 def _before(settings: Settings, validation: "Datasets", model: "nn.Module", source: str) -> dict[str, float]:
