@@ -16,6 +16,7 @@ from mmcore.contract.recipe import Recipe, Stage
 from mmcore.errors import RecipeError, suggest
 from mmcore.runs.entries import Origins as Origins
 from mmcore.runs.entries import Tree, assign
+from mmcore.runs.former import modern
 
 
 def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) -> tuple[Stage, Origins]:
@@ -89,7 +90,7 @@ def from_tree(tree: Mapping[str, Any], where: str) -> Stage:
     """
     _refuse_infinite(tree, where)
     try:
-        return Stage.model_validate(_tuples(tree))
+        return Stage.model_validate(_tuples(modern(tree)))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
