@@ -25,7 +25,7 @@ def report(runs: tuple[Path, ...], out: Path | None, csv: Path | None, as_json: 
     """Draw the curves of RUN as a PNG and say how it went; of several RUNs what differs and their curves together."""
     from mmcore.show.table import write_csv
 
-    runs = tuple(dict.fromkeys(path.resolve() if path.is_symlink() else path for path in runs))
+    runs = tuple(dict.fromkeys(runs))
     summaries = [summarise(run) for run in runs]
     for run in runs:
         if not any("total" in record for record in read(run / METRICS_NAME)):
