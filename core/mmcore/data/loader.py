@@ -195,8 +195,10 @@ class Loader:
     def _lost_worker(self, results: Any, error: Exception) -> Exception:
         """Name the worker that is gone and what it was reading; tasks go round the workers."""
         workers = getattr(results, "_workers", ())
-        connection.wait([process.sentinel for process in workers], timeout=1.0)
+        ended = connection.wait([process.sentinel for process in workers], timeout=_LOOK_S)
         for number, process in enumerate(workers):
+            if process.sentinel in ended:
+                process.join(_LOOK_S)  # its files are closed before it can be waited for
             if process.exitcode in (None, 0):
                 continue
             # It may have answered some of these and died before its answer was fetched, so all of them are named.

@@ -11,7 +11,9 @@ import signal
 import time
 import warnings
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,6 +236,23 @@ def test_a_killed_worker_is_named_with_what_it_was_reading():
     assert time.monotonic() - begin < 30
     named = re.findall(r"records ([\d, ]+)", str(error.value))
     assert "5" in [record for records in named for record in records.strip().split(", ")]
+
+
+def _die_slowly() -> None:
+    """As under load: the kernel has closed a killed process's files long before it can be waited for."""
+    os.closerange(3, 1024)
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_whose_files_are_closed_is_waited_for():
+    dying = get_context("fork").Process(target=_die_slowly)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+        dying.start()
+    lost = loader(num_workers=1)
+    failure = lost._lost_worker(SimpleNamespace(_workers=[dying]), ConnectionResetError("reset by peer"))
+    assert "was killed by signal SIGKILL" in str(failure)
 
 
 def test_workers_leave_signals_to_the_main_process():
