@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--log-every", type=click.IntRange(min=1), help="Optimiser steps between logged lines.")
 @click.option("--allow-changed-data", is_flag=True, help="With --resume: go on although the data is not what it was.")
+@click.option("--starting", hidden=True, metavar="FILE", help="Of processes that --nproc starts for a new run.")
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -47,6 +48,7 @@ def train(
     nproc: int,
     hostfile: Path | None,
     allow_changed_data: bool,
+    starting: str | None,
     device: Literal["auto", "cpu", "cuda"],
     **values: Any,
 ) -> None:
@@ -54,11 +56,16 @@ def train(
 
     Runs on several processes with --nproc, on several machines with --hostfile, or under torchrun, deepspeed and srun.
     """
-    from mmcore.runs.run import resume_run, start_run
+    from mmcore.runs.run import resume_run, start_run, started_run
     from mmcore.runs.settings import settle
 
     length = tuple(f"{name}={given}" for name in ("steps", "epochs") if (given := values.pop(name)) is not None)
     values["sets"] += length
+    if starting is not None:
+        if resume is None:
+            raise click.UsageError("--starting is what --nproc adds to the commands of its processes.")
+        started_run(resume, starting)
+        return
     if resume is not None:
         changes = _changes(ctx, values["sets"], allow_changed_data)
         resume_run(resume, changes, nproc=nproc, hostfile=hostfile)

@@ -10,6 +10,7 @@ from mmcore.base.lock import run_lock
 from mmcore.base.terminal import tell
 from mmcore.contract.run import FinishedRun
 from mmcore.errors import CheckpointError, DataError
+from mmcore.runs.begin import Start, begun, forget_former
 from mmcore.runs.build import (
     build_datasets,
     build_order,
@@ -22,7 +23,7 @@ from mmcore.runs.checks import check_metrics, few_steps_a_pass
 from mmcore.runs.config import to_tree
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.resume import Changes, changed, compare_data, compare_layout, compare_length
-from mmcore.runs.settings import RUN_NAME, Settings, read_settings, write_config, write_run_record
+from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_config, write_run_record
 from mmcore.train.schedule import beyond_the_end
 from mmcore.train.stored import steps_of
 
@@ -54,10 +55,14 @@ def start_run(
     prepare_demo(family, settings)
     data_context(settings)
     if nproc > 1 or hostfile is not None:
-        with run_lock(run_dir):
-            _refuse_a_second(run_dir)
-            write_config(settings, run_dir)
-        _launch(run_dir, nproc, hostfile, Changes())
+        with begun(run_dir) as start:
+            with run_lock(run_dir):
+                _refuse_a_second(run_dir)
+                write_config(settings, run_dir, start.handed_over)
+            try:
+                _launch(run_dir, nproc, hostfile, ["--starting", start.handed_over])
+            finally:
+                start.stands = not (run_dir / start.handed_over).exists()
         return run_dir
     _train(family, settings, run_dir, settings, resume=False)
     return run_dir
@@ -71,11 +76,13 @@ def _refuse_a_second(run_dir: Path) -> None:
             where=f"--out {run_dir}",
             do=f"continue it with `mmcore train --resume {run_dir}`, or choose another --out",
         )
-    from mmcore.data.bad import FILE_NAME as BAD_SAMPLES
-    from mmcore.train.metrics import METRICS_NAME
 
-    for name in (RUN_NAME, METRICS_NAME, BAD_SAMPLES):
-        (run_dir / name).unlink(missing_ok=True)
+
+def started_run(run_dir: Path, handed_over: str) -> None:
+    """One process of several of a new run whose settings its launcher left in a file of this name in the folder."""
+    settings = read_settings(run_dir, handed_over)
+    family = OpenedPlugin.open(settings.plugin, settings.extensions)
+    _train(family, settings, run_dir, settings, resume=False, handed_over=handed_over)
 
 
 def resume_run(run_dir: Path, changes: Changes, *, nproc: int = 1, hostfile: Path | None = None) -> Path:
@@ -88,7 +95,7 @@ def resume_run(run_dir: Path, changes: Changes, *, nproc: int = 1, hostfile: Pat
     """
     settings, kept = changed(read_settings(run_dir), changes)
     if nproc > 1 or hostfile is not None:
-        _launch(run_dir, nproc, hostfile, changes)
+        _launch(run_dir, nproc, hostfile, changes.arguments())
         return run_dir
     family = OpenedPlugin.open(settings.plugin, settings.extensions)
     _train(family, settings, run_dir, kept, resume=True, changed_data=changes.allow_changed_data)
@@ -104,11 +111,11 @@ def default_folder(settings: Settings) -> Path:
     return folder
 
 
-def _launch(run_dir: Path, nproc: int, hostfile: Path | None, changes: Changes) -> None:
-    """Processes that continue the run whose settings are in the folder; each reads them there."""
+def _launch(run_dir: Path, nproc: int, hostfile: Path | None, options: Sequence[str]) -> None:
+    """Processes that start or continue the run whose settings are in the folder; each reads them there."""
     from mmcore.train.launch import launch
 
-    launch(["train", "--resume", str(run_dir), *changes.arguments()], nproc=nproc, hostfile=hostfile)
+    launch(["train", "--resume", str(run_dir), *options], nproc=nproc, hostfile=hostfile)
 
 
 def _launched() -> bool:
@@ -119,7 +126,14 @@ def _launched() -> bool:
 
 
 def _train(
-    family: OpenedPlugin, settings: Settings, run_dir: Path, kept: Settings, *, resume: bool, changed_data: bool = False
+    family: OpenedPlugin,
+    settings: Settings,
+    run_dir: Path,
+    kept: Settings,
+    *,
+    resume: bool,
+    changed_data: bool = False,
+    handed_over: str | None = None,
 ) -> None:
     """Build everything and train, on this process; why it failed stands in the run's log.
 
@@ -130,6 +144,7 @@ def _train(
         kept: what the run folder keeps of them.
         resume: whether to go on with the run in the folder.
         changed_data: whether it may go on with other data.
+        handed_over: the file of the folder that its launcher wrote the settings to, if one did.
     """
     from mmcore.base import distributed
     from mmcore.train.metrics import log_failure
@@ -137,20 +152,29 @@ def _train(
     here = distributed.start(choose_device(settings))
     with ExitStack() as stack:
         stack.callback(distributed.stop)
+        start = None if resume or not here.is_first else stack.enter_context(begun(run_dir, handed_over))
         if here.is_first:
             # The lock comes first: a start that is refused must not have written anything.
             stack.enter_context(run_lock(run_dir))
             if not resume and not _launched():
                 _refuse_a_second(run_dir)
         try:
-            _train_locked(family, settings, run_dir, kept, resume=resume, changed_data=changed_data)
+            _train_locked(family, settings, run_dir, kept, start, resume=resume, changed_data=changed_data)
         except Exception as error:
-            log_failure(run_dir, error, here.rank)
+            if resume or (run_dir / CONFIG_NAME).exists():
+                log_failure(run_dir, error, here.rank)
             raise
 
 
 def _train_locked(
-    family: OpenedPlugin, settings: Settings, run_dir: Path, kept: Settings, *, resume: bool, changed_data: bool
+    family: OpenedPlugin,
+    settings: Settings,
+    run_dir: Path,
+    kept: Settings,
+    start: Start | None,
+    *,
+    resume: bool,
+    changed_data: bool,
 ) -> None:
     from mmcore.base import distributed
     from mmcore.runs.initialise import resumed_model, starting_model
@@ -181,13 +205,17 @@ def _train_locked(
         for sentence in told if fresh else compare_length(run_dir, stage, steps, settings.max_steps):
             tell(sentence)
     keeping = keeping_of(stage, choose_device(settings), here.world_size)
-    start = starting_model if fresh else resumed_model
-    model, started_from = start(family, settings, run_dir, keeping)
+    open_model = starting_model if fresh else resumed_model
+    model, started_from = open_model(family, settings, run_dir, keeping)
     if here.is_first:
+        if start is not None and fresh:
+            forget_former(run_dir)
         write_config(kept, run_dir)  # not before everything is open: a start that fails leaves the folder free
         _tell_left_out(datasets, order.names)
         model.keep_files(run_dir)
         write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
+        if start is not None:
+            start.stand()
     loader = _loader(stage, datasets, order, settings.workers, run_dir)
     if fresh and validation and any(entry.before for entry in stage.validation.values()):
         _measure_before(settings, stage, validation, model, run_dir)

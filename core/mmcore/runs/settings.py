@@ -166,25 +166,25 @@ def validations(settings: Settings) -> dict[str, Validation]:
 # Run folders
 
 
-def write_config(settings: Settings, run_dir: Path) -> None:
-    """Save the settings as `config.yaml`."""
+def write_config(settings: Settings, run_dir: Path, name: str = CONFIG_NAME) -> None:
+    """Save the settings as `config.yaml`, or under another name."""
     run_dir.mkdir(parents=True, exist_ok=True)
     header = f"# mmcore {__version__}: the resolved settings of this run; `mmcore train --resume` needs nothing else\n"
-    _write(run_dir / CONFIG_NAME, header + to_yaml(to_tree(settings)))
+    _write(run_dir / name, header + to_yaml(to_tree(settings)))
 
 
-def read_settings(run_dir: Path) -> Settings:
-    """The settings of a run folder.
+def read_settings(run_dir: Path, name: str = CONFIG_NAME) -> Settings:
+    """The settings of a run folder, as `write_config` saved them.
 
     Raises:
         CheckpointError: it is not a run folder.
         RecipeError: its config.yaml was edited into something invalid.
     """
-    path = run_dir / CONFIG_NAME
+    path = run_dir / name
     if not path.is_file():
         near = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{CONFIG_NAME}")) if run_dir.parent.is_dir() else []
         raise CheckpointError(
-            f"{run_dir} is not a run folder: it has no {CONFIG_NAME}",
+            f"{run_dir} is not a run folder: it has no {name}",
             known=near or None,
             do=suggest(run_dir.name, near, "give the folder that --out named, or see `mmcore runs`"),
         )

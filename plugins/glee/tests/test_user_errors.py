@@ -188,12 +188,25 @@ def test_not_a_run_folder_names_the_nearest(run: Run, root: Path) -> None:
     assert "did you mean 'first'?" in said
 
 
-def test_a_start_that_failed_leaves_the_folder_free(run: Run, root: Path, tmp_path: Path) -> None:
-    code, _ = run(*TRAIN, *QUICK, "--data", root, "--out", "one", "--set", "data.sources.coco.annotations=nono.json")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_start_that_failed_leaves_nothing_behind(run: Run, root: Path, tmp_path: Path, processes: int) -> None:
+    fails = ["--data", root, "--set", "data.sources.coco.annotations=nono.json", "--nproc", processes]
+    before = {path.name for path in tmp_path.iterdir()}
+    code, _ = run(*TRAIN, *QUICK, *fails, "--out", "runs/one")
     assert code == 1
-    assert not (tmp_path / "one" / "config.yaml").exists()
-    assert not (tmp_path / "one" / "run.json").exists()
-    assert run(*TRAIN, *QUICK, "--data", root, "--out", "one")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} - {"cache"} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert run(*TRAIN, *QUICK, *fails, "--out", "mine")[0] == 1
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_where_a_start_failed_is_free(run: Run, root: Path, tmp_path: Path) -> None:
+    assert run(*TRAIN, *QUICK, "--data", root, "--out", "one", "--set", "data.sources.coco.annotations=nono")[0] == 1
+    alone = ["--set", "micro_batch=1", "--nproc", 2]
+    assert run(*TRAIN, *QUICK, "--data", root, "--out", "one", *alone)[0] == 0
+    assert (tmp_path / "one" / "config.yaml").exists()
+    assert not list((tmp_path / "one").glob(".starting*"))
 
 
 def test_a_finished_run_is_extended_and_says_what_becomes_of_its_rate(run: Run, root: Path, tmp_path: Path) -> None:
