@@ -64,6 +64,9 @@ class WeightMap:
     """Patterns of published names that are not used, without prefix."""
     new: tuple[str, ...] = ()
     """Patterns of our names that the published file may lack."""
+    tied: tuple[tuple[str, str], ...] = ()
+    """(second, first) among our names: one tensor under two names. Published files may hold the second or leave it out;
+    ours do not write it."""
     constants: "Mapping[str, Tensor]" = field(default_factory=dict)
     """Published names with fixed values: ignored on reading, written as they are."""
     misfits: bool = False
@@ -104,6 +107,7 @@ class WeightMap:
                 else:
                     unknown.append(name)
         self._refuse_unknown(unknown, model_state)
+        self._tie(state, model_state)
         _check_shapes(state, model_state, report, allowed=self.misfits)
         missing = [name for name in model_state if name not in state]
         report.filled = list(state)
@@ -118,7 +122,8 @@ class WeightMap:
             WeightsError: one of our names has no published name.
         """
         bare: dict[str, Tensor] = {}
-        unmapped = [name for name in state if not self._emit(name, state, bare)]
+        seconds = {second for second, first in self.tied if first in state}
+        unmapped = [name for name in state if name not in seconds and not self._emit(name, state, bare)]
         if unmapped:
             raise WeightsError(f"no published name for {some(unmapped)}", where=self.label)
         for alias, source in self.aliases:
@@ -128,6 +133,18 @@ class WeightMap:
                     bare[_fill(alias, match.groups())] = bare[name]
         published = {self.prefix + name: tensor for name, tensor in bare.items()}
         return published | dict(self.constants)
+
+    def _tie(self, state: "dict[str, Tensor]", model_state: "Mapping[str, Tensor]") -> None:
+        """Give a tied tensor its second name; a file with two different ones is of another model."""
+        for second, first in self.tied:
+            if first not in state or second not in model_state:
+                continue
+            if not _same(state.setdefault(second, state[first]), state[first]):
+                raise WeightsError(
+                    f"{second} and {first} are one tensor in this model, and the checkpoint has two that differ",
+                    where=self.label,
+                    do="check that the checkpoint belongs to this family, variant and stage",
+                )
 
     def _emit(self, name: str, state: "Mapping[str, Tensor]", into: "dict[str, Tensor]") -> bool:
         """Put one of our tensors, or the tensor it is part of, under its published name."""
@@ -276,7 +293,7 @@ def _tuple(side: str | tuple[str, ...]) -> tuple[str, ...]:
 def _same(a: "Tensor", b: "Tensor") -> bool:
     import torch
 
-    return a.shape == b.shape and torch.equal(a, b)
+    return a is b or (a.shape == b.shape and (a.is_meta or torch.equal(a, b)))
 
 
 def _count(names: list[str]) -> str:

@@ -185,3 +185,20 @@ def test_an_index_cannot_name_files_outside_its_folder(tmp_path):
     (tmp_path / INDEX_FILE).write_text('{"weight_map": {"a": "../secret.safetensors"}}')
     with pytest.raises(UnsafeDataError, match="outside its folder"):
         read_tensors(tmp_path)
+
+
+TIED = WeightMap(rules=(Rule("w", "first"), Rule("v", "second")), tied=(("second", "first"),))
+
+
+def test_a_tied_tensor_may_stand_in_the_file_once_or_twice_and_is_written_once():
+    state = {"first": torch.ones(2), "second": torch.ones(2)}
+    for published in ({"w": torch.ones(2)}, {"w": torch.ones(2), "v": torch.ones(2)}):
+        found, report = TIED.to_ours(published, state)
+        assert torch.equal(found["second"], found["first"])
+        assert report.new == []
+    assert set(TIED.to_published(state)) == {"w"}
+
+
+def test_tied_tensors_that_differ_are_refused():
+    with pytest.raises(WeightsError, match="one tensor"):
+        TIED.to_ours({"w": torch.ones(2), "v": torch.zeros(2)}, {"first": torch.ones(2), "second": torch.ones(2)})

@@ -1,0 +1,81 @@
+"""Griffon: a picture at high resolution and words in, words out; boxes are words too.
+
+    image, squashed -> CLIP tower -> projector -> +----------------+
+                                                  | spliced tokens | -> language model -> text loss, answers
+    crop of a visual prompt -> region tokenizer ->|                |
+    words --------------------------------------> +----------------+
+
+Tower, projector, language model and answers are the core's (`mmcore.language.llava.model`); here stands what a visual
+prompt becomes. Gemma 2's factor on embeddings reaches image and region tokens too, as in the published weights
+(`mmcore.language.splice.embed`).
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from mmcore import Stage
+from mmcore.contract.values import CROP
+from mmcore.language.batch import ConversationBatch
+from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
+from mmcore.weights.maps import WeightMap
+from torch import Tensor
+
+from mmcore_griffon import weights
+from mmcore_griffon.config import GriffonConfig
+from mmcore_griffon.region_tokenizer import RegionTokenizer
+from mmcore_griffon.tokenizer import MADE, open_tokenizer
+
+
+class Griffon(LlavaModel):
+    """Griffon v1, v2 and G.
+
+    Args:
+        config: sizes and switches.
+        loss_weights: factor of each loss by name; there is one, "text".
+    """
+
+    config: GriffonConfig
+    PARTS = weights.PARTS
+    TOKENIZERS: ClassVar = MADE
+
+    def __init__(self, config: GriffonConfig, loss_weights: Mapping[str, float] | None = None) -> None:
+        super().__init__(config, loss_weights)
+        tower = config.region_tower
+        self.region = RegionTokenizer(tower, config.width) if tower is not None else None
+
+    def spliced(self, batch: ConversationBatch) -> dict[str, Tensor]:
+        """Rows of every image, and one token of every visual prompt."""
+        rows = super().spliced(batch)
+        if self.region is not None and (CROP in batch.other_images or self.is_shared):
+            rows["region"] = self.region(batch.other_images.get(CROP, self._no_crops(batch)))
+        return rows
+
+    def _no_crops(self, batch: ConversationBatch) -> Tensor:
+        return batch.images.new_zeros(0, 3, self.config.region_size, self.config.region_size)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The variant's tokenizer, opened when text is first needed; may be set."""
+        return open_tokenizer(self.config, self._places)
+
+    # Weights
+
+    def published(self, format: str = "upstream") -> WeightMap:
+        """The map between published Griffon names and this model's.
+
+        Raises:
+            WeightsError: the format is not known.
+        """
+        if format not in FORMATS:
+            raise unknown_format("Griffon", format)
+        return weights.upstream(self.config)
+
+    def published_parts(self, tensors: Mapping[str, Tensor]) -> WeightMap:
+        """The published map for tensors of another stage: a region tokenizer that they lack stays new."""
+        return weights.upstream(self.config, tensors)
+
+    def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
+        """Parts of both towers behind what is read."""
+        region = () if self.region is None else tuple(f"region.encoder.{part}" for part in self.region.encoder.unread())
+        return (*super().idle_parameters(stage), *region)

@@ -1,0 +1,51 @@
+"""Names in published checkpoints <-> ours: Griffon in both directions; language models and CLIP towers in.
+
+    model.vision_tower.vision_tower.vision_model.*   tower.*
+    model.mm_projector.*                             projector.*
+    model.prompt_visual_encoder.vision_model.*       region.encoder.*
+    model.prompt_projector.*                         region.projector.*
+    model.*, lm_head                                 language.*
+
+Positions learned at another resolution are resized when they are read, so that no folder has to be converted first
+(upstream: `tools/resize_clip_pos.py`).
+"""
+
+from collections.abc import Iterable, Mapping
+
+from mmcore.language.llava import names as llava
+from mmcore.language.llava.names import COMPUTED, TOWER, Part
+from mmcore.language.published import EMBEDDING, OUTPUT, language_rules
+from mmcore.vision.clip_vit import clip_rules
+from mmcore.weights.maps import Rule, WeightMap
+
+from mmcore_griffon.config import GriffonConfig
+
+ENCODER, PROMPT = "model.prompt_visual_encoder.vision_model.", "model.prompt_projector."
+REGION = (f"{ENCODER}*", f"{PROMPT}*")
+"""Published names of the region tokenizer."""
+PARTS: Mapping[str, Part] = llava.PARTS
+
+
+def upstream(config: GriffonConfig, present: Iterable[str] | None = None) -> WeightMap:
+    """The published Griffon format.
+
+    Args:
+        config: what the model consists of.
+        present: names of a file; a region tokenizer that it lacks altogether may stay new. None asks for every part.
+    """
+    names = None if present is None else list(present)
+    lacks_region = names is not None and not any(name.startswith((ENCODER, PROMPT)) for name in names)
+    region = config.region_tower
+    return WeightMap(
+        rules=(
+            *(clip_rules(ENCODER, "region.encoder.", grid=region.grid) if region is not None else ()),
+            *((Rule(f"{PROMPT}*", "region.projector.*"),) if region is not None else ()),
+            *clip_rules(f"{TOWER}vision_model.", "tower.", grid=config.tower.grid),
+            Rule("model.mm_projector.*", "projector.*"),
+            *language_rules(),
+        ),
+        tied=((f"language.{OUTPUT}", f"language.{EMBEDDING}"),) if config.language.get("tie_word_embeddings") else (),
+        ignored=COMPUTED,
+        new=("region.*",) if lacks_region else (),
+        label="published Griffon checkpoint",
+    )
