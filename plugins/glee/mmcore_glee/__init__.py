@@ -18,7 +18,7 @@ def family() -> Family:
     return Family(
         name="glee",
         title="GLEE: open-vocabulary detection, segmentation and grounding in images",
-        variants=("lite", "plus", "tiny"),
+        variants=("lite", "plus", "pro", "tiny"),
         learns=("detect", "segment", "refer", "ground"),
         requires_api=">=0.2,<0.3",
     )

@@ -27,6 +27,8 @@ class GleeBatch(DetectionBatch):
     prompt_masks: UInt8[Tensor, "batch height width"] | None = None
     """Visual prompt: the region of each image that shows what to find, at padded size; None without prompt."""
     prompt_mode: PromptMode = "mask"
+    squared: bool = False
+    """Whether images were padded to a square before they were normalised, as large-scale jitter does it."""
 
     @property
     def has_masks(self) -> bool:

@@ -6,13 +6,13 @@ what a training stage decides (text architecture, visual prompts) is replaced by
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mmcore.contract.entry import check_entries
 from mmcore.errors import RecipeError
 
 TextArchitecture = Literal["frozen", "teacher"]
-Backbone = Literal["resnet", "swin"]
+Backbone = Literal["resnet", "swin", "eva"]
 
 LOSS_WEIGHTS: Mapping[str, float] = {
     "loss_ce": 4.0,
@@ -31,7 +31,7 @@ class GleeConfig:
     """Sizes of one GLEE model; the defaults are GLEE Lite (ResNet-50) in stages 2 and 3."""
 
     backbone: Backbone = "resnet"
-    """Image encoder: ResNet-50 (Lite) or Swin-L (Plus)."""
+    """Image encoder: ResNet-50 (Lite), Swin-L (Plus) or EVA02-L with a feature pyramid (Pro)."""
     resnet_depths: tuple[int, int, int, int] = (3, 4, 6, 3)
     """Bottleneck blocks per stage."""
     resnet_stem: int = 64
@@ -51,6 +51,24 @@ class GleeConfig:
     swin_drop_path: float = 0.3
     """Probability that a sample skips a branch of the last block while training; grows from 0 at the first."""
 
+    eva_width: int = 1024
+    """Channels of a token."""
+    eva_depth: int = 24
+    """Transformer blocks."""
+    eva_heads: int = 16
+    eva_mlp_ratio: float = 4 * 2 / 3
+    """Channels inside the gated MLP as a multiple of those outside, rounded down."""
+    eva_patch: int = 16
+    """Side of a patch, pixels."""
+    eva_window: int = 16
+    """Side of an attention window, tokens."""
+    eva_window_blocks: tuple[int, ...] = tuple(i for i in range(24) if i % 3 != 2)
+    """Blocks that attend within windows; the others see the whole map."""
+    eva_image_size: int = 1536
+    """Side of the square image whose rotary positions are tabled, pixels; more patches than it has are refused."""
+    eva_drop_path: float = 0.3
+    """Probability that a sample skips a branch of the last block while training; grows from 0 at the first."""
+
     text: TextArchitecture = "teacher"
     """Frozen: CLIP as published, no gradient. Teacher: CLIP is tuned and drawn towards a frozen copy of itself."""
     text_vocabulary: int = 49408
@@ -66,9 +84,10 @@ class GleeConfig:
     """Channels of pixels, queries and projected text."""
     num_levels: int = 4
     """Feature levels of the pixel decoder: three from the backbone and one half the size of the last."""
-    num_points: int = 4
-    """Sampling points per head and level of deformable attention."""
-    num_heads: int = 8
+    encoder_heads: int = 8
+    """Heads of the pixel decoder's deformable attention."""
+    encoder_points: int = 4
+    """Sampling points per head and level in the pixel decoder."""
     fusion_dim: int = 2048
     """Channels of the attention between pixels and text."""
     fusion_heads: int = 8
@@ -81,6 +100,10 @@ class GleeConfig:
 
     num_queries: int = 300
     decoder_layers: int = 9
+    decoder_heads: int = 8
+    """Heads of the query decoder's layers; the published code keeps 8 here whatever its configuration says."""
+    decoder_points: int = 4
+    """Sampling points per head and level in the query decoder."""
     decoder_ffn: int = 2048
     denoising_queries: int = 100
     """Upper bound on denoising queries per image; an image with more objects than this switches denoising off."""
@@ -126,25 +149,38 @@ class GleeConfig:
         return replace(self, **changes)
 
     def __post_init__(self) -> None:
-        if self.backbone not in ("resnet", "swin"):
-            raise RecipeError(f"unknown backbone {self.backbone!r}", where="model.backbone", known="resnet, swin")
+        if self.backbone not in get_args(Backbone):
+            raise RecipeError(f"unknown backbone {self.backbone!r}", where="model.backbone", known=get_args(Backbone))
         if self.text not in ("frozen", "teacher"):
             raise RecipeError(f"unknown text architecture {self.text!r}", where="model.text", known="frozen, teacher")
-        for part, whole in (("num_heads", "hidden_dim"), ("fusion_heads", "fusion_dim"), ("text_heads", "text_dim")):
+        for part, whole in (
+            ("encoder_heads", "hidden_dim"),
+            ("decoder_heads", "hidden_dim"),
+            ("fusion_heads", "fusion_dim"),
+            ("text_heads", "text_dim"),
+            ("eva_heads", "eva_width"),
+            ("eva_patch", "eva_image_size"),
+        ):
             if getattr(self, whole) % getattr(self, part):
                 raise RecipeError(f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}")
         if self.hidden_dim % 4:
             raise RecipeError(f"hidden_dim {self.hidden_dim} is not a multiple of 4", do="sine positions need it")
 
+        if self.backbone == "eva" and self.num_levels != 4:
+            raise RecipeError(
+                f"num_levels is {self.num_levels}; EVA02's feature pyramid has 4", where="model.num_levels"
+            )
+
     @property
     def feature_channels(self) -> tuple[int, int, int, int]:
-        """Channels of the backbone's outputs at strides 4, 8, 16 and 32."""
+        """Channels of a convolutional or Swin backbone's outputs at strides 4, 8, 16 and 32."""
         first = self.resnet_out if self.backbone == "resnet" else self.swin_width
         return first, 2 * first, 4 * first, 8 * first
 
 
 LITE = GleeConfig()
 PLUS = GleeConfig(backbone="swin")
+PRO = GleeConfig(backbone="eva")
 
 TINY = GleeConfig(
     resnet_depths=(1, 1, 1, 1),
@@ -156,7 +192,8 @@ TINY = GleeConfig(
     text_layers=2,
     text_heads=4,
     hidden_dim=64,
-    num_heads=4,
+    encoder_heads=4,
+    decoder_heads=4,
     fusion_dim=128,
     fusion_heads=4,
     encoder_layers=2,
@@ -173,4 +210,4 @@ TINY = GleeConfig(
 )
 """Random weights, for --demo, tests and examples: a laptop trains it in minutes."""
 
-VARIANTS: Mapping[str, GleeConfig] = {"lite": LITE, "plus": PLUS, "tiny": TINY}
+VARIANTS: Mapping[str, GleeConfig] = {"lite": LITE, "plus": PLUS, "pro": PRO, "tiny": TINY}

@@ -23,6 +23,7 @@ from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LOSS_WEIGHTS, VARIANTS, GleeConfig
 from mmcore_glee.criterion import Criterion
 from mmcore_glee.denoising import TABLE_OF_TASK, TABLES, make_denoising
+from mmcore_glee.eva import Eva, EvaBlock
 from mmcore_glee.fusion import Fusion
 from mmcore_glee.outputs import DecoderOutputs, Draws
 from mmcore_glee.pixel_decoder import EncoderLayer, PixelDecoder
@@ -42,6 +43,7 @@ from mmcore_glee.text_encoder import (
 )
 
 FORMATS = ("upstream",)
+BACKBONES = {"resnet": ResNet, "swin": Swin, "eva": Eva}
 
 
 def build(stage: Stage, variant: str) -> "Glee":
@@ -73,7 +75,7 @@ class Glee(Model):
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = ResNet(config) if config.backbone == "resnet" else Swin(config)
+        self.backbone = BACKBONES[config.backbone](config)
         self.text_encoder = build_clip(config)
         self.text_encoder_teacher = copy.deepcopy(self.text_encoder) if config.text == "teacher" else None
         self.text_projection = nn.Parameter(torch.rand(config.text_dim, config.hidden_dim))
@@ -217,10 +219,11 @@ class Glee(Model):
         return weights.upstream(self.config, self.state_dict())
 
     def initialise(self, path: str | Path) -> LoadReport:
-        """Fill from a published GLEE, MaskDINO, CLIP or Swin file, told apart by its names.
+        """Fill from a published GLEE, MaskDINO, CLIP, Swin or EVA02 file, told apart by its names.
 
         A GLEE file must fit; what stage 2 adds to stage 1 stays new, and a teacher that is new becomes a copy of the
-        text encoder. MaskDINO fills what fits. CLIP fills the text encoder and its teacher, Swin the backbone.
+        text encoder. MaskDINO fills what fits. CLIP fills the text encoder and its teacher, Swin and
+        EVA02 the backbone.
 
         Raises:
             MissingDataError: there is no such file.
@@ -233,8 +236,8 @@ class Glee(Model):
             state, report = self._from_clip(tensors, own)
         elif kind == "upstream":
             state, report = self.published().to_ours(tensors, own)
-        elif kind == "swin":
-            state, report = weights.swin().to_ours(weights.of_model(tensors), own)
+        elif kind in weights.BACKBONES:
+            state, report = weights.BACKBONES[kind]().to_ours(weights.of_model(tensors), own)
         else:
             state, report = weights.maskdino(self.config).to_ours(weights.without_head(tensors), own)
         if not state:
@@ -281,7 +284,7 @@ class Glee(Model):
 
     def checkpoint_blocks(self) -> Sequence[nn.Module]:
         """Blocks of the image encoder, layers of both decoders and of a text encoder that is trained."""
-        kinds = (Bottleneck, Block, EncoderLayer, DecoderLayer)
+        kinds = (Bottleneck, Block, EvaBlock, EncoderLayer, DecoderLayer)
         words = [] if is_frozen(self.text_encoder) else self.text_encoder.encoder.layers
         return [*(part for part in self.modules() if isinstance(part, kinds)), *words]
 

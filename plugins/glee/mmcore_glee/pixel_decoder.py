@@ -29,7 +29,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
-        self.self_attn = DeformableAttention(dim, config.num_levels, config.num_heads, config.num_points)
+        self.self_attn = DeformableAttention(dim, config.num_levels, config.encoder_heads, config.encoder_points)
         self.norm1 = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, config.encoder_ffn)
         self.norm2 = nn.LayerNorm(dim)
@@ -40,21 +40,25 @@ class EncoderLayer(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Project the backbone's maps, let the levels attend to one another, and make mask features at stride 4.
+    """Project the backbone's maps, let the levels attend to one another, and make mask features at the finest stride.
 
     Args:
         config: sizes.
-        channels: of the backbone's maps at strides 4, 8, 16 and 32.
+        channels: of the backbone's maps at strides 4, 8, 16 and 32; of a feature pyramid at 8, 16, 32 and 64, which
+            needs no projection.
     """
 
     def __init__(self, config: GleeConfig, channels: Sequence[int]) -> None:
         super().__init__()
         dim = config.hidden_dim
-        convolutions = [nn.Conv2d(inputs, dim, 1) for inputs in channels[1:]]
-        convolutions += [
-            nn.Conv2d(channels[-1] if i == 0 else dim, dim, 3, 2, 1)
-            for i in range(config.num_levels - len(convolutions))
-        ]
+        self.pyramid = config.backbone == "eva"
+        convolutions: list[nn.Conv2d] = []
+        if not self.pyramid:
+            convolutions += [nn.Conv2d(inputs, dim, 1) for inputs in channels[1:]]
+            convolutions += [
+                nn.Conv2d(channels[-1] if i == 0 else dim, dim, 3, 2, 1)
+                for i in range(config.num_levels - len(convolutions))
+            ]
         self.input_proj = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(GROUPS, dim)) for conv in convolutions)
         self.level_embed = nn.Parameter(torch.randn(config.num_levels, dim))
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
@@ -69,9 +73,9 @@ class PixelDecoder(nn.Module):
         """Pixels of all levels end to end, and the size of each level.
 
         Args:
-            features: the backbone's maps at strides 4, 8, 16 and 32; the first has no part in it.
+            features: the backbone's maps from fine to coarse; stride 4 has no part in it.
         """
-        maps: list[Tensor] = []
+        maps: list[Tensor] = list(features) if self.pyramid else []
         for i, layer in enumerate(self.input_proj):
             source = features[i + 1] if i + 1 < len(features) else (maps[-1] if i >= len(features) else features[-1])
             maps.append(layer(source))
@@ -86,7 +90,7 @@ class PixelDecoder(nn.Module):
         Args:
             pixels: from `project`, after the fusion with text.
             shapes: size of each level.
-            finest: the backbone's map at stride 4.
+            finest: the backbone's map at the smallest stride, 4 or a pyramid's 8.
         """
         position = self._positions(shapes, pixels)
         reference = _centres(shapes, pixels)

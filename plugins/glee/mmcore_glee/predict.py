@@ -44,17 +44,35 @@ def select(
     return scores, pairs // logits.shape[1], pairs % logits.shape[1]
 
 
+def shown_size(image: tuple[int, int], original: tuple[int, int], *, squared: bool) -> tuple[int, int]:
+    """Height and width of the part of a batch's image that shows the original.
+
+    Args:
+        image: size before the batch was padded.
+        original: size of the image on disk.
+        squared: the image was padded to a square itself; the published code does not keep the size before that and
+            computes it, rounding down.
+    """
+    if not squared:
+        return image
+    scale = image[0] / max(original)
+    return int(original[0] * scale), int(original[1] * scale)
+
+
 def _predict_image(i: int, outputs: DecoderOutputs, batch: GleeBatch, config: GleeConfig) -> Prediction:
     final = outputs.sets["final"]
     scores, queries, labels = select(final.logits[i].float(), num_results(batch, config))
     height, width = batch.original_sizes[i]
     padded = (batch.images.shape[-2], batch.images.shape[-1])
-    boxes = _boxes(final.boxes_cxcywh[i, queries].float(), padded, batch.image_sizes[i], (height, width))
+    image = shown_size(batch.image_sizes[i], (height, width), squared=batch.squared)
+    boxes = _boxes(final.boxes_cxcywh[i, queries].float(), padded, image, (height, width))
+    if batch.squared:  # as published, only here are boxes clipped
+        boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
     assert final.mask_embed is not None
     # A query may stand for several classes; its mask is made once.
     distinct, inverse = queries.unique(return_inverse=True)
     embed = final.mask_embed[i, distinct].float()
-    quality, masks = _masks(embed, outputs.mask_features[i].float(), padded, batch.image_sizes[i], (height, width))
+    quality, masks = _masks(embed, outputs.mask_features[i].float(), padded, image, (height, width))
     scores = scores * quality[inverse]
     order = scores.argsort(descending=True, stable=True)
     labels = labels[order].cpu()

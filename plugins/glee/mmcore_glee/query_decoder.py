@@ -88,9 +88,9 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
-        self.self_attn = SelfAttention(dim, config.num_heads)
+        self.self_attn = SelfAttention(dim, config.decoder_heads)
         self.norm_self = nn.LayerNorm(dim)
-        self.cross_attn = DeformableAttention(dim, config.num_levels, config.num_heads, config.num_points)
+        self.cross_attn = DeformableAttention(dim, config.num_levels, config.decoder_heads, config.decoder_points)
         self.norm_cross = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, config.decoder_ffn)
         self.norm_ffn = nn.LayerNorm(dim)

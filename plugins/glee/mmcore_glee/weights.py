@@ -1,4 +1,4 @@
-"""Names in published checkpoints <-> ours: GLEE in both directions, MaskDINO, CLIP and Swin for initialisation.
+"""Names in published checkpoints <-> ours: GLEE in both directions, MaskDINO, CLIP, Swin and EVA02 for initialisation.
 
 GLEE's published files are flat dictionaries with or without the prefix `glee.`; the trainer's own have them under
 "model". Several published names hold one tensor: the box head nineteen times, the decoder's norm twice.
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmcore_glee.config import GleeConfig
 from mmcore_glee.denoising import TABLES
+from mmcore_glee.eva import rotary_table
 from mmcore_glee.swin import relative_position_index
 
 PREFIX = "glee."
@@ -24,6 +25,8 @@ UNUSED = (
     "pixel_mean",
     "pixel_std",
     "backbone.*.relative_position_index",
+    "backbone.*.freqs_cos",
+    "backbone.*.freqs_sin",
 )
 """Published tensors that a model may have no use for: recomputed ones, and what later stages added."""
 _LABELS = {table: f"{table}_label_enc" if not table.startswith("bdd") else table for table in TABLES}
@@ -42,8 +45,8 @@ _FUSION = {
 
 
 def backbone_rules(config: GleeConfig) -> list[Rule]:
-    """ResNet-50: detectron2's names and torchvision's. Swin: the same names on both sides."""
-    if config.backbone == "swin":
+    """ResNet-50: detectron2's names and torchvision's. Swin and EVA02: the same names on both sides."""
+    if config.backbone != "resnet":
         return [Rule("backbone.*", "backbone.*")]
     rules = [
         Rule("backbone.stem.conv1.weight", "backbone.conv1.weight"),
@@ -140,7 +143,11 @@ def upstream(config: GleeConfig, names: Iterable[str]) -> WeightMap:
         ignored=UNUSED,
         new=TEACHER_NEW,
         # Buffer of the published criterion: weights of "object" and "no object", never used.
-        constants={"criterion.empty_weight": torch.tensor([1.0, 0.1]), **_position_indexes(config)},
+        constants={
+            "criterion.empty_weight": torch.tensor([1.0, 0.1]),
+            **_position_indexes(config),
+            **_rotary_tables(config),
+        },
         label="published GLEE checkpoint",
     )
 
@@ -152,6 +159,22 @@ def _position_indexes(config: GleeConfig) -> dict[str, Tensor]:
     index = relative_position_index(config.swin_window)
     blocks = [(i, j) for i, depth in enumerate(config.swin_depths) for j in range(depth)]
     return {f"{PREFIX}backbone.layers.{i}.blocks.{j}.attn.relative_position_index": index for i, j in blocks}
+
+
+def _rotary_tables(config: GleeConfig) -> dict[str, Tensor]:
+    """Buffers of the published EVA02: both tables, and again in every block that reads one."""
+    if config.backbone != "eva":
+        return {}
+    head_dim = config.eva_width // config.eva_heads
+    grids = {"win": config.eva_window, "glb": config.eva_image_size // config.eva_patch}
+    tables = {kind: dict(zip(("cos", "sin"), rotary_table(side, head_dim))) for kind, side in grids.items()}
+    owners = {f"rope_{kind}": kind for kind in grids} | {
+        f"blocks.{i}.attn.rope": "win" if i in config.eva_window_blocks else "glb" for i in range(config.eva_depth)
+    }
+    net = f"{PREFIX}backbone.net"
+    return {
+        f"{net}.{owner}.freqs_{part}": table for owner, kind in owners.items() for part, table in tables[kind].items()
+    }
 
 
 def maskdino(config: GleeConfig) -> WeightMap:
@@ -195,20 +218,37 @@ def swin() -> WeightMap:
     )
 
 
+def eva() -> WeightMap:
+    """EVA02's own checkpoints (baaivision/EVA), as downloaded or converted for GLEE; the pyramid starts fresh."""
+    kept = ("pos_embed", "patch_embed.*", "blocks.*")
+    left_out = ("rope.*", "rope_win.*", "rope_glb.*", "cls_token", "mask_token", "lm_head.*", "norm.*", "head.*")
+    return WeightMap(
+        rules=tuple(Rule(f"{prefix}{part}", f"backbone.net.{part}") for part in kept for prefix in ("", "net.")),
+        ignored=("*.rope.*", *(f"{prefix}{part}" for part in left_out for prefix in ("", "net."))),
+        new=("*",),
+        label="EVA02 checkpoint",
+    )
+
+
+BACKBONES = {"swin": swin, "eva": eva}
+"""Published files that hold an image encoder alone, by what `kind` calls them."""
+
+
 def of_model(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the level "model" that some files put around everything."""
     return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
 def kind(tensors: Mapping[str, Tensor]) -> str:
-    """Which published file this is, told from its names: "upstream", "clip", "swin" or "maskdino"."""
+    """Which published file this is, told from its names: "upstream", "clip", "swin", "eva" or "maskdino"."""
     names = {name.removeprefix(PREFIX) for name in tensors}
     if "lang_projection" in names:
         return "upstream"
     if any(name.startswith(("text_model.", "vision_model.")) for name in names):
         return "clip"
-    if "patch_embed.proj.weight" in of_model(tensors):
-        return "swin"
+    bare = {name.removeprefix("net.") for name in of_model(tensors)}
+    if "patch_embed.proj.weight" in bare:
+        return "eva" if "blocks.0.mlp.w1.weight" in bare else "swin"
     return "maskdino"
 
 

@@ -146,7 +146,7 @@ def values(losses: Losses) -> dict[str, Tensor]:
 
 
 def test_all_losses_of_the_published_model_are_there():
-    config = LITE.replace(**{name: getattr(CONFIG, name) for name in ("hidden_dim", "num_heads", "mask_dim")})
+    config = LITE.replace(**{name: getattr(CONFIG, name) for name in ("hidden_dim", "decoder_heads", "mask_dim")})
     with torch.device("meta"):
         layers = Glee(config).config.decoder_layers
     names = {"track_loss", "dist_loss"}

@@ -51,6 +51,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
             words,
             negatives=vocabulary.phrases() if source.task.words == "phrases" else (),
             prompts=bool(stage.model.get("visual_prompt")),
+            squared=source.pipeline.squared,
         )
     return Datasets(sources, collate)
 
@@ -66,7 +67,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     for name, opened in _opened(_chosen_validations(stage, context), context).items():
         source, words = _source(opened, stage, training=False)
         sources[name] = source
-        collate[name] = Collate(source.task, words, training=False)
+        collate[name] = Collate(source.task, words, training=False, squared=source.pipeline.squared)
         evaluators[name] = _evaluator(opened, source, words)
     return Datasets(sources, collate, evaluators)
 

@@ -21,6 +21,8 @@ class Pipeline(Protocol):
 
     boxes_from_masks: bool
     """Whether boxes are the tight boxes of the transformed masks, where there are masks."""
+    squared: bool
+    """Whether images are padded to a square."""
 
     def train(self, size: Size, rng: np.random.Generator, *, crop: bool = True) -> Transform:
         """Draw the steps for one training image; `crop=False` when its words depend on the whole image."""
@@ -49,6 +51,7 @@ class Multiscale:
     test_max_size: int = 1333
 
     boxes_from_masks = False
+    squared = False
 
     def train(self, size: Size, rng: np.random.Generator, *, crop: bool = True) -> Transform:
         drawn = _flip(size, rng, self.flip_probability)
@@ -80,6 +83,7 @@ class LargeScaleJitter:
     """Grey of the padding."""
 
     boxes_from_masks = True
+    squared = True
 
     def train(self, size: Size, rng: np.random.Generator, *, crop: bool = True) -> Transform:
         drawn = _flip(size, rng, self.flip_probability)

@@ -28,6 +28,7 @@ class Collate:
         negatives: phrases from which free-text tasks draw other names, without repeats.
         prompts: whether training batches may become visual prompts.
         training: False asks about the whole vocabulary and draws nothing.
+        squared: whether the image pipeline pads to a square.
     """
 
     task: Task
@@ -35,6 +36,7 @@ class Collate:
     negatives: tuple[str, ...] = ()
     prompts: bool = False
     training: bool = True
+    squared: bool = False
 
     def __call__(self, samples: Sequence[Sample], seed: int) -> GleeBatch:
         """One batch of samples, in their order."""
@@ -95,6 +97,7 @@ class Collate:
             expressions=expressions,
             prompt_masks=prompt_masks,
             prompt_mode=mode or "mask",
+            squared=self.squared,
         )
 
     def _has_masks(self, samples: Sequence[Sample]) -> bool:

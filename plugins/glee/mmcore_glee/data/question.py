@@ -36,4 +36,4 @@ def ask(
     ]
     task = TASKS["coco" if expression is None else "grounding"]
     words = tuple(names) if names is not None else vocabulary.names("coco")
-    return Collate(task, words, training=False)(samples, 0)
+    return Collate(task, words, training=False, squared=steps.squared)(samples, 0)

@@ -13,7 +13,7 @@ from mmcore.weights.maps import WeightMap
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.config import LITE, PLUS, GleeConfig
+from mmcore_glee.config import LITE, PLUS, PRO, GleeConfig
 from mmcore_glee.denoising import TABLE_OF_TASK
 from mmcore_glee.model import Glee
 from mmcore_glee.outputs import Draws
@@ -41,13 +41,24 @@ OVERRIDES = {
     "MODEL.SWIN.NUM_HEADS": "swin_heads",
     "MODEL.SWIN.WINDOW_SIZE": "swin_window",
     "MODEL.SWIN.DROP_PATH_RATE": "swin_drop_path",
+    "MODEL.EVA02.IMAGE_SIZE": "eva_image_size",
+    "MODEL.EVA02.PATCH_SIZE": "eva_patch",
+    "MODEL.EVA02.WINDOW_SIZE": "eva_window",
+    "MODEL.EVA02.DMBED_DIM": "eva_width",
+    "MODEL.EVA02.DEPTH": "eva_depth",
+    "MODEL.EVA02.NUM_HEADS": "eva_heads",
+    "MODEL.EVA02.MLP_RATIO": "eva_mlp_ratio",
+    "MODEL.EVA02.DROP_PATH_RATE": "eva_drop_path",
+    "MODEL.EVA02.WINDOW_BLOCK_INDEXES": "eva_window_blocks",
+    "MODEL.MaskDINO.NHEADS": "encoder_heads",
+    "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": "num_levels",
     "MODEL.VISUAL_PROMPT": "visual_prompt",
 }
 """Configuration keys of the published code and ours."""
-SIZES = {"Lite": LITE, "Plus": PLUS}
+SIZES = {"Lite": LITE, "Plus": PLUS, "Pro": PRO}
 TEXT = {"clip_frozen": "frozen", "clip_teacher": "teacher"}
-OUTSIDE = ("SOLVER.", "INPUT.", "DATALOADER.", "DATASETS.", "TEST.")
-"""Sections that have no part in the model."""
+OUTSIDE = ("SOLVER.", "INPUT.", "DATALOADER.", "DATASETS.", "TEST.", "MODEL.EVA02.CHECKPOINT")
+"""Sections and entries that have no part in the model."""
 CLIP = {
     "vocab_size": "text_vocabulary",
     "max_position_embeddings": "text_positions",

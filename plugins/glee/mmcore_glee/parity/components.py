@@ -24,6 +24,8 @@ from mmcore_glee.query_decoder import proposals
 from mmcore_glee.text_encoder import hidden_states
 from mmcore_glee.weights import pixel_decoder_rules
 
+LEVELS = ("res2", "res3", "res4", "res5"), ("p3", "p4", "p5", "p6")
+"""Names of a backbone's outputs, and of a feature pyramid's."""
 DIM = 256
 """Channels of the published text and pixel features."""
 
@@ -34,7 +36,7 @@ def check_backbone(case: Case, report: Report) -> None:
     fill(model.backbone, model.published(), published_tensors(case), "backbone.")
     for i, image in enumerate(_pictures(case)):
         features = model.backbone((image[None] - model.image_mean) / model.image_std)
-        for name, feature in zip(("res2", "res3", "res4", "res5"), features, strict=True):
+        for name, feature in zip(LEVELS[model.config.backbone == "eva"], features, strict=True):
             report.equal(f"shapes.{i}.{name}", list(feature.shape), case.data["shapes"][f"{i}.{name}"])
             step = max(1, feature.shape[1] // 16)
             report.close(f"out.{i}.{name}", feature[0, ::step], case.tensors[f"out.{i}.{name}"], **_absolute(case))
@@ -77,7 +79,7 @@ def check_pixel_decoder(case: Case, report: Report) -> None:
     """Mask features and the four levels, with and without text."""
     config, tensors = config_of(case), published_tensors(case)
     shapes = case.data["features"]
-    if set(shapes) != {"res2", "res3", "res4", "res5"}:
+    if tuple(sorted(shapes)) != LEVELS[config.backbone == "eva"]:
         raise NotRun("the case has the inputs of another backbone")
     decoder = PixelDecoder(config, [shape[1] for shape in shapes.values()]).eval()
     fusion = Fusion(config.hidden_dim, config.fusion_dim, config.fusion_heads, 0.0).eval()
@@ -198,6 +200,7 @@ def _limits(case: Case) -> dict[str, float]:
 KINDS: dict[str, Check] = {
     "backbone_r50": check_backbone,
     "backbone_swin": check_backbone,
+    "backbone_eva": check_backbone,
     "vlfuse": check_fusion,
     "msdeform": check_deformable,
     "pixel_decoder": check_pixel_decoder,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmcore.contract.values import Prediction
 from mmcore.data.collate import pad_images
 from mmcore.geometry.masks import decode_all
@@ -14,6 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
+from mmcore_glee.config import GleeConfig
+from mmcore_glee.data.augment import LargeScaleJitter
 from mmcore_glee.outputs import DecoderOutputs, Draws
 from mmcore_glee.parity.common import close_all, images_of, make_batch, mask_logits, model_of
 from mmcore_glee.predict import predictions
@@ -35,7 +38,7 @@ def check_inference(case: Case, report: Report) -> None:
     if len(images) != len(case.data["records"]):
         raise NotRun("the case has another number of images than records")
     for i, (image, record) in enumerate(zip(images, case.data["records"], strict=True)):
-        batch = _batch(case, image, record)
+        batch = _batch(case, image, record, model.config)
         with torch.no_grad():
             outputs, _ = model.run(batch, Draws())
         _check_raw(case, report, outputs, "out.")
@@ -61,7 +64,7 @@ def check_prompt(case: Case, report: Report) -> None:
         _check_raw(case, report, outputs, f"out.{mode}.")
 
 
-def _batch(case: Case, image: Tensor, record: dict[str, Any]) -> GleeBatch:
+def _batch(case: Case, image: Tensor, record: dict[str, Any], config: GleeConfig) -> GleeBatch:
     """A record as a batch of one, with the words the published code would ask for."""
     task = _task(record)
     grounding = task == "grounding"
@@ -72,9 +75,14 @@ def _batch(case: Case, image: Tensor, record: dict[str, Any]) -> GleeBatch:
     ids, mask = tokenise(words, MAX_TOKENS if grounding else None)
     case.tensors["input_ids"], case.tensors["attention_mask"] = ids, mask
     case.data["names"] = list(words)
+    squared = config.backbone == "eva"
+    if squared:  # the stored image comes before the grey
+        side = config.eva_image_size
+        grey = LargeScaleJitter(image_size=side).pad_value
+        image = F.pad(image, (0, side - image.shape[2], 0, side - image.shape[1]), value=grey)
     size = (image.shape[1], image.shape[2])
     original = ((record["height"], record["width"]),)
-    return make_batch(case, pad_images([image]), (size,), task=task, original_sizes=original)
+    return make_batch(case, pad_images([image]), (size,), task=task, original_sizes=original, squared=squared)
 
 
 def _task(record: Mapping[str, Any]) -> str:

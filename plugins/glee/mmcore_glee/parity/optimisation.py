@@ -45,7 +45,9 @@ def _check_recipe(report: Report, recipe: str, stage: Stage, variant: str, expec
         "text_layers": _depth(groups, r"text_encoder\.text_model\.encoder\.layers\.(\d+)") or config.text_layers,
         "encoder_layers": _depth(groups, r"pixel_decoder\.transformer\.encoder\.layers\.(\d+)"),
         "decoder_layers": _depth(groups, r"predictor\.decoder\.layers\.(\d+)"),
+        "eva_depth": _depth(groups, r"backbone\.net\.blocks\.(\d+)") or config.eva_depth,
     }
+    stage = _without_missing_blocks(stage, depth["eva_depth"])
     with torch.device("meta"):
         model = Glee(config.replace(**depth))
     freeze(model, stage)
@@ -74,6 +76,17 @@ def _check_recipe(report: Report, recipe: str, stage: Stage, variant: str, expec
     for iteration, multiplier in schedule["multiplier"].items():
         value = factor(stage.schedule, int(iteration), schedule["max_iter"])
         report.close(f"{recipe}.multiplier.{iteration}", value, multiplier, relative=EXACT)
+
+
+def _without_missing_blocks(stage: Stage, depth: int) -> Stage:
+    """The recipe without rates for blocks that the case's model lacks."""
+    block = re.compile(r"backbone\.net\.blocks\.(\d+)")
+    kept = {
+        pattern: rate
+        for pattern, rate in stage.optim.multipliers.items()
+        if not (found := block.fullmatch(pattern)) or int(found[1]) < depth
+    }
+    return stage.replace(optim=stage.optim.replace(multipliers=kept))
 
 
 def check_steps(case: Case, report: Report) -> None:

@@ -1,12 +1,29 @@
-"""The published GLEE stages as data, and the tiny ones that run on a laptop.
+"""GLEE Lite (ResNet-50) and Plus (Swin-L) on images: multi-scale training."""
 
-Numbers come from the YAML files below `projects/GLEE/configs/images` of FoundationVision/GLEE (commit 6f5a19d3) and,
-for file names, from `projects/GLEE/glee/data`. Where documents and code differ the code is followed and a note says so.
-"""
-
-from mmcore import AdamW, Cosine, Data, Init, MultiStep, Source, SourcePerBatch, Stage, Validation, WholeEpochs
+from mmcore import AdamW, Cosine, Data, Init, MultiStep, SourcePerBatch, Stage, WholeEpochs
 
 from mmcore_glee.config import LOSS_WEIGHTS
+from mmcore_glee.recipes.sources import (
+    BDD_DETECTION,
+    BDD_INSTANCES,
+    COCO,
+    COCO_VAL,
+    GRIT,
+    LVIS,
+    LVIS_MINIVAL,
+    OBJECTS365,
+    OBJECTS365_VAL,
+    OPENIMAGES,
+    OVIS_FRAMES,
+    REFCOCO,
+    REFCOCO_VAL,
+    SA1B,
+    UVO,
+    VG_OBJECTS,
+    VG_REGIONS,
+    YTVIS19_FRAMES,
+    YTVIS21_FRAMES,
+)
 
 HUB = "hf://spaces/Junfeng5/GLEE_demo/MODEL_ZOO"
 
@@ -21,131 +38,6 @@ MULTISCALE = {  # base_clip_*_image_R50.yaml INPUT; the crop branch's short side
     "test_min_size": 800,
     "test_max_size": 1333,
 }
-
-COCO = Source(
-    weight=1.5,
-    format="COCO instances",
-    annotations="coco/annotations/instances_train2017.json",
-    images="coco/train2017",
-    options={"task": "coco"},
-)
-REFCOCO = Source(
-    weight=2.5,
-    format="RefCOCO-COCO",
-    annotations="annotations/refcoco-mixed/instances_train.json",
-    images="coco/train2014",
-    options={"task": "grounding"},
-)
-OBJECTS365 = Source(
-    weight=1.5,
-    format="COCO boxes",
-    annotations="Objects365V2/annotations/zhiyuan_objv2_train_new.json",
-    images="Objects365V2/images",
-    options={"task": "obj365"},
-)
-OPENIMAGES = Source(
-    weight=1.5,
-    format="COCO boxes",
-    annotations="open_image/openimages_v6_train_bbox_splitdir.json",
-    images="openimages/detection",
-    options={"task": "openimage"},
-)
-LVIS = Source(
-    weight=1.5, format="LVIS v1", annotations="lvis/lvis_v1_train.json", images="coco", options={"task": "lvis"}
-)
-VG_OBJECTS = Source(
-    weight=1.5,
-    format="Visual Genome phrases",
-    annotations="visual_genome/annotations/train_from_objects.json",
-    images="visual_genome/images",
-    options={"task": "vg"},
-)
-VG_REGIONS = VG_OBJECTS.replace(annotations="visual_genome/annotations/train.json")
-GRIT = Source(
-    weight=5.0,
-    format="Visual Genome phrases",
-    annotations="GRIT20M/grit_5m.json",
-    images="grit-20m/images",
-    options={"task": "grit"},
-)
-SA1B = Source(
-    weight=2.0,
-    format="SA-1B index and sidecars",
-    annotations="SA1B_scaleup/sa1b_500k.json",
-    images="SA1B_scaleup/images",
-    options={"task": "sa1b"},
-)
-UVO = Source(
-    weight=0.2,
-    format="COCO instances",
-    annotations="custom_annotations/UVO/annotations/FrameSet/UVO_frame_train_onecategory.json",
-    images="UVO/uvo_videos_frames",
-    options={"task": "sa1b"},
-)
-BDD_DETECTION = Source(
-    weight=0.1,
-    format="COCO boxes",
-    annotations="bdd100k/labels/det_20/det_train_cocofmt.json",
-    images="bdd100k/images/100k/train",
-    options={"task": "bdd_det"},
-)
-BDD_INSTANCES = Source(
-    weight=0.05,
-    format="COCO instances",
-    annotations="bdd100k/labels/ins_seg/polygons/ins_seg_train_cocoformat.json",
-    images="bdd100k/images/10k/train",
-    options={"task": "bdd_inst"},
-)
-YTVIS19_FRAMES = Source(
-    weight=0.3,
-    format="COCO instances",
-    annotations="ytvis_2019/annotations/ytvis19_cocofmt.json",
-    images="ytvis_2019/train/JPEGImages",
-    options={"task": "image_yt19"},
-)
-YTVIS21_FRAMES = Source(
-    weight=0.3,
-    format="COCO instances",
-    annotations="ytvis_2021/annotations/ytvis21_cocofmt.json",
-    images="ytvis_2021/train/JPEGImages",
-    options={"task": "image_yt21"},
-)
-OVIS_FRAMES = Source(
-    weight=0.3,
-    format="COCO instances",
-    annotations="ovis/ovis_cocofmt.json",
-    images="ovis/train",
-    options={"task": "image_o"},
-)
-
-COCO_VAL = Validation(
-    metrics=("bbox/AP", "segm/AP"),
-    annotations="coco/annotations/instances_val2017.json",
-    images="coco/val2017",
-    format="COCO instances",
-    options={"task": "coco"},
-)
-REFCOCO_VAL = Validation(
-    metrics=("bbox/P@0.5", "segm/oIoU"),
-    annotations="annotations/refcoco-unc-val/instances_val.json",
-    images="coco/train2014",
-    format="RefCOCO-COCO",
-    options={"task": "grounding"},
-)
-LVIS_MINIVAL = Validation(
-    metrics=("bbox/AP", "segm/AP"),
-    annotations="lvis/lvis_v1_minival_inserted_image_name.json",
-    images="coco",
-    format="LVIS v1",
-    options={"task": "lvis"},
-)
-OBJECTS365_VAL = Validation(
-    metrics=("bbox/AP",),
-    annotations="Objects365V2/annotations/zhiyuan_objv2_val_new.json",
-    images="Objects365V2/images",
-    format="COCO boxes",
-    options={"task": "obj365"},
-)
 
 LITE_PRETRAIN = Stage(
     number=1,
@@ -285,57 +177,3 @@ LITE_FINETUNE = LITE_SCALEUP.replace(
     checkpoint_every=0.1,
 )
 PLUS_FINETUNE = LITE_FINETUNE.replace(init=Init(stage="scaleup", published=f"{HUB}/GLEE_Plus_scaleup.pth"))
-
-# assumed: everything about the tiny variant is ours, chosen so that the sample scenes train in minutes on two cores.
-TINY_JOINT = LITE_JOINT.replace(
-    title="joint training of a tiny model from random weights, for laptops, tests and examples",
-    origin="assumed; structure and losses of the Lite recipe",
-    notes=(),
-    steps=700,
-    global_batch=4,
-    micro_batch=4,
-    data=LITE_JOINT.data.replace(
-        sources={"coco": COCO, "refcoco": REFCOCO.replace(weight=0.5)},
-        mixture=WholeEpochs(by_aspect=True),  # as at test time, an image is padded by little
-        transform={
-            **MULTISCALE,
-            "min_sizes": (112, 128, 144),
-            "max_size": 192,
-            "crop_probability": 0.0,
-            "test_min_size": 128,
-            "test_max_size": 192,
-        },
-    ),
-    validation={"coco_val": COCO_VAL, "refcoco_val": REFCOCO_VAL},
-    eval_every=350,
-    best_metric="coco_val/bbox/AP50",
-    optim=AdamW(lr=8e-4, weight_decay=0.01, clip_grad_norm=1.0),
-    schedule=MultiStep(milestones=(580,), warmup_steps=50, warmup_factor=1e-2),
-    precision="fp32",
-    model={"text": "teacher", "visual_prompt": True},
-    init=Init(optional=True),
-    checkpoint_every=350,
-)
-
-TINY_FINETUNE = TINY_JOINT.replace(
-    number=4,
-    name="finetune",
-    title="own data with a tiny model, for laptops, tests and examples; without --own the sample scenes",
-    notes=("assumed: rate and steps let a hundred photographs be memorised from random weights in half an hour",),
-    steps=1_500,
-    data=TINY_JOINT.data.replace(sources={"coco": COCO}),
-    validation={"coco_val": COCO_VAL},
-    eval_every=500,
-    schedule=Cosine(warmup_ratio=0.04, warmup_factor=0.01, final_factor=0.01),
-    init=Init(stage="joint", optional=True),
-    checkpoint_every=500,
-)
-
-
-def stages(variant: str) -> tuple[Stage, ...]:
-    """Every stage of one variant, in training order."""
-    return {
-        "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE),
-        "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE),
-        "tiny": (TINY_JOINT, TINY_FINETUNE),
-    }[variant]

@@ -1,0 +1,37 @@
+"""The published GLEE stages as data, and the tiny ones that run on a laptop.
+
+    sources     what is trained on and validated with
+    multiscale  Lite and Plus on images
+    lsj         Pro on images
+    tiny        ours, for laptops
+
+Numbers come from the YAML files below `projects/GLEE/configs` of FoundationVision/GLEE (commit 6f5a19d3) and, for file
+names, from `projects/GLEE/glee/data`. Where documents and code differ the code is followed and a note says so.
+"""
+
+from mmcore import Stage
+
+from mmcore_glee.recipes.lsj import PRO_FINETUNE, PRO_JOINT, PRO_PRETRAIN, PRO_SCALEUP
+from mmcore_glee.recipes.multiscale import (
+    LITE_FINETUNE,
+    LITE_JOINT,
+    LITE_PRETRAIN,
+    LITE_SCALEUP,
+    PLUS_FINETUNE,
+    PLUS_JOINT,
+    PLUS_PRETRAIN,
+    PLUS_SCALEUP,
+)
+from mmcore_glee.recipes.tiny import TINY_FINETUNE, TINY_JOINT
+
+_STAGES = {
+    "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE),
+    "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE),
+    "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE),
+    "tiny": (TINY_JOINT, TINY_FINETUNE),
+}
+
+
+def stages(variant: str) -> tuple[Stage, ...]:
+    """Every stage of one variant, in training order."""
+    return _STAGES[variant]

@@ -1,0 +1,51 @@
+"""The tiny variant: random weights, for --demo, tests and examples. Everything here is ours."""
+
+from mmcore import AdamW, Cosine, Init, MultiStep, WholeEpochs
+
+from mmcore_glee.recipes.multiscale import LITE_JOINT, MULTISCALE
+from mmcore_glee.recipes.sources import COCO, COCO_VAL, REFCOCO, REFCOCO_VAL
+
+# assumed: everything about the tiny variant is ours, chosen so that the sample scenes train in minutes on two cores.
+TINY_JOINT = LITE_JOINT.replace(
+    title="joint training of a tiny model from random weights, for laptops, tests and examples",
+    origin="assumed; structure and losses of the Lite recipe",
+    notes=(),
+    steps=700,
+    global_batch=4,
+    micro_batch=4,
+    data=LITE_JOINT.data.replace(
+        sources={"coco": COCO, "refcoco": REFCOCO.replace(weight=0.5)},
+        mixture=WholeEpochs(by_aspect=True),  # as at test time, an image is padded by little
+        transform={
+            **MULTISCALE,
+            "min_sizes": (112, 128, 144),
+            "max_size": 192,
+            "crop_probability": 0.0,
+            "test_min_size": 128,
+            "test_max_size": 192,
+        },
+    ),
+    validation={"coco_val": COCO_VAL, "refcoco_val": REFCOCO_VAL},
+    eval_every=350,
+    best_metric="coco_val/bbox/AP50",
+    optim=AdamW(lr=8e-4, weight_decay=0.01, clip_grad_norm=1.0),
+    schedule=MultiStep(milestones=(580,), warmup_steps=50, warmup_factor=1e-2),
+    precision="fp32",
+    model={"text": "teacher", "visual_prompt": True},
+    init=Init(optional=True),
+    checkpoint_every=350,
+)
+
+TINY_FINETUNE = TINY_JOINT.replace(
+    number=4,
+    name="finetune",
+    title="own data with a tiny model, for laptops, tests and examples; without --own the sample scenes",
+    notes=("assumed: rate and steps let a hundred photographs be memorised from random weights in half an hour",),
+    steps=1_500,
+    data=TINY_JOINT.data.replace(sources={"coco": COCO}),
+    validation={"coco_val": COCO_VAL},
+    eval_every=500,
+    schedule=Cosine(warmup_ratio=0.04, warmup_factor=0.01, final_factor=0.01),
+    init=Init(stage="joint", optional=True),
+    checkpoint_every=500,
+)
