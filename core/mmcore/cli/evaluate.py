@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from mmcore.base.figures import is_error, scale
+
 if TYPE_CHECKING:
     from mmcore.contract.recipe import Source, Stage, Validation
     from mmcore.runs.opened import OpenedModel
@@ -191,6 +193,11 @@ def _free(root: Path, name: str) -> Path:
     return folder
 
 
+def _digits(metric: str) -> int:
+    """Behind the point: of percent one, of a loss three."""
+    return 3 if is_error(metric) else 1
+
+
 def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], categories: bool) -> None:
     """Metrics in percent, as papers print them: one table row for boxes, one for masks."""
     from rich.console import Console
@@ -212,13 +219,14 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
         table.add_column(kind or "all", style="bold")
         for metric in values:
             table.add_column(metric, justify="right")
-        table.add_row("", *(f"{100 * value:.1f}" for value in values.values()))
+        table.add_row("", *(f"{scale(metric) * value:.{_digits(metric)}f}" for metric, value in values.items()))
         prefix = f"{kind}/" if kind else ""
         before = [record["before"].get(f"{prefix}{metric}") for metric in values]
         if any(value is not None for value in before):
             change = [None if old is None else new - old for old, new in zip(before, values.values(), strict=True)]
-            table.add_row("at the start", *("" if value is None else f"{100 * value:.1f}" for value in before))
-            table.add_row("change", *("" if value is None else f"{100 * value:+.1f}" for value in change))
+            for row, found, sign in (("at the start", before, ""), ("change", change, "+")):
+                cells = zip(values, found, strict=True)
+                table.add_row(row, *("" if v is None else f"{scale(m) * v:{sign}.{_digits(m)}f}" for m, v in cells))
         console.print(table)
     if categories:
         for kind, values in record["categories"].items():

@@ -93,5 +93,11 @@ def _line(answer: dict[str, Any]) -> str:
     parts = [f"{one.get('name', 'object')} {one.get('score', 1.0):.2f}" for one in objects[:6]]
     if len(objects) > 6:
         parts.append(f"{len(objects) - 6} more")
-    said = ", ".join(parts) or answer.get("text") or f"nothing scores {answer['threshold']:.2f} or more (--threshold)"
+    said = ", ".join(parts) or answer.get("text") or _nothing(answer)
     return f"{answer['image']}: {said} -> {answer['picture']}"
+
+
+def _nothing(answer: dict[str, Any]) -> str:
+    """What is said where no object is kept: the threshold, and how far from it the best one is."""
+    said = f"nothing scores {answer['threshold']:.2f} or more (--threshold)"
+    return said + (f", the best is {answer['best_score']:.2f}" if "best_score" in answer else "")

@@ -1,12 +1,14 @@
 """`mmcore report`: how a run went, in a picture and figures; several runs over one another."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mmcore.base.figures import is_error, written
 from mmcore.cli.runs import RunSummary, summarise
 from mmcore.errors import CheckpointError
 from mmcore.train.metrics import METRICS_NAME, read
@@ -65,6 +67,7 @@ def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> Non
         "samples": last.get("samples"),
         "skipped": last.get("skipped", 0),
         "timing": last.get("timing", {}),
+        "before": _before(run),
     }
     if as_json:
         click.echo(json.dumps({**asdict(summary), **figures}, indent=2))
@@ -75,11 +78,28 @@ def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> Non
     click.echo(
         f"  loss {_number(first['total'])} at step {first['step']}, {_number(last['total'])} at step {last['step']}"
     )
+    before = _before(run)
     for name, value in summary.metrics.items():
-        click.echo(f"  {name} {value:.4g}")
+        click.echo(f"  {name} {written(name, value)}" + _since(name, value, before))
     kept = ", ".join(map(str, summary.checkpoints)) or "none"
     click.echo(f"  checkpoints {kept}" + (f", best {summary.best}" if summary.best is not None else ""))
     click.echo(f"  curves {picture}")
+
+
+def _before(run: Path) -> dict[str, float]:
+    """What the starting weights reached, named as the metrics of an evaluation are."""
+    from mmcore.runs.before import read_before
+
+    return {f"{source}/{name}": value for source, found in read_before(run).items() for name, value in found.items()}
+
+
+def _since(name: str, value: float | None, before: Mapping[str, float]) -> str:
+    """How a metric has changed since the start, where that was measured."""
+    old = before.get(name)
+    if old is None or value is None:
+        return ""
+    change = f"{value - old:+.4g}" if is_error(name) else f"{100 * (value - old):+.1f}"
+    return f" (at the start {written(name, old)}, {change})"
 
 
 def _several(runs: tuple[Path, ...], summaries: list[RunSummary], out: Path | None, as_json: bool) -> None:
@@ -99,7 +119,10 @@ def _several(runs: tuple[Path, ...], summaries: list[RunSummary], out: Path | No
         ("loss", [_number(summary.loss) for summary in summaries]),
     ]
     for metric in dict.fromkeys(name for summary in summaries for name in summary.metrics):
-        rows.append((metric, [_number(s.metrics[metric]) if metric in s.metrics else "-" for s in summaries]))
+        rows.append((metric, [_written(metric, s.metrics.get(metric)) for s in summaries]))
+    before = [_before(run) for run in runs]
+    for metric in dict.fromkeys(name for found in before for name in found):
+        rows.append((f"{metric} at the start", [_written(metric, found.get(metric)) for found in before]))
     rows += [(key, [_short(value) for value in values]) for key, values in differing.items()]
     _print_table(names, rows, num_results=len(rows) - len(differing))
     if not differing:
@@ -123,6 +146,10 @@ def _print_table(names: list[str], rows: list[tuple[str, list[str]]], *, num_res
 def _short(value: Any) -> str:
     text = "-" if value is None else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _written(metric: str, value: float | None) -> str:
+    return "-" if value is None else written(metric, value)
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mmcore.base.figures import written
 from mmcore.base.lock import holder
 from mmcore.errors import MmcoreError
 from mmcore.runs.settings import CONFIG_NAME, read_settings
@@ -25,7 +26,7 @@ class RunSummary:
     stage: str
     variant: str
     state: str
-    """running, finished, stopped (to be resumed), empty or unreadable."""
+    """running, finished, ended early (by patience), stopped (to be resumed), empty or unreadable."""
     step: int
     steps: int | None
     """Of the whole schedule; None before the first checkpoint of a run counted in epochs."""
@@ -77,6 +78,8 @@ def _state(run_dir: Path, saved: Mapping[str, Any], records: list[dict[str, Any]
         return f"running (process {process})"
     if saved.get("finished"):
         return "finished"
+    if records and "ended" in records[-1]:
+        return "ended early"
     return "stopped" if saved or records else "empty"
 
 
@@ -128,4 +131,4 @@ def _table(summaries: list[RunSummary]) -> None:
 
 
 def _metrics(metrics: Mapping[str, float], most: int) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:most]) or "-"
+    return ", ".join(f"{name} {written(name, value)}" for name, value in list(metrics.items())[:most]) or "-"

@@ -173,7 +173,10 @@ class Stage(Recipe):
     eval_every: Every | None = None
     """Optimiser steps between evaluations, or their share of all steps; None evaluates at the end only."""
     best_metric: str | None = None
-    """Metric (`<validation set>/<name>`) by which the `best` checkpoint is chosen; larger is better."""
+    """Metric (`<validation set>/<name>`) by which the `best` checkpoint is chosen; larger is better, of losses
+    and errors less (`mmcore.base.figures.ERRORS`)."""
+    patience: int | None = Field(default=None, gt=0)
+    """Evaluations in a row without a better `best_metric` after which the run ends; None goes on to its last step."""
 
     optim: AdamW
     schedule: Schedule = Field(discriminator="kind")
@@ -220,6 +223,13 @@ class Stage(Recipe):
                 f"global_batch {self.global_batch} is not a multiple of micro_batch {self.micro_batch}",
                 where=f"stage {self.number} {self.name}",
                 do="change one of them with --set global_batch=... or --set micro_batch=...",
+            )
+        if self.patience is not None and (self.best_metric is None or self.eval_every is None):
+            lacking = "best_metric" if self.best_metric is None else "eval_every"
+            raise RecipeError(
+                f"patience waits for a better best_metric, and there is no {lacking}",
+                where=f"stage {self.number} {self.name}, patience",
+                do=f"--set {lacking}=..., or leave patience out",
             )
         if self.offload and not self.zero:
             raise RecipeError(

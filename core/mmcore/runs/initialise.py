@@ -165,22 +165,33 @@ def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
     return [str(local[name]) if local[name].exists() else name for name in names]
 
 
-def _load(model: "Model", start: str) -> dict[str, Any]:
-    record: dict[str, Any] = {"source": start}
+def place_of_start(start: str) -> Path | None:
+    """Where weights lie on this disk; None for what the Hub has.
+
+    Raises:
+        MissingDataError: there is nothing.
+    """
     if hub.is_hub(start):
-        path = hub.fetch(
-            start,
-            do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
-        )
-        record["commit"] = hub.commit_of(path)
-    else:
-        path = Path(start).expanduser()
+        return None
+    path = Path(start).expanduser()
     if not path.exists():
         raise MissingDataError(
             f"there are no weights at {path}",
             where="--init",
             do="give a run folder, a checkpoint file or hf://OWNER/NAME/FILE; --init random starts without",
         )
+    return path
+
+
+def _load(model: "Model", start: str) -> dict[str, Any]:
+    record: dict[str, Any] = {"source": start}
+    path = place_of_start(start)
+    if path is None:
+        path = hub.fetch(
+            start,
+            do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
+        )
+        record["commit"] = hub.commit_of(path)
     report = _load_run(model, path) if (path / "config.yaml").is_file() else _load_published(model, path)
     record["filled"], record["new"], record["ignored"] = len(report.filled), report.new, len(report.ignored)
     return record

@@ -13,11 +13,12 @@ from mmcore.base import hub
 from mmcore.contract.recipe import Source, Validation
 from mmcore.data.records import told_left_out
 from mmcore.errors import MmcoreError, UsageError
-from mmcore.runs.build import adapt, build_datasets, build_model, data_context, prepare_demo, total_steps
+from mmcore.runs.build import adapt, build_datasets, build_model, build_order, data_context, prepare_demo, total_steps
 from mmcore.runs.checks import check_metrics, few_steps_a_pass
 from mmcore.runs.config import Origins, to_tree
 from mmcore.runs.memory import Memory, plan_memory
 from mmcore.runs.plugin import OpenedPlugin
+from mmcore.runs.probe import Probe
 from mmcore.runs.settings import Request, Settings, active_sources, settle, validations
 from mmcore.train.schedule import beyond_the_end
 
@@ -50,6 +51,8 @@ class SourcePlan:
     epochs: float | None
     """How often each of its records is seen in the whole run, on average."""
     problem: str | None = None
+    changed: bool = False
+    """Whether an entry of it is not as the family's recipe has it."""
 
 
 @dataclass(slots=True)
@@ -73,6 +76,9 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     """What the family decides by looking at the disk, such as whether cached features are used."""
     problems: list[str] = field(default_factory=list)
+    """Everything for which `mmcore train` would stop before its first step."""
+    probe: Probe | None = None
+    """Two steps that were made; None without --probe."""
 
     @property
     def hours(self) -> float | None:
@@ -99,12 +105,15 @@ class Plan:
             "memory_bytes": asdict(self.memory) | {"peak": self.memory.peak} if self.memory else None,
             "samples_per_s": self.rate,
             "hours": self.hours,
+            "probe": asdict(self.probe) if self.probe else None,
             "notes": self.notes,
             "problems": self.problems,
         }
 
 
-def make_plan(request: Request, *, processes: int = 1, build: bool = True, rate: float | None = None) -> Plan:
+def make_plan(
+    request: Request, *, processes: int = 1, build: bool = True, rate: float | None = None, probe: bool = False
+) -> Plan:
     """Resolve a request and look at everything it needs.
 
     Args:
@@ -112,6 +121,7 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True, rate:
         processes: how many will train, for accumulation and memory.
         rate: samples per second of all processes together, for the hours.
         build: whether to build the model and open the data; False needs neither torch nor data.
+        probe: make two steps, where nothing is in the way of them.
 
     Raises:
         UsageError: the request itself is wrong; problems with data or weights are listed in the plan instead.
@@ -134,15 +144,18 @@ def make_plan(request: Request, *, processes: int = 1, build: bool = True, rate:
             f" x {processes} processes"
         )
     if build:
+        plan.rate = rate
         with hub.unasked():
-            _look(family, settings, plan, rate)
+            datasets = _look(family, settings, plan)
+        if probe and datasets is not None and not plan.problems:
+            _probe(family, settings, datasets, plan)
     else:
         plan.sources = list(_describe_sources(settings, {}, plan))
     return plan
 
 
-def _look(family: OpenedPlugin, settings: Settings, plan: Plan, rate: float | None) -> None:
-    """Data on this disk and the model's shapes; the Hub is not asked."""
+def _look(family: OpenedPlugin, settings: Settings, plan: Plan) -> "Datasets | None":
+    """Data on this disk and the model's shapes; the Hub is not asked. Returns the data, if all of it is there."""
     prepare_demo(family, settings)
     counts, datasets = _count_records(family, settings, plan)
     if settings.stage.steps is not None or counts.keys() == active_sources(settings).keys():
@@ -153,9 +166,42 @@ def _look(family: OpenedPlugin, settings: Settings, plan: Plan, rate: float | No
         plan.notes += few_steps_a_pass(settings.stage, sum(counts.values()))
     plan.sources = list(_describe_sources(settings, counts, plan))
     plan.validation = _describe_validation(family, settings, plan)
-    _describe_model(family, settings, datasets, plan)
-    plan.rate = rate
+    for look in (_describe_model, _describe_start, _describe_order):
+        try:
+            look(family, settings, datasets, plan)
+        except MmcoreError as error:
+            plan.problems.append(str(error))
     _take_notes(family, settings, plan)
+    return datasets
+
+
+def _describe_start(family: OpenedPlugin, settings: Settings, datasets: "Datasets | None", plan: Plan) -> None:
+    """Where the weights start, and whether they are there; what is on the Hub is not asked for."""
+    from mmcore.runs.initialise import chosen_starts, place_of_start
+
+    del family, datasets
+    for start in chosen_starts(settings.stage, settings.init, Path(settings.data)):
+        if place_of_start(start) is None:
+            plan.notes.append(f"weights: {start} is fetched from the Hub when training starts")
+
+
+def _describe_order(family: OpenedPlugin, settings: Settings, datasets: "Datasets | None", plan: Plan) -> None:
+    """Whether there is something to draw from, and the mixture knows what it goes by."""
+    del family, plan
+    if datasets is not None:
+        build_order(settings, datasets)
+
+
+def _probe(family: OpenedPlugin, settings: Settings, datasets: "Datasets", plan: Plan) -> None:
+    """Two steps, and what follows from them for the whole run."""
+    from mmcore.runs.probe import probe
+
+    try:
+        plan.probe = probe(family, settings, datasets)
+    except MmcoreError as error:
+        plan.problems.append(str(error))
+        return
+    plan.rate = plan.probe.samples_per_s * plan.processes
 
 
 def _count_records(family: OpenedPlugin, settings: Settings, plan: Plan) -> "tuple[dict[str, int], Datasets | None]":
@@ -185,7 +231,12 @@ def _describe_sources(settings: Settings, counts: dict[str, int], plan: Plan) ->
         records = counts.get(name)
         epochs = plan.samples * share / records if plan.samples and records else None
         files = _files(source)
-        yield SourcePlan(name, source.format, files, share, records, epochs)
+        changed = _is_changed(plan.origins, f"data.sources.{name}")
+        yield SourcePlan(name, source.format, files, share, records, epochs, changed=changed)
+
+
+def _is_changed(origins: Origins, key: str) -> bool:
+    return any(one == key or one.startswith(f"{key}.") for one in origins)
 
 
 def _files(entry: Source | Validation) -> str:
@@ -211,6 +262,7 @@ def _describe_validation(family: OpenedPlugin, settings: Settings, plan: Plan) -
                 found[name], evaluators[name] = len(answers.sources[name]), answers.evaluators[name]
             except MmcoreError as error:
                 found[name] = error.what
+                plan.problems.append(f"{name}: {error}")
             except KeyError:
                 continue
     try:
@@ -218,13 +270,15 @@ def _describe_validation(family: OpenedPlugin, settings: Settings, plan: Plan) -
         plan.notes += [note] if note and settings.only else []
     except MmcoreError as error:
         plan.problems.append(str(error))
-    return [_validation(name, entry, found.get(name, "no plugin gives this set")) for name, entry in entries.items()]
+    unused = "not evaluated with these --sources" if settings.only else "no plugin gives this set"
+    return [_validation(name, entry, found.get(name, unused), plan.origins) for name, entry in entries.items()]
 
 
-def _validation(name: str, entry: Validation, found: int | str) -> SourcePlan:
+def _validation(name: str, entry: Validation, found: int | str, origins: Origins) -> SourcePlan:
     """A validation set with its records, or with what is wrong with it."""
     records, problem = (found, None) if isinstance(found, int) else (None, found)
-    return SourcePlan(name, entry.format, _files(entry), 0.0, records, None, problem)
+    changed = _is_changed(origins, f"validation.{name}")
+    return SourcePlan(name, entry.format, _files(entry), 0.0, records, None, problem, changed)
 
 
 def _take_notes(family: OpenedPlugin, settings: Settings, plan: Plan) -> None:

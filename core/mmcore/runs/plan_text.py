@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mmcore.runs.config import to_tree
 from mmcore.runs.memory import Memory
 from mmcore.runs.plan import Plan, SourcePlan
+from mmcore.runs.probe import Probe
 
 GIB = 2**30
 
@@ -28,30 +30,45 @@ def render(plan: Plan) -> None:
         if key.startswith(("data.sources.", "validation", "title", "origin", "number", "name", "notes")):
             continue
         mark = plan.origins.get(key)
-        console.print(f"  {'*' if mark else ' '} {key} = {value}" + (f"   [dim]{mark}[/]" if mark else ""))
+        said = f"  {'*' if mark else ' '} {key} = {escape(str(value))}"
+        console.print(said + (f"   [dim]{escape(mark)}[/]" if mark else ""))
     console.print()
     console.print(f"data root {plan.settings.data}")
     console.print(_data_table(plan))
+    for key, source in plan.origins.items():
+        if key.startswith(("data.sources.", "validation")):
+            console.print(f"  * {key}   [dim]{escape(source)}[/]")
     if plan.groups:
         console.print(_parameter_table(plan))
     if plan.memory is not None:
         console.print(_memory_table(plan.memory))
         console.print(plan.memory.note, markup=False)
+    if plan.probe is not None:
+        console.print(_probed(plan.probe), markup=False)
     console.print(_duration(plan))
     for note in plan.notes:
         console.print(note, markup=False)
     for problem in plan.problems:
-        console.print(f"\n[bold]problem:[/] {problem}", markup=True)
+        console.print(f"\n[bold]problem:[/] {escape(problem)}")
+    if plan.problems:
+        console.print("\n`mmcore train` would stop for " + ("this" if len(plan.problems) == 1 else "these"))
 
 
 def _data_table(plan: Plan) -> Table:
     table = Table("source", "share", "records", "passes", "format", "annotations", title="data", title_justify="left")
     for source in plan.sources:
         passes = "-" if source.epochs is None else f"{source.epochs:.2f}"
-        table.add_row(source.name, f"{source.share:.1%}", _records(source), passes, source.format, source.annotations)
+        name = _marked(source)
+        table.add_row(name, f"{source.share:.1%}", _records(source), passes, source.format, source.annotations)
     for source in plan.validation:
-        table.add_row(source.name, "val", _records(source), "", source.format, source.problem or source.annotations)
+        told = escape(source.problem or source.annotations)
+        table.add_row(_marked(source), "val", _records(source), "", source.format, told)
     return table
+
+
+def _marked(source: SourcePlan) -> str:
+    """Its name, with the star of what was changed for this run."""
+    return f"* {source.name}" if source.changed else source.name
 
 
 def _records(source: SourcePlan) -> str:
@@ -85,6 +102,15 @@ def _memory_table(memory: Memory) -> Table:
         "together" if memory.step is not None else "together, without activations", f"{memory.peak / GIB:.3g}"
     )
     return table
+
+
+def _probed(probe: Probe) -> str:
+    """What two steps on this machine took."""
+    of = "the device" if probe.device != "cpu" else "the whole process"
+    return (
+        f"probe on {probe.device}, one process: a step takes {probe.step_s:.2f} s"
+        f" ({probe.samples_per_s:.2f} samples/s), peak memory of {of} {probe.peak_bytes / GIB:.3g} GiB"
+    )
 
 
 def _duration(plan: Plan) -> str:

@@ -23,6 +23,7 @@ from mmcore.errors import CheckpointError, MissingDataError, suggest
 from mmcore.geometry import masks
 from mmcore.show.conversation import draw_answer
 from mmcore.show.draw import draw_prediction, select
+from mmcore.show.text import Run, with_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
 
@@ -98,6 +99,8 @@ def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
         result["names"] = list(question.names)
     result["threshold"] = question.threshold
     result["objects"] = [_object(prediction, row) for row in kept]
+    if not kept and (best := best_of(prediction)) is not None:
+        result["best_score"] = round(best, 5)
     for name in ("image_id", "record_id", "frame", "count"):
         if getattr(prediction, name) is not None:
             result[name] = getattr(prediction, name)
@@ -121,6 +124,12 @@ def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
             for p in prediction.phrases
         ]
     return result
+
+
+def best_of(prediction: Prediction) -> float | None:
+    """The highest score of its objects; None where nothing has a score."""
+    scores = None if prediction.scores is None else prediction.scores[torch.isfinite(prediction.scores)]
+    return None if scores is None or not len(scores) else float(scores.max())
 
 
 def _object(prediction: Prediction, row: int) -> dict[str, Any]:
@@ -202,7 +211,12 @@ def draw(image: Image.Image, prediction: Prediction, question: Question) -> Imag
     bare = not prediction.regions and prediction.label_map is None
     if bare and prediction.boxes_xyxy is None and prediction.masks is None and prediction.text is not None:
         return draw_answer(image, question.prompt or "", prediction.text)
-    return draw_prediction(image, prediction, question.threshold, top=question.top)
+    picture = draw_prediction(image, prediction, question.threshold, top=question.top)
+    best = best_of(prediction)
+    if best is not None and best < question.threshold:
+        note = f"nothing scores {question.threshold:.2f} or more; the best is {best:.2f}"
+        picture = with_text(picture, [Run(note)], font_size=max(14, picture.width // 40))
+    return picture
 
 
 def free_stem(folder: Path, stem: str) -> str:

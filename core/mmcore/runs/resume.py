@@ -19,6 +19,7 @@ from mmcore.train.stored import path_of, state_of, steps_of
 
 CHANGEABLE = (
     "steps", "epochs", "skip_nonfinite", "loss_spikes", "checkpoint_every", "eval_every", "keep_last", "keep_every",
+    "patience",
     "data.bad_samples", "data.max_bad_in_a_row", "data.max_pixels", "validation",
 )  # fmt: skip
 """Recipe entries that a resume may replace with --set."""

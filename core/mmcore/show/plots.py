@@ -6,11 +6,13 @@ Reads what `mmcore.train.metrics` writes; a half-written last line, as a killed 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmcore.base.figures import is_error, is_loss, scale, written
 from mmcore.errors import CheckpointError
 from mmcore.train import metrics
 
@@ -115,10 +117,11 @@ def plot_comparison(runs: Mapping[str, Path], output: Path) -> Path:
     from matplotlib.figure import Figure
 
     found = {label: read_curves(Path(folder) / metrics.METRICS_NAME) for label, folder in runs.items()}
-    shown = choose_metrics(list(dict.fromkeys(name for curves in found.values() for name in curves.metrics)))[:4]
+    names = list(dict.fromkeys(name for curves in found.values() for name in curves.metrics))
+    shown = [*filter(is_loss, names)][:2] + choose_metrics(names)[:4]
     panels: list[tuple[str, Any]] = [
         ("total loss (running mean)", lambda curves: (curves.steps, smooth(curves.total))),
-        *((name, lambda curves, name=name: curves.metrics.get(name, ([], []))) for name in shown),
+        *((name + ("" if is_error(name) else ", percent"), partial(_in_percent, name)) for name in shown),
         ("learning rate", lambda curves: curves.rates),
     ]
     columns = 2 if len(panels) <= 4 else 3
@@ -140,6 +143,11 @@ def plot_comparison(runs: Mapping[str, Path], output: Path) -> Path:
     handles = [axes[0].plot([], [], color=_colour(n), linewidth=2, label=name)[0] for n, name in enumerate(found)]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(found)), frameon=False)
     return _save(figure, Path(output))
+
+
+def _in_percent(name: str, curves: Curves) -> tuple[list[int], list[float]]:
+    steps, values = curves.metrics.get(name, ([], []))
+    return steps, [scale(name) * value for value in values]
 
 
 def _draw_series(axis: Any, series: tuple[Sequence[int], Sequence[float]], number: int) -> bool:
@@ -199,8 +207,12 @@ def _draw_total(axis: Any, curves: Curves) -> None:
     axis.plot(curves.steps, curves.total, color=_COLOURS[0], alpha=0.3 if many else 1.0, linewidth=1)
     if many:
         axis.plot(curves.steps, smooth(curves.total), color=_COLOURS[0], linewidth=2, label="running mean")
+    losses = [name for name in curves.metrics if is_loss(name)]
+    for number, name in enumerate(losses[: len(_COLOURS) - 1], 1):
+        axis.plot(*curves.metrics[name], color=_COLOURS[number], marker="o", markersize=3.5, label=name)
+    if many or losses:
         axis.legend(frameon=False, fontsize=8)
-    _log_scale_if_wide(axis, curves.total)
+    _log_scale_if_wide(axis, [*curves.total, *(value for name in losses for value in curves.metrics[name][1])])
 
 
 def _draw_losses(axis: Any, curves: Curves) -> None:
@@ -238,20 +250,27 @@ def _family_of(name: str) -> str:
 
 
 def _draw_metrics(axis: Any, curves: Curves) -> None:
-    axis.set_title("validation", fontsize=11)
-    if not curves.metrics:
-        _say(axis, "not evaluated yet")
-        return
+    axis.set_title("validation, percent", fontsize=11)
     shown = choose_metrics(list(curves.metrics))
+    if not shown:
+        _say(axis, "nothing but the loss is measured" if curves.metrics else "not evaluated yet")
+        return
     sources = {name.split("/")[0] for name in shown}
     for number, name in enumerate(shown):
         steps, values = curves.metrics[name]
         label = name if len(sources) > 1 else name.split("/", 1)[-1]
-        label += f"  {values[-1]:.3f}"  # beside the line's end, close curves would write over one another
-        axis.plot(steps, values, color=_COLOURS[number % len(_COLOURS)], marker="o", markersize=3.5, label=label)
-    values = [value for name in shown for value in curves.metrics[name][1]]
-    if all(not np.isfinite(value) or 0 <= value <= 1 for value in values):
-        axis.set_ylim(0, 1.02)
+        label += f"  {written(name, values[-1])}"  # beside the line's end, close curves would write over one another
+        axis.plot(
+            steps,
+            [scale(name) * value for value in values],
+            color=_COLOURS[number % len(_COLOURS)],
+            marker="o",
+            markersize=3.5,
+            label=label,
+        )
+    values = [scale(name) * value for name in shown for value in curves.metrics[name][1]]
+    if all(not np.isfinite(value) or 0 <= value <= 100 for value in values):
+        axis.set_ylim(0, 102)
     axis.legend(frameon=False, fontsize=8)
 
 
@@ -271,8 +290,9 @@ def choose_metrics(names: Sequence[str]) -> list[str]:
         "overall",
         "best",
     )
-    chosen = [name for name in names if name.rsplit("/", 1)[-1] in headline]
-    return (chosen or list(names))[: len(_COLOURS)]
+    figures = [name for name in names if not is_loss(name)]  # losses have a panel's scale of their own
+    chosen = [name for name in figures if name.rsplit("/", 1)[-1] in headline]
+    return (chosen or figures)[: len(_COLOURS)]
 
 
 def _draw_rate(axis: Any, curves: Curves) -> None:

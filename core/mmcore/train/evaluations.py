@@ -8,12 +8,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 
 from torch import nn
 
 from mmcore.base import distributed
+from mmcore.base.figures import is_error
 from mmcore.contract.recipe import Stage
 from mmcore.errors import MmcoreError
 from mmcore.train import stored
@@ -33,6 +34,8 @@ class Position:
     samples: int = 0
     best: float | None = None
     best_step: int | None = None
+    stale: int = 0
+    """Evaluations in a row that gave nothing better than the best."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -63,6 +66,11 @@ class Evaluations:
         self.position, self.recorder, self.say = position, recorder, say
         self.failed: str | None = None
         """Why the last evaluation gave nothing."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the recipe's patience is at its end."""
+        return self.stage.patience is not None and self.position.stale >= self.stage.patience
 
     def due(self) -> bool:
         """Whether the step that the run stands at is to be evaluated."""
@@ -106,10 +114,18 @@ class Evaluations:
         position.metrics = known
         if name is not None and known and name not in known:
             self.say(f"step {position.step} cannot be the best: no {name} among {', '.join(known)}")
-        if name in known and (position.best is None or known[name] > position.best):
-            position.best, position.best_step = known[name], position.step
+        if name in known and self._is_better(known[name]):
+            position.best, position.best_step, position.stale = known[name], position.step, 0
+        elif name in known:
+            position.stale += 1
         if distributed.place().is_first:
             stored.mark_best(self.run_dir, position.best_step)
+
+    def _is_better(self, value: float) -> bool:
+        best = self.position.best
+        if best is None or isnan(best):
+            return not isnan(value)
+        return value < best if is_error(str(self.stage.best_metric)) else value > best
 
 
 def failure_text(error: BaseException) -> str:

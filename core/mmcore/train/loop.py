@@ -79,6 +79,8 @@ class TrainSetup:
     """Opens an experiment tracker on the first process."""
     show: bool = True
     """Whether progress is shown at all."""
+    keep: bool = True
+    """Whether checkpoints are written; False is a rehearsal, of which only the log is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class _Run:
         if position.step:
             self.evaluations.catch_up(self.engine)
         micro_batches = iter(self.setup.batches.iterate(position.step, self.stop_step))
-        while position.step < self.stop_step:
+        while position.step < self.stop_step and not self._ended_early():
             stop = self._step(micro_batches, signals)
             last, evaluate = position.step == self.stop_step, self.evaluations.due()
             if last or stop or evaluate or due(self.stage.checkpoint_every, position.step):
@@ -160,10 +162,21 @@ class _Run:
                 self.evaluations.run(self.engine)
                 self.window = Window()
         path = stored.path_of(self.setup.run_dir, position.step)
-        if not path.is_dir():  # --max-steps 0, or a finished run whose last checkpoint was deleted
+        if self.setup.keep and not path.is_dir():  # --max-steps 0, or a finished run whose last checkpoint was deleted
             self._save()
         self.guard.check_end(position.step)
         return Trained(position.step, dict(position.metrics), path, self.evaluations.failed)
+
+    def _ended_early(self) -> bool:
+        """Whether the recipe's patience is at its end, which is told and recorded once."""
+        if not self.evaluations.exhausted:
+            return False
+        step, best = self.position.step, self.position.best_step
+        why = f"no better {self.stage.best_metric} in {self.stage.patience} evaluations, the best at step {best}"
+        self._say(f"the run ends at step {step}: {why}")
+        if self.recorder is not None and self.recorder.ended() is None:
+            self.recorder.write({"step": step, "ended": why})
+        return True
 
     def _step(self, micro_batches: Iterator[tuple[int, Batch]], signals: StopSignals) -> int:
         """One optimiser step; returns the signal by which a process was asked to stop, or 0."""
@@ -268,6 +281,8 @@ class _Run:
         return merged
 
     def _save(self) -> None:
+        if not self.setup.keep:
+            return
         if self.recorder is not None:
             self.recorder.sync()
         position, scale = self.position, self.engine.loss_scale

@@ -1,8 +1,8 @@
 """What a run leaves behind to be read: `metrics.jsonl`, `log.txt` and TensorBoard events, written by the first process.
 
 `metrics.jsonl` has one JSON object a line: of a training step (`step`, `total`, `losses`, `lr` by group, `grad_norm`,
-`samples`, `skipped`, `timing`) or of an evaluation (`step`, `eval`, `timing`, and `failed` with the reason when it gave
-nothing). Everything but `timing` is a function of
+`samples`, `skipped`, `timing`), of an evaluation (`step`, `eval`, `timing`, and `failed` with the reason when it gave
+nothing), or the reason why a run ended before its last step (`step`, `ended`). Everything but `timing` is a function of
 the recipe, the data and the seed; a resumed run cuts the lines past its checkpoint, so that the file without `timing`
 equals that of a run that was never interrupted.
 """
@@ -64,6 +64,11 @@ class Recorder:
         return next(
             (record["eval"] for record in reversed(records) if "eval" in record and record["step"] == step), None
         )
+
+    def ended(self) -> str | None:
+        """Why the run ended before its last step, where its records end with that."""
+        records = read(self._path)
+        return records[-1].get("ended") if records else None
 
     def say(self, text: str) -> None:
         """Append to `log.txt`, with the time of day."""

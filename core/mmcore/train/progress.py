@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mmcore.base.figures import written
 from mmcore.base.progress import LiveLine, clock
 from mmcore.contract.values import Batch
 
@@ -89,7 +90,7 @@ def line(record: Mapping[str, Any], total: int) -> str:
 
     >>> line({"step": 20, "total": 1.5, "lr": {"group0": 1e-4}, "timing": {"step_s": 2.0, "samples_per_s": 4.0,
     ...     "data_wait_percent": 1.0, "memory_gb": 1.25}}, 80)
-    'step 20/80  loss 1.5  lr 0.0001  4.0 samples/s  data wait 1%  1.2 GB  2:00 left'
+    'step 20/80  loss 1.5  lr 0.0001  4.0 samples/s  data wait 1%  peak memory 1.2 GB  2:00 left'
     """
     timing = record["timing"]
     parts = [
@@ -103,7 +104,7 @@ def line(record: Mapping[str, Any], total: int) -> str:
     if "padding_percent" in timing:
         parts.append(f"padding {timing['padding_percent']:.0f}%")
     parts.append(f"data wait {timing['data_wait_percent']:.0f}%")
-    parts.append(f"{timing['memory_gb']:.1f} GB")
+    parts.append(f"peak memory {timing['memory_gb']:.1f} GB")
     parts.append(f"{clock((total - record['step']) * timing['step_s'])} left")
     return "  ".join(parts)
 
@@ -112,7 +113,7 @@ def brief(metrics: Mapping[str, float], most: int = 3) -> str:
     """The first few metrics of each validation set; evaluators name the headline figures first.
 
     >>> brief({"coco/AP": 0.25, "coco/AP50": 0.5, "coco/AP75": 0.2, "coco/APs": 0.1, "refcoco/P@0.5": 0.75})
-    'coco/AP 0.25, coco/AP50 0.5, coco/AP75 0.2, refcoco/P@0.5 0.75'
+    'coco/AP 25.0%, coco/AP50 50.0%, coco/AP75 20.0%, refcoco/P@0.5 75.0%'
     """
     seen: dict[str, int] = {}
     shown = []
@@ -120,5 +121,5 @@ def brief(metrics: Mapping[str, float], most: int = 3) -> str:
         source = name.split("/")[0]
         seen[source] = seen.get(source, 0) + 1
         if seen[source] <= most:
-            shown.append(f"{name} {value:.4g}")
+            shown.append(f"{name} {written(name, value)}")
     return ", ".join(shown)

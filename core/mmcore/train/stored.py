@@ -26,6 +26,8 @@ _STATE = {
 _POSITION = {
     "step": int, "samples": int, "best": (int, float, type(None)), "best_step": (int, type(None)), "metrics": dict,
 }  # fmt: skip
+_LATER = {"stale": int}
+"""What older checkpoints do not have."""
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -139,7 +141,7 @@ def state_of(path: Path) -> dict[str, Any]:
     """
     state = read_json(path / STATE, _STATE)
     position = parse_json(json.dumps(state["position"]), _POSITION)
-    if unknown := position.keys() - _POSITION.keys():
+    if unknown := position.keys() - _POSITION.keys() - _LATER.keys():
         raise ValueError(f"position has {', '.join(sorted(unknown))}, which nobody knows")
     return state
 

@@ -1,5 +1,7 @@
 """Plans: shapes without memory, nobody on the Hub asked, one problem not hiding the next."""
 
+import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,37 @@ def test_a_demo_is_planned_with_its_activations_and_hours(
     assert plan.memory.peak > plan.memory.weights + plan.memory.optimiser + plan.memory.gradients
     assert plan.samples is not None
     assert plan.hours == plan.samples / 36_000
+
+
+@pytest.mark.parametrize(("plugin", "stage"), FIRST_TINY.items())
+def test_everything_for_which_training_would_stop_is_listed(plugin: str, stage: str, tmp_path: Path, run) -> None:
+    asked = ("--plugin", plugin, "--variant", "tiny", "--stage", stage, "--data", str(tmp_path))
+    code, said = run("plan", *asked, "--init", str(tmp_path / "no.pth"), "--set", "frozen=[nothing_like_it]", "--json")
+    plan = json.loads(said[said.index("{") : said.rindex("}") + 1])
+    assert code == 1
+    told = "\n".join(plan["problems"])
+    for name in (*(one["name"] for one in plan["sources"]), *(one["name"] for one in plan["validation"])):
+        assert f"{name}: " in told, name
+    assert "there are no weights at" in told
+    assert "nothing_like_it" in told
+
+
+@pytest.mark.parametrize(("plugin", "stage"), FIRST_TINY.items())
+def test_a_probe_measures_a_step_and_leaves_nothing_behind(
+    plugin: str, stage: str, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    first = next(iter(make_plan(Request(plugin=plugin, stage=stage, demo=True)).sources)).name
+    changed = ("--set", "global_batch=2", "--set", "micro_batch=2", "--set", f"data.sources.{first}.weight=2.0")
+    code, said = run(
+        "plan", "--plugin", plugin, "--stage", stage, "--demo", "--probe", "--workers", "0", *changed, "--json"
+    )
+    assert code == 0, said
+    plan = json.loads(said[said.index("{") : said.rindex("}") + 1])
+    assert plan["probe"]["step_s"] > 0
+    assert plan["hours"] == pytest.approx(plan["samples"] / plan["probe"]["samples_per_s"] / 3600)
+    assert [one["name"] for one in plan["sources"] if one["changed"]] == [first]
+    assert not list((tmp_path / "tmp").glob("mmcore-probe-*"))

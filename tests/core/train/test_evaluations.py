@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from mmcore.errors import DataError, Stopped
+from mmcore.errors import DataError, RecipeError, Stopped
 from mmcore.train import stored
 from mmcore.train.metrics import read
 
@@ -123,3 +123,41 @@ def test_a_signal_saves_and_leaves_the_evaluation_to_the_resume(toy, tmp_path: P
     assert stored.steps_of(tmp_path)[-1] == 4
     toy.train(toy.toy_setup(tmp_path, stage, evaluate=failing_at(0, DataError("")), resume=True))
     assert [record["step"] for record in evaluations(tmp_path)] == [2, 4, 6, 8, 10, 12]
+
+
+def scored(scores: dict[int, float], name: str):
+    def evaluate(model: object, step: int) -> dict[str, float]:
+        return {name: scores[step]}
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "ends", "best"),
+    [
+        ("toy/score", {2: 0.1, 4: 0.5, 6: 0.4, 8: 0.5, 10: 0.6, 12: 0.7}, 8, 4),
+        ("toy/score", {2: 0.1, 4: 0.5, 6: 0.4, 8: 0.6, 10: 0.5, 12: 0.7}, 12, 12),
+        ("toy/loss", {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.0, 10: 1.0, 12: 0.5}, 8, 4),
+        ("toy/score", {2: float("nan"), 4: 0.5, 6: float("nan"), 8: float("nan"), 10: 0.6, 12: 0.7}, 8, 4),
+    ],
+)
+def test_a_run_ends_when_its_patience_does_and_a_larger_one_goes_on(
+    toy, tmp_path: Path, name: str, scores: dict[int, float], ends: int, best: int
+) -> None:
+    stage = toy.toy_stage(**STAGE | {"best_metric": name, "patience": 2})
+    trained = toy.train(toy.toy_setup(tmp_path, stage, evaluate=scored(scores, name)))
+    assert (trained.step, stored.named(tmp_path, "best")) == (ends, best)
+    ended = [record for record in read(tmp_path / "metrics.jsonl") if "ended" in record]
+    assert [record["step"] for record in ended] == [ends] * (ends < 12)
+    again = toy.train(toy.toy_setup(tmp_path, stage, evaluate=scored({}, name), resume=True))
+    assert again.step == ends, "a resume does not forget"
+    assert [record for record in read(tmp_path / "metrics.jsonl") if "ended" in record] == ended
+    longer = stage.replace(patience=None)
+    assert toy.train(toy.toy_setup(tmp_path, longer, evaluate=scored(scores, name), resume=True)).step == 12
+
+
+def test_patience_without_something_to_wait_for_is_refused(toy) -> None:
+    with pytest.raises(RecipeError, match="there is no best_metric"):
+        toy.toy_stage(patience=2, best_metric=None)
+    with pytest.raises(RecipeError, match="there is no eval_every"):
+        toy.toy_stage(patience=2, best_metric="toy/score", eval_every=None)

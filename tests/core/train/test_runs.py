@@ -71,7 +71,7 @@ def test_several_runs_are_compared_by_settings_figures_and_curves(folder: Path, 
     text = invoke(report, "finished", "stopped", "--csv", "all.csv")
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
     assert lines["step"] == ["12/12", "5/12"]
-    assert lines["toy/score"][0] == "-6"
+    assert lines["toy/score"][0] == "-600.0%"
     assert lines["stage.optim.lr"][1] == "0.5"
     assert "stage.global_batch" not in lines, "what is equal is not told"
     with Image.open(folder / "comparison.png") as picture:
