@@ -1,0 +1,56 @@
+"""GLaMM (Rasheed et al., CVPR 2024, arXiv 2311.03356): a language model whose answers point at pixels.
+
+The hooks, one line of work each; heavy imports stay inside them.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmcore import Family, Stage, hookimpl
+
+if TYPE_CHECKING:
+    from mmcore import DataContext, Datasets, Model
+
+
+@hookimpl
+def family() -> Family:
+    """Who it is."""
+    return Family(
+        name="glamm",
+        title="GLaMM: grounded conversations, region captions and referring segmentation",
+        variants=("7b", "tiny"),
+        learns=("converse",),
+        requires_api=">=0.2,<0.3",
+    )
+
+
+@hookimpl
+def stage_params(variant: str) -> tuple[Stage, ...]:
+    """The stages of one size, in training order."""
+    from mmcore_glamm.recipes import stages
+
+    return stages(variant)
+
+
+@hookimpl
+def build_model(stage: Stage, variant: str) -> "Model":
+    """GLaMM with fresh weights."""
+    from mmcore_glamm.build import build
+
+    return build(stage, variant)
+
+
+@hookimpl
+def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Datasets":
+    """The recipe's conversations or validation sets."""
+    from mmcore_glamm.data import build
+
+    return build(stage, split, context)
+
+
+@hookimpl
+def write_demo(root: Path) -> None:
+    """Sample data below `root`, for --demo."""
+    from mmcore_glamm.data import write_demo
+
+    write_demo(root)
