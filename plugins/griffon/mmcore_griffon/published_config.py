@@ -48,17 +48,14 @@ def from_published(
     if model not in TEMPLATES:
         raise WeightsError(f"Griffon has no language model {model!r}", where="config.json", known=TEMPLATES)
     settings["language"]["tie_word_embeddings"] = bool(entries.get("tie_word_embeddings", model == "gemma2"))
-    width, rows = settings["tower"].select_layer, settings["tower"].select_feature
     settings["tower"] = replace(
         settings["tower"],
-        select_layer=int(entries.get("mm_vision_select_layer", width)),
-        select_feature=entries.get("mm_vision_select_feature", rows),
+        select_layer=int(entries.get("mm_vision_select_layer", settings["tower"].select_layer)),
+        select_feature=entries.get("mm_vision_select_feature", settings["tower"].select_feature),
     )
-    return GriffonConfig(
-        **settings | {"image_aspect": "squash"},
-        template=TEMPLATES[model],
-        region_tower=region_tower if entries.get("unshared_visual_encoder") else None,
-    )
+    settings["image_aspect"] = "squash"
+    region = region_tower if entries.get("unshared_visual_encoder") else None
+    return GriffonConfig(**settings, template=TEMPLATES[model], region_tower=region)
 
 
 def to_published(config: GriffonConfig) -> dict[str, Any]:

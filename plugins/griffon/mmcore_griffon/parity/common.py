@@ -1,6 +1,7 @@
 """What the checks share: the model a case describes, its weights, its pictures and its batch."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,7 @@ def limits_of(case: Case, kind: str | None = None) -> dict[str, float]:
     told = case.data["tolerances"] if kind is None else case.data["tolerances"][kind]
     words = str(told).replace(",", " ").split()
     found = {"atol": 0.0, "rtol": 0.0}
-    for word, value in zip(words, words[1:], strict=False):
+    for word, value in pairwise(words):
         if word in found:
             found[word] = float(value)
     return {"absolute": found["atol"], "relative": found["rtol"]}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from mmcore.parity import Case, Check, Report, deterministic_image
 from mmcore.vision.clip_images import ClipImages, pad_to_square
-from mmcore.vision.clip_vit import resize_positions
+from mmcore.vision.clip_vit import ClipVit, resize_positions
 from mmcore.vision.projectors import build_projector, projected_tokens
 from PIL import Image
 from torch import Tensor
@@ -61,10 +61,11 @@ def check_tower(case: Case, report: Report) -> None:
     """What is read of the tower, projected rows, and the region tokenizer."""
     model, given = model_of(config_of(case)), case.tensors
     report.covers("images", "regions")
+    tower = model.tower
+    assert isinstance(tower, ClipVit)
     with torch.no_grad():
-        state = model.tower.config.state(model.tower.config.select_layer)
-        last = model.tower.config.num_layers
-        hidden = model.tower.hidden_states(given["images"], (state, last))
+        state, last = tower.config.state(tower.config.select_layer), tower.config.num_layers
+        hidden = tower.hidden_states(given["images"], (state, last))
         assert model.region is not None
         actual = {
             "tower_patch": hidden[state][:, 1:],
@@ -73,7 +74,7 @@ def check_tower(case: Case, report: Report) -> None:
             "encode_images": model.see(given["images"]),
             "region_tokens": model.region(given["regions"]),
         }
-        report.close("the tower alone", model.tower(given["images"]), model.tower.select(hidden[state]))
+        report.close("the tower alone", tower(given["images"]), tower.select(hidden[state]))
     for name in case.outputs():
         if name not in ("images", "regions"):
             report.close(name, actual[name], given[name], **limits_of(case))
