@@ -90,6 +90,7 @@ def _versions(report: Report) -> None:
             f"another package of the name mmcore ({stranger}) is installed and may lie over this one",
             f"pip uninstall mmcore, then install {DISTRIBUTION} again",
         )
+    facts["extras"] = _extras(needed)
     for requirement in needed:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -104,6 +105,19 @@ def _versions(report: Report) -> None:
                 f"pip install '{requirement}'",
             )
     report.facts["versions"] = facts
+
+
+def _extras(requirements: list[Requirement]) -> dict[str, str]:
+    """What only some runs need, by extra: "there", or what is missing and how to get it."""
+    wanted = ("captions", "lmdb", "convnext")  # those of users; the others are of developers
+    found: dict[str, str] = {}
+    for extra in wanted:
+        of_it = [one for one in requirements if one.marker is not None and one.marker.evaluate({"extra": extra})]
+        of_it = [one for one in of_it if not one.marker.evaluate({"extra": ""})]  # type: ignore[union-attr]
+        missing = [one.name for one in of_it if _version_of(one.name) is None]
+        remedy = f"without {' and '.join(missing)}: pip install '{DISTRIBUTION}[{extra}]'"
+        found[extra] = remedy if missing else "there"
+    return found
 
 
 def _version_of(name: str) -> str | None:

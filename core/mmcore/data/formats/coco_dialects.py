@@ -107,7 +107,7 @@ FORMATS = (
         short=("phrases",),
         title="COCO JSON whose objects are named in free words, as Visual Genome and GRIT are converted",
         content="objects",
-        tasks=("ground",),
+        tasks=("ground", "region_caption"),
         parser=lambda files, options: Phrases(files[0]),
         sniff=lambda glimpse: (
             _is_coco(glimpse) and any(glimpse.has("annotations", name) for name in Phrases(glimpse.path).phrases)

@@ -18,16 +18,19 @@ TASKS: Mapping[str, str] = {
     "segment": "objects with masks",
     "refer": "one object for an expression",
     "ground": "objects named by phrases in free words",
+    "region_caption": "a description of a box in an image",
     "caption": "a description of an image",
+    "grounded_caption": "a description of an image whose phrases have masks",
     "converse": "questions and answers, with or without an image",
     "ask": "questions with answers to compare with, for evaluation",
     "probe": "what hidden states know of an image",
 }
 """What annotations can teach or measure, by the name that formats, families and own-data files use."""
 
-Content = Literal["objects", "conversations", "questions"]
-"""What the records are: images with objects (`mmcore.data.records`), conversations (`mmcore.data.formats.llava`), or
-questions that are read whole (`mmcore.evaluate.vqa`)."""
+Content = Literal["objects", "conversations", "questions", "grounded"]
+"""What the records are: images with objects (`mmcore.data.records`), conversations (`mmcore.data.formats.llava`),
+questions that are read whole (`mmcore.evaluate.vqa`), or images with parts that are spoken of
+(`mmcore.data.grounded`)."""
 
 
 class NoOptions(Recipe):

@@ -9,7 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from mmcore.data.formats import captions, coco_dialects, imagefolder, llava, odvg, questions, refer, sa1b, voc, yolo
+from mmcore.data.formats import (
+    captions,
+    coco_dialects,
+    grounded_captions,
+    imagefolder,
+    llava,
+    odvg,
+    questions,
+    refer,
+    sa1b,
+    voc,
+    yolo,
+)
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
 from mmcore.errors import DataError, PluginError, suggest
@@ -25,6 +37,7 @@ CORE: tuple[Format, ...] = (
     *odvg.FORMATS,
     *imagefolder.FORMATS,
     *questions.FORMATS,
+    *grounded_captions.FORMATS,
 )
 """The core's formats; of several that recognise a file the last one is taken."""
 

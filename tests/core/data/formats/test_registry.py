@@ -9,6 +9,7 @@ from mmcore.contract.recipe import Recipe, Source
 from mmcore.data.entry import open_entry
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.registry import Formats
+from mmcore.data.grounded import GroundedIndex
 from mmcore.data.records import Record, Records
 from mmcore.errors import DataError, MissingDataError, PluginError, RecipeError, UnsafeDataError
 from mmcore.evaluate.protocols import PROTOCOLS
@@ -42,6 +43,11 @@ def test_a_sample_is_recognised_by_content_and_read_back(tmp_path: Path, name: s
     assert len(index) >= 4
     if FORMATS[name].content == "conversations":
         assert not index.column("bad").any()
+        return
+    if FORMATS[name].content == "grounded":
+        spoken = GroundedIndex(index)
+        assert len(spoken) == len(index)
+        assert all(spoken[position].parts for position in range(len(spoken)))
         return
     records = Records(index)
     assert len(records) == len(index)
