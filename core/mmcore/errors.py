@@ -13,6 +13,7 @@
     ├── NonFiniteError     the loss or the gradient stopped being a number
     ├── LossSpikeError     the loss left the spread of the last steps, and the recipe stops there
     ├── OutOfMemoryError   exit code 3: the device or the host has no memory left
+    ├── FileSystemError    the system refuses a file: no space, no right, a name too long
     ├── ShapeError         tensors that do not fit together
     └── LaunchError        processes that could not be started or lost one another
     Stopped                a signal asked the run to stop and it was saved: exit code 128 + signal
@@ -118,6 +119,10 @@ class OutOfMemoryError(MmcoreError):
     """The device or the host has no memory left for a step."""
 
     exit_code = 3
+
+
+class FileSystemError(MmcoreError):
+    """The system refuses a file: the disk is full or read-only, permissions lack, the name is too long."""
 
 
 class ShapeError(MmcoreError):

@@ -5,6 +5,7 @@ traceback of the transport. What they say is an echo; the launcher shows the wor
 """
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmcore.base.files import replace_text
-from mmcore.errors import MmcoreError
+from mmcore.errors import FileSystemError, MmcoreError
 
 FOLDER_VARIABLE = "MMCORE_FAILURES"
 """Set by the launcher: where failures are left."""
@@ -23,6 +24,29 @@ _PEER = (
     "timed out waiting", "distbackenderror", "tcpstore", "recvvalue", "connectfullmesh",
 )  # fmt: skip
 """Words of the transports when another process is gone."""
+
+
+_ELSEWHERE = "choose another place: --out, or MMCORE_CACHE for indexes, caches and sample data"
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), f"free space there, or {_ELSEWHERE}"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), f"check its permissions, or {_ELSEWHERE}"),
+    errno.ENAMETOOLONG: "no name in a path may have more than 255 bytes",
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR), "a file lies where a folder should, or a folder where a file should"
+    ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n), or use fewer --workers"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "its disk or network drive fails: see the system's log"),
+}
+"""What to do about errors of the system that are nobody's mistake in a program."""
+
+
+def refusal(error: BaseException) -> FileSystemError | None:
+    """What to tell instead of an error of the system about a file, or None where it is another kind of error."""
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES or is_echo(error):
+        return None
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | Path)]
+    what = f"a file cannot be used: {error.strerror}"
+    return FileSystemError(what, where=" and ".join(names) or None, do=_REMEDIES[error.errno])
 
 
 class Failure(NamedTuple):

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import click
 
-from mmcore.base.failure import describe, is_echo, leave
+from mmcore.base.failure import describe, is_echo, leave, refusal
 from mmcore.base.terminal import protect, tell
 from mmcore.errors import MmcoreError
 from mmcore.version import __version__
@@ -84,23 +84,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = 130
-    except MmcoreError as error:
-        code = error.exit_code
-        if not leave(error, code):
-            if debug:
-                raise
-            tell(describe(error) + _whose())
     except BrokenPipeError:
         # The reader of our output went away (`mmcore plugins | head`): not an error, and nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        if not leave(error, 1):
-            if debug or not is_echo(error):
-                raise
-            tell(f"LaunchError: another process of this run is gone: {str(error).splitlines()[0]}{_whose()}")
-        code = 1
+        code = _failed(error, debug)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    """Say why a command failed, to the launcher where there is one; its exit code."""
+    told = error if isinstance(error, MmcoreError) else refusal(error)
+    code = told.exit_code if told is not None else 1
+    if leave(error if told is None else told, code):
+        return code
+    if debug or (told is None and not is_echo(error)):
+        raise error
+    gone = "LaunchError: another process of this run is gone: "
+    tell((describe(told) if told is not None else gone + str(error).splitlines()[0]) + _whose())
+    return code
 
 
 def _whose() -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmcore.data.jpeg import lacks_data, plain_corner
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
 
 MAX_PIXELS = 178_956_970
@@ -188,44 +189,17 @@ def _regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     return open(handle, "rb")
 
 
-_FILL_ROWS = 8
-"""Rows of one colour at the bottom of a JPEG that make it worth a second look."""
-_JUNK = bytes(range(0x20, 0xA0)) * 512
-"""Entropy-coded data that means something, whatever the tables."""
-
-
 def _refuse_filled(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """A JPEG that ends before its last row: the decoder fills what is missing with the last colour, and says nothing.
-
-    Whether it did shows in one way only: with more data before the end marker such a picture goes on, a whole one does
-    not. That takes a second decoding, so it is done only where the last rows are of one colour.
+    """A JPEG that ends before its last row or column.
 
     Raises:
-        DataError: the header claims more rows than there are.
+        DataError: the header claims more than there is.
     """
-    if image.format not in ("JPEG", "MPO") or image.height <= _FILL_ROWS:
+    if image.format not in ("JPEG", "MPO") or not plain_corner(image):
         return
-    bottom = image.crop((0, image.height - _FILL_ROWS, image.width, image.height))
-    if any(low != high for low, high in _ranges(bottom)):
-        return
-    pixels = np.asarray(image)
-    plain = (pixels == pixels[-1, -1]).reshape(image.height, -1).all(axis=1)
-    first = image.height - int(np.argmin(plain[::-1])) if not plain.all() else 0
-    # What would go on is the block row in which the data ends, and the one below.
-    edge = (0, max(0, first - 2 * _FILL_ROWS), image.width, min(image.height, first + 2 * _FILL_ROWS))
     with _regular(path) as file:
-        content = file.read()
-    end = content.rfind(b"\xff\xd9")
-    if end < 0:
-        return
-    with Image.open(io.BytesIO(content[:end] + _JUNK + content[end:]), formats=("JPEG",)) as again:
-        if again.crop(edge).tobytes() != image.crop(edge).tobytes():
+        if lacks_data(image, file.read()):
             raise DataError("the image has less data than its size asks for", where=path, do="fetch the file again")
-
-
-def _ranges(image: Image.Image) -> list[tuple[int, int]]:
-    found = image.getextrema()
-    return [found] if isinstance(found[0], int | float) else list(found)  # type: ignore[list-item]
 
 
 def _bytes_needed(image: Image.Image) -> int:

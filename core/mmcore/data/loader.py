@@ -10,7 +10,8 @@ import signal
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -132,21 +133,22 @@ class Loader:
             self._loader._iterator = None  # type: ignore[union-attr]
 
     def _workers(self, prefetch: int, pin_memory: bool | None, start_method: str | None) -> DataLoader[Any]:
-        return DataLoader(
-            self._dataset,
-            batch_size=None,
-            sampler=self._tasks,
-            num_workers=self._num_workers,
-            collate_fn=pack,
-            timeout=min(_LOOK_S, self._deadline_s),
-            pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-            worker_init_fn=init_worker,
-            prefetch_factor=prefetch,
-            persistent_workers=True,
-            multiprocessing_context=start_method,
-            # Without its own generator the loader would draw from, and so change, the training's random numbers.
-            generator=torch.Generator(),
-        )
+        with _without_opinions():
+            return DataLoader(
+                self._dataset,
+                batch_size=None,
+                sampler=self._tasks,
+                num_workers=self._num_workers,
+                collate_fn=pack,
+                timeout=min(_LOOK_S, self._deadline_s),
+                pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+                worker_init_fn=init_worker,
+                prefetch_factor=prefetch,
+                persistent_workers=True,
+                multiprocessing_context=start_method,
+                # Without its own generator the loader would draw from, and so change, the training's random numbers.
+                generator=torch.Generator(),
+            )
 
     def _from_workers(self, tasks: Iterator[Task]) -> Iterator["_Result"]:
         assert self._loader is not None
@@ -163,9 +165,7 @@ class Loader:
 
     def _started(self) -> Any:
         assert self._loader is not None
-        with warnings.catch_warnings():
-            # Python warns about forking beside threads; workers use neither the threads nor their locks.
-            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+        with _without_opinions():
             return iter(self._loader)
 
     def _next(self, results: Any) -> "_Result | None":
@@ -211,6 +211,16 @@ class Loader:
                 do="often too little memory or /dev/shm: try fewer --workers, or --workers 0 to see the failure itself",
             )
         return error
+
+
+@contextmanager
+def _without_opinions() -> Generator[None, None, None]:
+    """Without what Python and torch think of forking beside threads, whose locks workers do not use, and of more
+    workers than cores, which was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        yield
 
 
 def _raise_only_in_next(results: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pluggy
 
+from mmcore.base.failure import refusal
 from mmcore.contract import hookspecs
 from mmcore.errors import MmcoreError, PluginError
 from mmcore.plugins.explain import explain_error, upgrade
@@ -93,6 +94,8 @@ def call(hooks: Manager, plugin: Plugin, hook: str, **arguments: Any) -> Any:
     except (MmcoreError, KeyboardInterrupt, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if (refused := refusal(error)) is not None:
+            raise refused from error
         raise PluginError(
             f"{hook} failed: {explain_error(error)}",
             where=f"plugin {_culprit(hooks, hook, error) or plugin.label}",

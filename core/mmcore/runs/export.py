@@ -49,12 +49,15 @@ def export(
     Raises:
         UsageError: `out` holds something.
         WeightsError: the family has no such format.
-        CheckpointError: the disk is full.
+        CheckpointError: the disk is full, or the folder cannot be written.
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty", where=f"--out {out}", do="choose a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    except OSError as error:
+        raise _unwritable(out, error) from None
     try:
         _write(opened, format, scratch, max_shard_bytes, pth, precision)
         if out.exists():
@@ -62,10 +65,15 @@ def export(
         scratch.chmod(0o755)
         scratch.replace(out)
     except OSError as error:
-        raise CheckpointError(f"cannot write the export: {error.strerror or error}", where=out) from error
+        raise _unwritable(out, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def _unwritable(out: Path, error: OSError) -> CheckpointError:
+    do = "free space, check the folder's permissions, or choose another --out"
+    return CheckpointError(f"cannot write the export: {error.strerror or error}", where=out, do=do)
 
 
 def _write(

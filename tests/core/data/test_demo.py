@@ -1,11 +1,15 @@
 import json
+import os
+import signal
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from mmcore.data.demo.write import MANIFEST, More, coco_categories, write_demo
+from mmcore.data.demo.write import MANIFEST, More, coco_categories, write_demo, write_once
 from mmcore.errors import DataError
 from mmcore.geometry import masks
 from PIL import Image
@@ -170,3 +174,21 @@ def test_a_family_writes_files_of_its_own_about_the_same_scenes(tmp_path: Path) 
     assert set(tree(root)) - set(tree(plain)) == {"own.json"}
     write_demo(root, train=2, val=1)
     assert not (root / "own.json").exists()
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_second_one_waits(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        write_once(tmp_path / "demo", {"n": 1}, lambda folder: (folder / "half").touch() or time.sleep(60) or {})
+        os._exit(0)
+    while not list(tmp_path.glob(".demo-writing-*/half")):
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert list(tmp_path.glob(".demo-writing-*"))
+    turns = []
+    with ThreadPoolExecutor() as pool:  # each thread has a lock of its own, as a process has
+        for _ in range(3):
+            pool.submit(write_once, tmp_path / "demo", {"n": 1}, lambda folder: turns.append(1) or {})
+    assert turns == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcore.data.images import locate, read_facts, read_image, safe_join
+from mmcore.data.images import BYTES_PER_PIXEL, MAX_PIXELS, locate, read_facts, read_image, safe_join
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
 from PIL import Image
 
@@ -183,21 +185,35 @@ def test_what_a_recipe_names_and_is_not_there_is_reported_with_the_first_absent_
 def with_size(path: Path, target: Path, height: int, width: int) -> Path:
     """A JPEG whose header claims another size than its data has."""
     content = bytearray(path.read_bytes())
-    at = content.index(b"\xff\xc0") + 5
+    at = next(at for frame in (b"\xff\xc0", b"\xff\xc2") if (at := content.find(frame)) > 0) + 5
     content[at : at + 4] = struct.pack(">HH", height, width)
     target.write_bytes(content)
     return target
 
 
-@pytest.mark.parametrize("size", [(480, 320), (160, 640), (1000, 1000)])
-def test_a_jpeg_that_has_less_data_than_its_size_asks_for_is_refused(tmp_path, size):
+LAYOUTS = {
+    "baseline": {}, "progressive": {"progressive": True}, "full colour": {"subsampling": 0},
+    "progressive, full colour": {"progressive": True, "subsampling": 0},
+    "optimised": {"quality": 30, "optimize": True}, "restarts": {"restart_marker_rows": 1},
+    "progressive with restarts": {"restart_marker_rows": 1, "progressive": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("size", [(480, 320), (176, 320), (168, 320), (160, 640), (160, 336), (1000, 1000)])
+@pytest.mark.parametrize("kind", ["noise", "plain edge", "ramp", "grey"])
+def test_a_jpeg_that_has_less_data_than_its_size_asks_for_is_refused(tmp_path, options, size, kind):
     pixels = np.random.default_rng(0).integers(0, 255, (160, 320, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=80)
+    if kind == "plain edge":
+        pixels[100:] = 255
+    elif kind == "ramp":
+        pixels[:] = np.linspace(0, 255, 320)[:, None]
+    Image.fromarray(pixels).convert("L" if kind == "grey" else "RGB").save(tmp_path / "a.jpg", **options)
     with pytest.raises(DataError, match="less data than its size"):
         read_image(with_size(tmp_path / "a.jpg", tmp_path / "b.jpg", *size))
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30, "optimize": True}])
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_whole_jpeg_with_a_plain_lower_edge_is_read(tmp_path, options):
     pixels = np.random.default_rng(0).integers(0, 255, (160, 320, 3), np.uint8)
     pixels[100:] = 255
@@ -216,3 +232,28 @@ def test_the_budget_is_one_of_bytes_too(tmp_path):
     with pytest.raises(UnsafeDataError, match="bytes"):
         read_image(tmp_path / "a.gif", max_pixels=25_000_000)
     assert read_image(tmp_path / "a.gif", max_pixels=100_000_000).shape == (5000, 5000, 3)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("1", "png"), ("L", "png"), ("P", "gif")])
+def test_a_small_file_within_the_pixel_budget_is_refused_for_its_bytes(tmp_path, mode, suffix):
+    Image.new(mode, (13_000, 13_000)).save(tmp_path / f"a.{suffix}", optimize=True)
+    assert (tmp_path / f"a.{suffix}").stat().st_size < 500_000
+    assert MAX_PIXELS > 13_000**2
+    with pytest.raises(UnsafeDataError, match=r"bytes; the budget is 1,073,741,820"):
+        read_image(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("1", "png"), ("L", "png"), ("P", "gif"), ("RGB", "png")])
+def test_reading_takes_no_more_memory_than_the_budget_says(tmp_path, mode, suffix):
+    side = 5000 if mode == "RGB" else 4000
+    Image.new(mode, (side, side)).save(tmp_path / f"a.{suffix}")
+    program = (
+        "import resource, sys; from mmcore.data.images import read_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "read_image(sys.argv[1], max_pixels=int(sys.argv[2]))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)"
+    )
+    pixels = 50_000_000
+    arguments = [sys.executable, "-c", program, tmp_path / f"a.{suffix}", str(pixels)]
+    grown = subprocess.run(arguments, capture_output=True, check=True)
+    assert int(grown.stdout) < BYTES_PER_PIXEL * pixels

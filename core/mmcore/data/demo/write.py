@@ -13,15 +13,19 @@ instead of a pickle). A family that reads other files of the same scenes gives a
 The same seed and counts give the same bytes on one version of Pillow and numpy.
 """
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmcore.base.lock import waited_for
+from mmcore.base.terminal import tell
 from mmcore.data.demo.scenes import Scene, Thing, draw_scene
 from mmcore.errors import DataError
 
@@ -107,18 +111,40 @@ def write_once(root: Path, wanted: dict[str, Any], write: Callable[[Path], dict[
     if old is not None and old.get("made") == wanted and _intact(root, old["files"]):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        fresh.chmod(0o755)
-        files = write(fresh)
-        (fresh / MANIFEST).write_text(json.dumps({"made": wanted, "files": files}, indent=1))
-        _move_in(fresh, root, files, old)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with _only_writer(root):
+        old = _read_manifest(root)
+        if old is not None and old.get("made") == wanted and _intact(root, old["files"]):
+            return root  # another process was quicker
+        fresh = Path(tempfile.mkdtemp(prefix=_scratch(root), dir=root.parent))
+        try:
+            fresh.chmod(0o755)
+            files = write(fresh)
+            (fresh / MANIFEST).write_text(json.dumps({"made": wanted, "files": files}, indent=1))
+            _move_in(fresh, root, files, old)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return root
 
 
 # ---- files ----
+
+
+def _scratch(root: Path) -> str:
+    """How the names of folders begin in which data for `root` is being written."""
+    return f".{root.name}-writing-"
+
+
+@contextmanager
+def _only_writer(root: Path) -> Generator[None, None, None]:
+    """Only one process at a time writes; whatever another one began then is what a killed one left."""
+    lock = root.with_name(f".{root.name}.lock")
+    with waited_for(lock, lambda: tell(f"waiting for another process that writes {root}")):
+        for left in root.parent.glob(f"{glob.escape(_scratch(root))}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it notices and takes the next one
 
 
 def _read_manifest(root: Path) -> dict[str, Any] | None:
@@ -150,7 +176,7 @@ def _move_in(fresh: Path, root: Path, files: dict[str, str], old: dict[str, Any]
         try:
             os.rename(fresh, root)
             return
-        except OSError:  # another process was quicker; what it wrote is the same, so replacing it does no harm
+        except OSError:  # a mount point, or somebody put something there meanwhile
             pass
     if old is None:
         for name, digest in files.items():
