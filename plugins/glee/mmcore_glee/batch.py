@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Int, UInt8
 from mmcore.contract.values import DetectionBatch, PromptKind
+from mmcore.losses.jagged import to_device
 from torch import Tensor
 
 PromptMode = PromptKind
@@ -24,8 +25,9 @@ class GleeBatch(DetectionBatch):
     """1 for begin, words and the first end token, 0 for padding."""
     expressions: tuple[str, ...] | None = None
     """Referring expression of each image, for grounding."""
-    prompt_masks: UInt8[Tensor, "batch height width"] | None = None
-    """Visual prompt: the region of each image that shows what to find, at padded size; None without prompt."""
+    prompt_masks: UInt8[Tensor, "prompts height width"] | None = None
+    """Visual prompt: the region of each image that shows what to find, at padded size; of clips in the first frame.
+    None without prompt."""
     prompt_mode: PromptMode = "mask"
     squared: bool = False
     """Whether images were padded to a square before they were normalised, as large-scale jitter does it."""
@@ -39,3 +41,16 @@ class GleeBatch(DetectionBatch):
     def num_classes(self) -> int:
         """Width of the class logits: the vocabulary, or 1 for grounding."""
         return len(self.names) if self.expressions is None else 1
+
+    @property
+    def first_frames(self) -> Int[Tensor, " clips"]:
+        """Where among the images each clip begins."""
+        assert self.num_frames is not None
+        starts = [sum(self.num_frames[:i]) for i in range(len(self.num_frames))]
+        return to_device(starts, self.images.device)
+
+    @property
+    def clip_of_frame(self) -> Int[Tensor, " frames"]:
+        """Number of the clip that each image belongs to."""
+        assert self.num_frames is not None
+        return to_device([i for i, count in enumerate(self.num_frames) for _ in range(count)], self.images.device)

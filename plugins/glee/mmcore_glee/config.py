@@ -135,6 +135,13 @@ class GleeConfig:
     """Boxes kept per image; `long_detections` for vocabularies of at least 300 names."""
     long_detections: int = 300
 
+    tracks: int = 30
+    """Pairs of track and class kept per video."""
+    tao_tracks: int = 50
+    """Tracks kept per video by TAO's protocol."""
+    video_window: int = 10
+    """Frames of a video that go through the model at a time; changes memory and nothing else."""
+
     published_init: bool = True
     """Initialise text projections uniformly in [0, 1) as published, which suits fine-tuning from MaskDINO. False
     scales them so that class logits start near zero, which trains faster from random weights."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from mmcore.contract.model import Model
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
-from mmcore.errors import RecipeError, WeightsError, suggest
+from mmcore.errors import RecipeError, ShapeError, WeightsError, suggest
 from mmcore.weights.files import read_tensors
 from mmcore.weights.fill import fill
 from mmcore.weights.maps import LoadReport, WeightMap
@@ -28,7 +29,7 @@ from mmcore_glee.fusion import Fusion
 from mmcore_glee.outputs import DecoderOutputs, Draws
 from mmcore_glee.pixel_decoder import EncoderLayer, PixelDecoder
 from mmcore_glee.predict import predictions
-from mmcore_glee.prompt import DECODER_LEVELS, VisualPrompt, fill_boxes
+from mmcore_glee.prompt import DECODER_LEVELS, PUBLISHED_LEVELS, VisualPrompt, fill_boxes
 from mmcore_glee.query_decoder import DecoderLayer, PromptTokens, QueryDecoder
 from mmcore_glee.swin import Block, Swin
 from mmcore_glee.text_encoder import (
@@ -41,6 +42,8 @@ from mmcore_glee.text_encoder import (
     hidden_states,
     is_frozen,
 )
+from mmcore_glee.track_loss import NEGATIVES, track_loss
+from mmcore_glee.tracking import TAO_TASKS, Tracks, associate, tao_predictions, video_predictions, windows_of
 
 FORMATS = ("upstream",)
 BACKBONES = {"resnet": ResNet, "swin": Swin, "eva": Eva}
@@ -107,12 +110,29 @@ class Glee(Model):
         """
         draws = draws or Draws()
         outputs, text = self.run(batch, draws)
-        return Losses({**self.criterion(outputs, batch, draws), **self._text_losses(text, outputs.mask_features)})
+        losses = {**self.criterion(outputs, batch, draws), **self._track_loss(outputs, batch, draws)}
+        return Losses({**losses, **self._text_loss(text, outputs.mask_features)})
 
     @torch.no_grad()
     def predict(self, batch: GleeBatch) -> list[Prediction]:
-        """Boxes, masks, names and scores of each image, best first."""
-        return predictions(self.run(batch, Draws())[0], batch, self.config)
+        """Boxes, masks, names and scores of each image, best first; of one video, tracks through its frames."""
+        if batch.num_frames is None:
+            return predictions(self.run(batch, Draws())[0], batch, self.config)
+        tracks = self.track(batch)
+        made = tao_predictions if batch.task in TAO_TASKS else video_predictions
+        return made(tracks, batch, self.config)
+
+    @torch.no_grad()
+    def track(self, batch: GleeBatch) -> Tracks:
+        """Follow everything through the frames of one video, a window of frames at a time.
+
+        Raises:
+            ShapeError: the batch holds several videos.
+        """
+        if batch.num_frames is None or len(batch.num_frames) != 1:
+            raise ShapeError("tracks are followed through one video at a time", known=batch.num_frames)
+        windows = windows_of(batch, self.config.video_window)
+        return associate(self.run(window, Draws())[0] for window in windows)
 
     def run(self, batch: GleeBatch, draws: Draws) -> tuple[DecoderOutputs, TextFeatures]:
         """The figure, from left to right."""
@@ -121,8 +141,12 @@ class Glee(Model):
         text = self.encode_text(batch)
         fusion_tokens = text.fusion
         if batch.prompt_masks is not None:
-            template = self.prompt.template(images, batch.prompt_masks, batch.prompt_mode, self.backbone)
-            fusion_tokens = torch.cat([fusion_tokens, template], dim=1)
+            shown = images if batch.num_frames is None else images[batch.first_frames]
+            template = self.prompt.template(shown, batch.prompt_masks, batch.prompt_mode, self.backbone)
+            if batch.num_frames is not None:  # as published, before the words here and behind them for images
+                fusion_tokens = torch.cat([template[batch.clip_of_frame], fusion_tokens], dim=1)
+            else:
+                fusion_tokens = torch.cat([fusion_tokens, template], dim=1)
         # As published, the decoders run in full precision while backbone, text and heads may not.
         with torch.autocast(images.device.type, enabled=False):
             precise = self.pixel_decoder.level_embed.dtype
@@ -177,7 +201,9 @@ class Glee(Model):
             masks = batch.prompt_masks
             if self.training and batch.prompt_mode in ("point", "box"):
                 masks = fill_boxes(masks)
-            return self.prompt(pixels, shapes, masks, draws)
+            if batch.num_frames is None:
+                return self.prompt(pixels, shapes, masks, draws)
+            return self.prompt(pixels[batch.first_frames], shapes, masks, draws).repeated(batch.clip_of_frame)
         if text.prompts is None:
             return None
         assert text.prompts_valid is not None
@@ -188,10 +214,23 @@ class Glee(Model):
         """The factor of each loss, whatever layer it is of."""
         return {name: self.config.loss_weights[name] for name in LOSS_WEIGHTS}
 
-    def _text_losses(self, text: TextFeatures, like: Tensor) -> dict[str, Loss]:
+    def _text_loss(self, text: TextFeatures, like: Tensor) -> dict[str, Loss]:
         weight = self.config.loss_weights["dist_loss"]
         distance = like.new_zeros(()) if text.distance is None else text.distance
-        return {"track_loss": Loss(like.new_zeros(()), "objects"), "dist_loss": Loss(weight * distance, "text_tokens")}
+        return {"dist_loss": Loss(weight * distance, "text_tokens")}
+
+    def _track_loss(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> dict[str, Loss]:
+        """Contrast between frames; for clips only, and as published not with a visual prompt."""
+        if batch.num_frames is None or batch.prompt_masks is not None:
+            return {"track_loss": Loss(outputs.mask_features.new_zeros(()), "objects")}
+        embed = outputs.track_embed
+        assert embed is not None
+        # The published code matches anew for this loss, with other points than the last layer's own losses.
+        final = replace(outputs, sets={"track": outputs.sets["final"]})
+        matches = self.criterion.match(final, batch, draws)
+        negatives = draws.track_negatives(embed.shape[0], embed.shape[1], NEGATIVES, embed.device)
+        weight = self.config.loss_weights["track_loss"]
+        return {"track_loss": Loss(weight * track_loss(embed, matches, negatives, batch), "tracked_objects")}
 
     def train(self, mode: bool = True) -> "Glee":
         """Training or evaluation; frozen text encoders always evaluate, so that their features can be kept."""
@@ -279,7 +318,7 @@ class Glee(Model):
         tasks = [source.options.get("task") for source in stage.data.sources.values()]
         used = {TABLE_OF_TASK[task] for task in tasks if task in TABLE_OF_TASK}
         unused_text = ("fusion.text_scale", "fusion.attention.text_out", "fusion.attention.visual_value")
-        unread = (f"prompt.embed.{level}" for level in range(DECODER_LEVELS, self.config.num_levels))
+        unread = (f"prompt.embed.{level}" for level in range(DECODER_LEVELS, PUBLISHED_LEVELS))
         return (*unused_text, *unread, *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used))
 
     def checkpoint_blocks(self) -> Sequence[nn.Module]:

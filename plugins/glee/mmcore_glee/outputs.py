@@ -84,3 +84,7 @@ class Draws:
         """Sort keys above -1: the pixels of a visual prompt with the largest keys are sampled at a feature level."""
         del level
         return torch.rand(pixels.shape, device=pixels.device)
+
+    def track_negatives(self, num_frames: int, num_queries: int, count: int, device: torch.device) -> Tensor:
+        """Different queries of each frame, (frames, count), which stand for other things in the track loss."""
+        return torch.rand(num_frames, num_queries, device=device).topk(min(count, num_queries), dim=1).indices

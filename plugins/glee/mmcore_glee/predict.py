@@ -106,7 +106,7 @@ def _masks(
     """Quality and run lengths of each query's mask at the original size."""
     logits = torch.einsum("qc,chw->qhw", embed, features)
     quality, masks = [], []
-    for enlarged in _enlarge(logits, padded, image, original):
+    for enlarged in enlarged_masks(logits, padded, image, original):
         mask = enlarged > 0
         inside = (enlarged.sigmoid() * mask).sum((1, 2))
         quality.append(inside / (mask.sum((1, 2)) + 1e-6))
@@ -114,7 +114,7 @@ def _masks(
     return torch.cat(quality), masks
 
 
-def _enlarge(
+def enlarged_masks(
     logits: Float[Tensor, "queries h w"], padded: tuple[int, int], image: tuple[int, int], original: tuple[int, int]
 ) -> Iterator[Float[Tensor, "some height width"]]:
     """Mask logits at the padded size, cut to the image, at the original size; a few at a time."""

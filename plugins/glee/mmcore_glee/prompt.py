@@ -20,6 +20,8 @@ from mmcore_glee.query_decoder import PromptTokens
 
 DECODER_LEVELS = 3
 """Decoder layer i reads level i mod 3; the coarsest level is never read."""
+PUBLISHED_LEVELS = 4
+"""Embeddings that published files have, whatever the number of levels."""
 MARKED: frozenset[PromptMode] = frozenset({"scribble", "point"})
 """Modes whose region is drawn into the crop, by adding 1 to the normalised image."""
 
@@ -56,7 +58,7 @@ class VisualPrompt(nn.Module):
         dim = config.hidden_dim
         self.num_points = config.prompt_points
         self.crop_size = config.prompt_crop
-        self.embed = nn.ParameterList(torch.empty(dim, dim) for _ in range(config.num_levels))
+        self.embed = nn.ParameterList(torch.empty(dim, dim) for _ in range(PUBLISHED_LEVELS))
         for matrix in self.embed:
             nn.init.trunc_normal_(matrix, std=0.02)
         self.sign = nn.Embedding(2, dim)

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmcore_glee.config import GleeConfig
@@ -30,6 +30,11 @@ class PromptTokens:
     valid: tuple[Bool[Tensor, "batch tokens"], ...]
     by_confidence: bool = False
     """Whether proposals are chosen by confidence instead of class (visual prompts)."""
+
+    def repeated(self, rows: Int[Tensor, " frames"]) -> "PromptTokens":
+        """The tokens of these rows, one for each frame: what a clip's first frame shows is looked for in all."""
+        levels, valid = (tuple(level[rows] for level in levels) for levels in (self.levels, self.valid))
+        return PromptTokens(levels, valid, self.by_confidence)
 
 
 class SelfAttention(nn.Module):

@@ -7,7 +7,9 @@ from mmcore_glee.parity.__main__ import kinds
 CASES = (
     "keys_lite_stage1", "keys_lite_stage2", "backbone_r50", "vlfuse", "msdeform", "pixel_decoder_r50", "positions",
     "text_features", "prompt_template", "train_coco_teacher", "keys_pro_stage2", "backbone_eva",
-    "train_eva_prompt", "infer_lsj", "train_grounding", "train_prompt_point", "infer_coco",
+    "train_eva_prompt", "infer_lsj", "track_loss",
+    "train_video", "train_video_prompt", "infer_video", "infer_tao",
+    "train_grounding", "train_prompt_point", "infer_coco",
 )  # fmt: skip
 
 

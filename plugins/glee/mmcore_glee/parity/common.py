@@ -13,95 +13,14 @@ from mmcore.weights.maps import WeightMap
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.config import LITE, PLUS, PRO, GleeConfig
+from mmcore_glee.config import LITE
 from mmcore_glee.denoising import TABLE_OF_TASK
 from mmcore_glee.model import Glee
 from mmcore_glee.outputs import Draws
+from mmcore_glee.parity.settings import config_of
+from mmcore_glee.track_loss import tracked_objects
 from mmcore_glee.vocabulary import known_lists
 from mmcore_glee.vocabulary import names as vocabulary
-
-OVERRIDES = {
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": "encoder_layers",
-    "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD": "encoder_ffn",
-    "MODEL.SEM_SEG_HEAD.MASK_DIM": "mask_dim",
-    "MODEL.MaskDINO.DIM_FEEDFORWARD": "decoder_ffn",
-    "MODEL.MaskDINO.DEC_LAYERS": "decoder_layers",
-    "MODEL.MaskDINO.NUM_OBJECT_QUERIES": "num_queries",
-    "MODEL.MaskDINO.TRAIN_NUM_POINTS": "mask_points",
-    "MODEL.MaskDINO.OVERSAMPLE_RATIO": "oversample_ratio",
-    "MODEL.MaskDINO.IMPORTANCE_SAMPLE_RATIO": "importance_ratio",
-    "MODEL.MaskDINO.DN_NUM": "denoising_queries",
-    "MODEL.MaskDINO.DN_NOISE_SCALE": "denoising_noise",
-    "MODEL.LANGUAGE_BACKBONE.LANG_DIM": "text_dim",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": "resnet_stem",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": "resnet_out",
-    "MODEL.RESNETS.WIDTH_PER_GROUP": "resnet_width",
-    "MODEL.SWIN.EMBED_DIM": "swin_width",
-    "MODEL.SWIN.DEPTHS": "swin_depths",
-    "MODEL.SWIN.NUM_HEADS": "swin_heads",
-    "MODEL.SWIN.WINDOW_SIZE": "swin_window",
-    "MODEL.SWIN.DROP_PATH_RATE": "swin_drop_path",
-    "MODEL.EVA02.IMAGE_SIZE": "eva_image_size",
-    "MODEL.EVA02.PATCH_SIZE": "eva_patch",
-    "MODEL.EVA02.WINDOW_SIZE": "eva_window",
-    "MODEL.EVA02.DMBED_DIM": "eva_width",
-    "MODEL.EVA02.DEPTH": "eva_depth",
-    "MODEL.EVA02.NUM_HEADS": "eva_heads",
-    "MODEL.EVA02.MLP_RATIO": "eva_mlp_ratio",
-    "MODEL.EVA02.DROP_PATH_RATE": "eva_drop_path",
-    "MODEL.EVA02.WINDOW_BLOCK_INDEXES": "eva_window_blocks",
-    "MODEL.MaskDINO.NHEADS": "encoder_heads",
-    "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS": "num_levels",
-    "MODEL.VISUAL_PROMPT": "visual_prompt",
-}
-"""Configuration keys of the published code and ours."""
-SIZES = {"Lite": LITE, "Plus": PLUS, "Pro": PRO}
-TEXT = {"clip_frozen": "frozen", "clip_teacher": "teacher"}
-OUTSIDE = ("SOLVER.", "INPUT.", "DATALOADER.", "DATASETS.", "TEST.", "MODEL.EVA02.CHECKPOINT")
-"""Sections and entries that have no part in the model."""
-CLIP = {
-    "vocab_size": "text_vocabulary",
-    "max_position_embeddings": "text_positions",
-    "hidden_size": "text_dim",
-    "intermediate_size": "text_ffn",
-    "num_hidden_layers": "text_layers",
-    "num_attention_heads": "text_heads",
-}
-
-
-def published_config(base: str) -> GleeConfig:
-    """Our configuration of a published YAML file.
-
-    Raises:
-        NotRun: its backbone is not in this package.
-    """
-    size = next((size for size in SIZES if f"/{size}/" in f"/{base}"), None)
-    if size is None:
-        raise NotRun(f"{base} has a backbone that is not built yet")
-    joint = "Stage2" in base or "Stage3" in base
-    return SIZES[size].replace(text="teacher" if joint else "frozen", visual_prompt=joint)
-
-
-def config_of(case: Case) -> GleeConfig:
-    """The configuration of a case: a published file and its overrides.
-
-    Raises:
-        NotRun: the backbone is not in this package.
-    """
-    given = case.data["config"]
-    if isinstance(given, str):
-        return published_config(given)
-    config = published_config(given["base_config"])
-    clip = given.get("clip_text", {})
-    changes = {ours: clip[theirs] for theirs, ours in CLIP.items() if theirs in clip}
-    for key, value in given.get("overrides", {}).items():
-        if key in OVERRIDES:
-            changes[OVERRIDES[key]] = tuple(value) if isinstance(value, list) else value
-        elif key == "MODEL.TEXT.ARCH" and value in TEXT:
-            changes["text"] = TEXT[value]
-        elif not key.startswith(OUTSIDE):
-            raise NotRun(f"the case changes {key}, which has no counterpart here")
-    return config.replace(**changes, fusion_dropout=0.0)
 
 
 def model_of(case: Case) -> Glee:
@@ -150,9 +69,17 @@ class StoredDraws(Draws):
         tensors: of the case.
         prefix: before `draw.`, such as "step0.".
         skip: permutations that come before those of the prompt's samples.
+        negatives: queries drawn in each frame for the track loss.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "", skip: int = 0) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        prefix: str = "",
+        skip: int = 0,
+        negatives: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.negatives = torch.tensor(negatives, dtype=torch.int64)
         self.tensors = tensors
         self.prefix = f"{prefix}draw."
         self.skip = skip
@@ -200,6 +127,11 @@ class StoredDraws(Draws):
             keys[i, positions[order]] = torch.linspace(1, 0.5, count) if count > 1 else torch.ones(count)
         return keys
 
+    def track_negatives(self, num_frames: int, num_queries: int, count: int, device: torch.device) -> Tensor:
+        """The stored queries of each frame."""
+        assert (num_frames, count) == tuple(self.negatives.shape)
+        return self.negatives.to(device)
+
     most_prompt_points = LITE.prompt_points
 
     def _get(self, name: str, default: Tensor) -> Tensor:
@@ -209,18 +141,25 @@ class StoredDraws(Draws):
 def images_of(case: Case, suffix: str = "") -> list[Tensor]:
     """The pictures of a case, uint8 (3, height, width), in order."""
     pictures = case.data["images"]
-    names = sorted(pictures, key=lambda name: int(name.split(".")[1])) if isinstance(pictures, dict) else []
+    names = sorted(pictures, key=_place) if isinstance(pictures, dict) else []
     return [torch.from_numpy(deterministic_image(*pictures[name])).permute(2, 0, 1) for name in names if suffix in name]
+
+
+def _place(name: str) -> tuple[int, ...]:
+    """Numbers of an input: of the image, or of the clip and the frame."""
+    return tuple(int(part) for part in name.split(".") if part.isdigit())
 
 
 def training_batch(case: Case) -> GleeBatch:
     """The batch of a training case, with boxes and masks from its inputs."""
+    if any(len(_place(name)) == 2 for name in case.data["images"]):
+        return _clip_batch(case)
     images = images_of(case)
     padded = pad_images(images)
     size = (padded.shape[-2], padded.shape[-1])
     given, count = case.tensors, len(images)
     boxes = [relative_boxes(given[f"in.{i}.boxes_xyxy"], size) for i in range(count)]
-    masks = [_masks(case, i, len(boxes[i]), image) for i, image in enumerate(images)]
+    masks = [_masks(case, str(i), len(boxes[i]), image) for i, image in enumerate(images)]
     labels = [given.get(f"target.{i}.labels", given[f"in.{i}.classes"]) for i in range(count)]
     prompts = None
     if mode := case.data.get("prompt_mode"):
@@ -239,6 +178,46 @@ def training_batch(case: Case) -> GleeBatch:
         masks=flat,
         prompt_masks=prompts,
         prompt_mode=mode or "mask",
+    )
+
+
+def _clip_batch(case: Case) -> GleeBatch:
+    """Clips, frame by frame; what is not seen in a frame, and with a prompt what is not prompted, is left out."""
+    images, given = images_of(case), case.tensors
+    padded = pad_images(images)
+    size = (padded.shape[-2], padded.shape[-1])
+    places = sorted(_place(name) for name in case.data["images"])
+    num_frames = tuple(sum(clip == number for clip, _ in places) for number in sorted({clip for clip, _ in places}))
+    ids = {place: given[f"in.{place[0]}.{place[1]}.ids"] for place in places}
+    kept = {place: rows != -1 for place, rows in ids.items()}
+    mode = case.data.get("prompt_mode")
+    chosen = [entry[2][0] for entry in case.data["other_draws"] if entry[1] == "sample"] if mode else []
+    for clip, row in enumerate(chosen):
+        wanted = ids[clip, 0][kept[clip, 0]][row]
+        for place in places:
+            kept[place] &= (ids[place] == wanted) | torch.tensor(place[0] != clip)
+    boxes, masks, labels, prompts = [], [], [], []
+    for place, image in zip(places, images, strict=True):
+        name = f"{place[0]}.{place[1]}"
+        rows = kept[place]
+        found = _masks(case, name, len(rows), image)
+        boxes.append(relative_boxes(given[f"in.{name}.boxes_xyxy"], size)[rows])
+        labels.append(given[f"in.{name}.classes"][rows])
+        masks.append(None if found is None else found[rows])
+        if mode and place[1] == 0:
+            prompts.append(masks[-1])
+    return make_batch(
+        case,
+        padded,
+        tuple((image.shape[1], image.shape[2]) for image in images),
+        task=task_of(case),
+        labels=labels,
+        boxes=boxes,
+        masks=None if masks[0] is None else pad_masks(masks, size),
+        prompt_masks=_prompts(case, prompts, size) if mode else None,
+        prompt_mode=mode or "mask",
+        track_ids=torch.cat([ids[place][kept[place]] for place in places]),
+        num_frames=num_frames,
     )
 
 
@@ -264,6 +243,7 @@ def make_batch(
             "objects": float(sum(num_objects)),
             "batches": 1.0,
             "text_tokens": 0.0 if grounding else float(mask.sum()),
+            "tracked_objects": float(tracked_objects(num_objects, rest.get("num_frames") or ())),
         },
         images=images,
         image_sizes=image_sizes,
@@ -305,11 +285,11 @@ def names_of(case: Case, count: int) -> tuple[str, ...]:
     return tuple(names) if names else ("object",) * count
 
 
-def _masks(case: Case, i: int, count: int, image: Tensor) -> Tensor | None:
+def _masks(case: Case, place: str, count: int, image: Tensor) -> Tensor | None:
     stored = case.data.get("masks_rle")
     if stored is None:
         return None
-    rles = stored.get(f"in.{i}.masks", [])
+    rles = stored.get(f"in.{place}.masks", [])
     if count == 0 or not rles:
         return torch.zeros(0, image.shape[1], image.shape[2], dtype=torch.bool)
     return torch.from_numpy(decode_all(rles)).bool()

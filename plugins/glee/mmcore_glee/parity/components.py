@@ -13,11 +13,11 @@ from mmcore_glee.layers import box_positions, inverse_sigmoid, sine_positions
 from mmcore_glee.model import Glee
 from mmcore_glee.parity.common import (
     close_all,
-    config_of,
     fill,
     make_batch,
     published_tensors,
 )
+from mmcore_glee.parity.settings import config_of
 from mmcore_glee.pixel_decoder import PixelDecoder
 from mmcore_glee.prompt import VisualPrompt
 from mmcore_glee.query_decoder import proposals

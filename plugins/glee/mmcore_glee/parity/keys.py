@@ -4,7 +4,7 @@ import torch
 from mmcore.parity import Case, Check, Report
 
 from mmcore_glee.model import Glee
-from mmcore_glee.parity.common import config_of
+from mmcore_glee.parity.settings import config_of
 
 
 def check_keys(case: Case, report: Report) -> None:

@@ -13,6 +13,7 @@ from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LOSS_WEIGHTS
 from mmcore_glee.criterion import MATCH_COSTS, Criterion
 from mmcore_glee.outputs import DecoderOutputs, Draws, QueryOutputs
+from mmcore_glee.track_loss import ABSENT, OTHER, Tracked, contrast
 
 
 class StoredPoints(Draws):
@@ -85,6 +86,37 @@ def check_losses(case: Case, report: Report) -> None:
         report.close(f"grad.pred_{name}", leaf.grad, given[f"grad.pred_{name}"], **_limits(case))
 
 
+def check_track_loss(case: Case, report: Report) -> None:
+    """The contrast of given embeddings, and its gradients."""
+    given, frames, videos = case.tensors, case.data["frames"], case.data["videos"]
+    embeds = {
+        f"{i}.{kind}_embed": given[f"in.{i}.{kind}_embed"].clone().requires_grad_()
+        for i in range(frames * videos)
+        for kind in ("matched", "negative")
+    }
+    ids = [given[f"in.{i}.matched_id"] for i in range(frames * videos)]
+    later = [i for i in range(frames * videos) if i % frames]
+    references = [torch.cat([embeds[f"{i - 1}.matched_embed"], embeds[f"{i - 1}.negative_embed"]]) for i in later]
+    identities = [torch.cat([ids[i - 1], torch.full((len(embeds[f"{i - 1}.negative_embed"]),), OTHER)]) for i in later]
+    total = contrast(
+        _tracked(references, identities),
+        _tracked([embeds[f"{i}.matched_embed"] for i in later], [ids[i] for i in later]),
+    )
+    loss = total / max(sum(len(ids[i]) for i in later), 1)
+    report.close("track_loss", loss, case.data["track_loss_unweighted"], **_limits(case))
+    loss.backward()
+    for name, embed in embeds.items():
+        name = name.removesuffix("_embed")
+        if f"grad.{name}" in given:
+            gradient = torch.zeros_like(embed) if embed.grad is None else embed.grad
+            report.close(f"grad.{name}", gradient, given[f"grad.{name}"], **_limits(case))
+
+
+def _tracked(embeds: list[Tensor], ids: list[Tensor]) -> Tracked:
+    padded = torch.nn.utils.rnn.pad_sequence
+    return Tracked(padded(embeds, batch_first=True), padded(ids, batch_first=True, padding_value=ABSENT))
+
+
 def _batch(case: Case) -> GleeBatch:
     """The targets of a case as a batch; what the criterion does not read is empty."""
     given = case.tensors
@@ -140,4 +172,4 @@ def _limits(case: Case) -> dict[str, float]:
     return {"absolute": tolerance["outputs_absolute"], "relative": tolerance["relative"]}
 
 
-KINDS: dict[str, Check] = {"matcher": check_matcher, "losses": check_losses}
+KINDS: dict[str, Check] = {"matcher": check_matcher, "losses": check_losses, "track_loss": check_track_loss}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmcore.contract.values import Losses
 from mmcore.losses import Jagged, Matches
-from mmcore.parity import Case, Check, NotRun, Report
+from mmcore.parity import Case, Check, Report
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
@@ -22,7 +22,6 @@ from mmcore_glee.vocabulary import names as vocabulary
 
 SAMPLED = {"obj365": "obj365", "openimage": "openimage", "lvis": "lvis"}
 """Tasks whose labels count in a drawn vocabulary, and the list their classes count in."""
-VIDEO = ("train_video", "train_video_prompt", "track_loss")
 TINY_LOSS = 1e-9
 """Losses are of order one. Far below that the published float32 code rounds: it takes 1 - p of a p close to 1."""
 ROUNDING = 1e-8
@@ -35,6 +34,7 @@ class Recorded:
 
     outputs: DecoderOutputs
     matches: Matches
+    track_matches: Matches | None
     text: TextFeatures
     pixels: Tensor
     shapes: tuple[tuple[int, int], ...]
@@ -46,6 +46,11 @@ class _Spy:
 
     def __init__(self, criterion: Criterion) -> None:
         self.criterion = criterion
+        self.track_matches: Matches | None = None
+
+    def match(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> Matches:
+        self.track_matches = self.criterion.match(outputs, batch, draws)
+        return self.track_matches
 
     def __call__(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> Losses:
         self.outputs = outputs
@@ -59,7 +64,7 @@ def step(model: Glee, batch: GleeBatch, draws: Draws) -> Recorded:
     with _set(model, "criterion", spy), _watch(model) as seen:
         losses = Glee.forward(model.train(), batch, draws)
     pixels, _ = seen["pixel_decoder"]
-    return Recorded(spy.outputs, spy.matches, seen["text"], pixels, seen["shapes"], losses)
+    return Recorded(spy.outputs, spy.matches, spy.track_matches, seen["text"], pixels, seen["shapes"], losses)
 
 
 @contextmanager
@@ -99,11 +104,11 @@ def normalised(losses: Losses, batch: GleeBatch) -> dict[str, Tensor]:
 
 def check_training(case: Case, report: Report) -> None:
     """One step of a task."""
-    if case.name.startswith(VIDEO):
-        raise NotRun("video tasks are not built yet")
     model, batch = model_of(case), training_batch(case)
     _check_inputs(case, report, model, batch)
-    draws = StoredDraws(case.tensors, skip=_point_draws(batch))
+    drawn = [entry[2] for entry in case.data.get("other_draws", ()) if entry[1] == "sample"]
+    tracks = batch.num_frames is not None and batch.prompt_masks is None
+    draws = StoredDraws(case.tensors, skip=_point_draws(batch), negatives=drawn if tracks else ())
     recorded = step(model, batch, draws)
     losses = normalised(recorded.losses, batch)
     total = torch.stack(list(losses.values())).sum()
@@ -136,7 +141,10 @@ def _check_inputs(case: Case, report: Report, model: Glee, batch: GleeBatch) -> 
     for i, (start, count) in enumerate(zip(starts, batch.num_objects, strict=True)):
         mine = slice(start, start + count)
         report.close(f"target.{i}.boxes", batch.boxes_cxcywh[mine], given[f"target.{i}.boxes"], absolute=1e-6)
-        report.equal(f"target.{i}.labels", _labels(case, i, batch, mine), given[f"target.{i}.labels"])
+        labels = batch.labels[mine] if batch.num_frames else _labels(case, i, batch, mine)
+        report.equal(f"target.{i}.labels", labels, given[f"target.{i}.labels"])
+        if batch.track_ids is not None:
+            report.equal(f"target.{i}.inst_id", batch.track_ids[mine], given[f"target.{i}.inst_id"])
         if f"target.{i}.mask_area" in given:
             assert batch.masks is not None
             area = batch.masks[mine].flatten(1).sum(1, dtype=torch.int64)
@@ -205,6 +213,9 @@ def _check_prompt(
 
     assert batch.prompt_masks is not None
     images = model.normalise(batch)
+    pixels = recorded.pixels
+    if batch.num_frames is not None:
+        images, pixels = images[batch.first_frames], pixels[batch.first_frames]
     tokens = model.prompt.template(images, batch.prompt_masks, batch.prompt_mode, model.backbone)
     limit = case.data["tolerance"]["outputs_absolute"]
     report.equal("prompt_template_tokens", list(tokens.shape), case.data["prompt_template_tokens"])
@@ -212,7 +223,9 @@ def _check_prompt(
     report.close(name, tokens.mean(-1), case.tensors[name], absolute=limit)
     masks = batch.prompt_masks if batch.prompt_mode == "mask" else fill_boxes(batch.prompt_masks)
     for level in range(len(recorded.shapes)):
-        tokens, valid = model.prompt.level(level, recorded.pixels, recorded.shapes, masks, draws)
+        tokens, valid = model.prompt.level(level, pixels, recorded.shapes, masks, draws)
+        if batch.num_frames is not None:
+            tokens, valid = tokens[batch.clip_of_frame], valid[batch.clip_of_frame]
         width = case.tensors[f"prompt.level{level}.pad_mask"].shape[1]
         report.equal(f"prompt.level{level}.beyond", bool(valid[:, width:].any()), False)
         mean = f"prompt.level{level}.tokens_mean"
@@ -223,10 +236,16 @@ def _check_prompt(
 
 def matching(recorded: Recorded, batch: GleeBatch) -> dict[str, Any]:
     """Queries and objects of every image and output set, as the published matcher returns them."""
-    matches = recorded.matches
+    result = _pairs(recorded.matches, batch, tuple(recorded.outputs.sets))
+    if recorded.track_matches is not None:
+        result |= _pairs(recorded.track_matches, batch, ("track",))
+    return result
+
+
+def _pairs(matches: Matches, batch: GleeBatch, sets: tuple[str, ...]) -> dict[str, Any]:
     starts = Jagged(batch.num_objects, torch.device("cpu")).starts
     result = {}
-    for row, name in enumerate(recorded.outputs.sets):
+    for row, name in enumerate(sets):
         queries, objects = (part[row].split(matches.pairs.counts) for part in (matches.queries, matches.objects))
         result[name] = [[q.tolist(), (o - s).tolist()] for q, o, s in zip(queries, objects, starts, strict=True)]
     return result
