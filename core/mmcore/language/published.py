@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.base.terminal import tell
 from mmcore.errors import WeightsError
 from mmcore.language import models
 from mmcore.weights.maps import Rule
@@ -22,6 +23,8 @@ _NUMBERS = (
     "rope_type",
 )
 """Numbers of a language model that the shapes of its weights do not show."""
+PADDED_ROWS = 256
+"""Most rows past the vocabulary that are taken for padding."""
 
 
 def language_rules(ours: str = "language.") -> list[Rule]:
@@ -32,7 +35,8 @@ def language_rules(ours: str = "language.") -> list[Rule]:
 def with_all_words(tensors: Mapping[str, Tensor], words: int) -> dict[str, Tensor]:
     """A language model's tensors with an output layer of its own and `words` rows in both matrices.
 
-    New rows are the mean of the old ones, as LLaVA's scripts make the row of a padding token.
+    New rows are the mean of the old ones, as LLaVA's scripts make the row of a padding token. Rows past the
+    vocabulary, with which trainers fill it up to a multiple of 64 or so, stand for no word and are cut.
     """
     result = dict(tensors)
     if EMBEDDING in result:
@@ -42,6 +46,9 @@ def with_all_words(tensors: Mapping[str, Tensor], words: int) -> dict[str, Tenso
             old = result[name]
             mean = old.float().mean(0, keepdim=True).to(old.dtype)
             result[name] = torch.cat([old, mean.expand(words - len(old), -1)])
+        elif name in result and words < len(result[name]) <= words + PADDED_ROWS:
+            tell(f"{name}: {len(result[name]) - words} rows past the vocabulary of {words} are left out")
+            result[name] = result[name][:words]
     return result
 
 

@@ -4,13 +4,14 @@ Nothing falls back in silence. A stage whose recipe names published weights fail
 them or how to start from random weights instead.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.base import hub
 from mmcore.contract.recipe import Stage
-from mmcore.errors import MissingDataError, UsageError
+from mmcore.errors import MissingDataError, UsageError, WeightsError
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.settings import Settings, read_settings
@@ -128,7 +129,48 @@ def initialise(model: "Model", stage: Stage, starts: Sequence[str], data_root: P
         MissingDataError: a file is not there, or the recipe's own cannot be had.
         WeightsError: it does not fit the model.
     """
-    return [_load(model, start) for start in chosen_starts(stage, starts, data_root)]
+    records: list[dict[str, Any]] = []
+    filled: set[str] = set()
+    needed: dict[str, str] = {}
+    for start in chosen_starts(stage, starts, data_root):
+        record, report = _load(model, start)
+        filled |= set(report.filled)
+        needed |= dict.fromkeys(report.needed, start)
+        records.append(record)
+    _refuse_gaps({name: start for name, start in needed.items() if name not in filled})
+    return records
+
+
+def _refuse_gaps(gaps: Mapping[str, str]) -> None:
+    """A file that is neither whole nor a known part would leave parts of the model random."""
+    if gaps:
+        first = next(iter(gaps.values()))
+        raise WeightsError(
+            f"the file is neither whole nor a part that is known: it lacks {by_module(list(gaps))}, which nothing else"
+            " fills",
+            where=first,
+            do="give a file that is whole, or what fills the rest as another --init",
+        )
+
+
+def by_module(names: Sequence[str]) -> str:
+    """How many of these names lie in each part of the model.
+
+    >>> by_module(["text_encoder.a", "text_encoder.b", "fusion.c"])
+    'text_encoder 2, fusion 1'
+    """
+    counts = Counter(name.partition(".")[0] for name in names)
+    return ", ".join(f"{module} {count}" for module, count in counts.most_common())
+
+
+def told_start(record: Mapping[str, Any]) -> str:
+    """A line about what one start filled, from the record of it in `run.json`."""
+    new, misfits = record["new"], record.get("misfits", [])
+    parts = [f"{record['filled']} tensors filled"]
+    parts += [f"{len(new)} new ({by_module(new)})"] if new else ["none new"]
+    parts += [f"{record['ignored']} of the file left out"] * bool(record["ignored"])
+    parts += [f"{len(misfits)} of another shape"] * bool(misfits)
+    return f"weights from {record['source']}: {', '.join(parts)}"
 
 
 def chosen_starts(stage: Stage, starts: Sequence[str], data_root: Path) -> list[str]:
@@ -183,7 +225,7 @@ def place_of_start(start: str) -> Path | None:
     return path
 
 
-def _load(model: "Model", start: str) -> dict[str, Any]:
+def _load(model: "Model", start: str) -> tuple[dict[str, Any], LoadReport]:
     record: dict[str, Any] = {"source": start}
     path = place_of_start(start)
     if path is None:
@@ -194,7 +236,8 @@ def _load(model: "Model", start: str) -> dict[str, Any]:
         record["commit"] = hub.commit_of(path)
     report = _load_run(model, path) if (path / "config.yaml").is_file() else _load_published(model, path)
     record["filled"], record["new"], record["ignored"] = len(report.filled), report.new, len(report.ignored)
-    return record
+    record["misfits"] = report.misfits
+    return record, report
 
 
 def _load_published(model: "Model", path: Path) -> LoadReport:

@@ -177,7 +177,7 @@ def _train_locked(
     changed_data: bool,
 ) -> None:
     from mmcore.base import distributed
-    from mmcore.runs.initialise import resumed_model, starting_model
+    from mmcore.runs.initialise import resumed_model, starting_model, told_start
     from mmcore.train.loop import TrainSetup, train
     from mmcore.train.partition import keeping_of
     from mmcore.train.track import Tracker
@@ -214,6 +214,8 @@ def _train_locked(
         _tell_left_out(datasets, order.names)
         model.keep_files(run_dir)
         write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
+        for record in started_from:
+            tell(told_start(record))
         if start is not None:
             start.stand()
     loader = _loader(stage, datasets, order, settings.workers, run_dir)

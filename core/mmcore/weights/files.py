@@ -7,6 +7,7 @@ in folders.
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
 import warnings
@@ -15,9 +16,22 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmcore.base.files import READABLE, sync_file
 from mmcore.base.jsonfile import read_json
+from mmcore.base.terminal import tell
 from mmcore.errors import CheckpointError, MissingDataError, UnsafeDataError, WeightsError, some
+from mmcore.weights.mistaken import (
+    ADAPTER,
+    adapter_error,
+    is_adapter,
+    nothing_in,
+    refuse_mistaken,
+    refuse_mistaken_folder,
+    shards_without_index,
+)
+from mmcore.weights.wrapped import without_wrappers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,10 +58,11 @@ def read_tensors(path: str | Path) -> "dict[str, Tensor]":
         raise MissingDataError("no checkpoint here", where=path, do="give a file or a folder that holds weights")
     if not path.is_file():
         raise UnsafeDataError("not a regular file: a pipe or a device is never opened", where=path)
+    refuse_mistaken(path)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _named(_read_safetensors(path), path)
     if path.suffix in _TORCH_SUFFIXES:
         return _read_torch(path)
     raise WeightsError(
@@ -57,17 +72,25 @@ def read_tensors(path: str | Path) -> "dict[str, Tensor]":
     )
 
 
+def _named(tensors: "Mapping[str, Tensor]", path: Path) -> "dict[str, Tensor]":
+    """The tensors under the model's own names; adapters are no model."""
+    if is_adapter(tensors):
+        raise adapter_error(path)
+    return without_wrappers(tensors)
+
+
 def _read_folder(folder: Path) -> "dict[str, Tensor]":
     for name in (INDEX_FILE, "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"):
         if (folder / name).exists():
             return read_tensors(folder / name)
     files = sorted(f for suffix in (".safetensors", *_TORCH_SUFFIXES) for f in folder.glob("*" + suffix))
-    if len(files) == 1:
+    if (parts := shards_without_index(files, folder)) is not None:
+        return {name: tensor for part in parts for name, tensor in read_tensors(part).items()}
+    if len(files) == 1 and not (folder / ADAPTER).is_file():
         return read_tensors(files[0])
-    if not files:
-        raise MissingDataError(
-            "no weights in this folder", where=folder, known=[INDEX_FILE, "model.safetensors", "pytorch_model.bin"]
-        )
+    if not files or (folder / ADAPTER).is_file():
+        refuse_mistaken_folder(folder)
+        raise nothing_in(folder)
     raise WeightsError(
         "several checkpoints in this folder", where=folder, known=[f.name for f in files], do="name one of them"
     )
@@ -84,7 +107,11 @@ def _read_shards(index: Path) -> "dict[str, Tensor]":
         if name in ("", ".", "..") or PurePath(name).name != name or "\\" in name or "\0" in name:
             raise UnsafeDataError(f"the index names a file outside its folder: {name!r}", where=index)
         if name.endswith(".index.json") or not (index.parent / name).is_file():
-            raise WeightsError(f"the index names {name!r}, which is no file of weights beside it", where=index)
+            raise WeightsError(
+                f"the index names {name!r}, which is no file of weights beside it",
+                where=index,
+                do=f"fetch all {len(names)} files that it names into this folder",
+            )
         tensors.update(read_tensors(index.parent / name))
     return tensors
 
@@ -129,20 +156,35 @@ def _read_torch(path: Path) -> "dict[str, Tensor]":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on the pickle protocol of files it is about to refuse
             # Memory mapping needs the zip layout that torch.save writes since 1.6; published files may be older.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            with torch.serialization.safe_globals(_numpy_scalars()):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnsafeDataError:
         raise
     except (
         pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, AttributeError,
         TypeError, IndexError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
+        held = _GLOBAL.search(str(error))
         raise WeightsError(
             "refused: this file is damaged or holds more than plain tensors, and nothing in it was run",
             where=path,
-            known=str(error).strip().splitlines()[0][:200] if str(error).strip() else None,
-            do="convert it to safetensors on a machine where you trust it",
+            known=f"it holds {held[1]}" if held else None,
+            do="convert it to safetensors on a machine where you trust it" + ("" if held else ", or fetch it again"),
         ) from error
-    return _tensors_of(content, path)
+    return _named(_tensors_of(content, path), path)
+
+
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+"""How torch names what else a file holds."""
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a number of NumPy beside the tensors (`best_ap`, `epoch`) is made with; none of it runs anything else."""
+    kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
+    return [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")] + [
+        np.dtype,
+        *kinds,
+    ]
 
 
 def _tensors_of(content: Any, path: Path) -> "dict[str, Tensor]":
@@ -152,22 +194,40 @@ def _tensors_of(content: Any, path: Path) -> "dict[str, Tensor]":
     for _ in range(_MAX_NESTING):
         if not isinstance(content, Mapping):
             break
-        inner = next((content[key] for key in _NESTED_UNDER if isinstance(content.get(key), Mapping)), None)
+        inner = next((key for key in _NESTED_UNDER if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
-        content = inner
+        _tell_others(content, inner, path)
+        content = content[inner]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"holds a {type(content).__name__} instead of named tensors", where=path)
+    # Counters and scores that a trainer wrote beside its tensors are nobody's weights.
+    content = {name: value for name, value in content.items() if not isinstance(value, _PLAIN)}
     other = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
-    if other:
+    if other or not content:
         raise WeightsError(
             f"holds entries that are not tensors: {some(other)}",
             where=path,
             known=f"named tensors, flat or under {', '.join(_NESTED_UNDER)}",
         )
     _refuse_inflated(content, path)
-    wrapped = all(str(name).startswith("module.") for name in content)
-    return {str(name).removeprefix("module.") if wrapped else str(name): value for name, value in content.items()}
+    return {str(name): value for name, value in content.items()}
+
+
+_PLAIN = (int, float, np.generic)
+
+
+def _tell_others(content: Mapping[Any, Any], taken: str, path: Path) -> None:
+    """Averaged weights (`model_ema`) and the like beside those that are read: one of several was chosen."""
+    import torch
+
+    others = [
+        str(name)
+        for name, value in content.items()
+        if name != taken and isinstance(value, Mapping) and isinstance(next(iter(value.values()), None), torch.Tensor)
+    ]
+    if others:
+        tell(f"{path.name} holds {taken}, which is read, and {some(others)}, which is not")
 
 
 def _refuse_inflated(tensors: "Mapping[Any, Tensor]", path: Path) -> None:

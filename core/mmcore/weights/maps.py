@@ -45,6 +45,8 @@ class LoadReport:
     """Our names that keep their fresh values."""
     misfits: list[str] = field(default_factory=list)
     """Published names left out because their shape differs; only when misfits are allowed."""
+    needed: list[str] = field(default_factory=list)
+    """Those of `new` that another start must fill: the file is of the whole model and lacks them."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.filled)} tensors filled", f"{len(self.new)} new", f"{len(self.ignored)} ignored"]

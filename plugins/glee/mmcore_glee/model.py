@@ -16,6 +16,7 @@ from mmcore.errors import RecipeError, ShapeError, WeightsError, suggest
 from mmcore.weights.files import read_tensors
 from mmcore.weights.fill import fill
 from mmcore.weights.maps import LoadReport, WeightMap
+from mmcore.weights.wrapped import without_level
 from torch import Tensor, nn
 
 from mmcore_glee import weights
@@ -268,7 +269,7 @@ class Glee(Model):
             MissingDataError: there is no such file.
             WeightsError: it is no checkpoint, or fills nothing.
         """
-        tensors = read_tensors(path)
+        tensors = without_level(read_tensors(path), "model.")
         own = self.state_dict()
         kind = weights.kind(tensors)
         if kind == "clip":
@@ -278,13 +279,15 @@ class Glee(Model):
         elif kind in weights.BACKBONES:
             state, report = weights.BACKBONES[kind]().to_ours(weights.of_model(tensors), own)
         else:
+            if not weights.is_maskdino(tensors):
+                raise WeightsError(
+                    "nothing in this file fits GLEE: it is neither whole nor a part that is known",
+                    where=path,
+                    known=f"{len(tensors)} tensors, such as {next(iter(tensors))}",
+                    do="give a whole GLEE file, or MaskDINO's, CLIP's, Swin's or EVA02's",
+                )
             state, report = weights.maskdino(self.config).to_ours(weights.without_head(tensors), own)
-        if not state:
-            raise WeightsError(
-                "nothing in this file fits GLEE",
-                where=path,
-                known=f"{len(tensors)} tensors, such as {next(iter(tensors))}",
-            )
+            report.needed = weights.needed(tensors, report.new)
         fill(self, state)
         self._copy_text_to_teacher(report)
         return report

@@ -234,9 +234,32 @@ BACKBONES = {"swin": swin, "eva": eva}
 """Published files that hold an image encoder alone, by what `kind` calls them."""
 
 
+OWN = ("text_encoder", "predictor.category_embed", "sot_fuser.", "mask_sptial_embed.", "pn_indicator.")
+"""Beginnings of names, without prefix, that GLEE has and MaskDINO has not."""
+HELD = ("text_encoder.", "backbone.", "pixel_decoder.", "query_decoder.", "fusion.")
+"""Beginnings of our names that a file of the whole model holds."""
+
+
 def of_model(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the level "model" that some files put around everything."""
     return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+def needed(tensors: Mapping[str, Tensor], new: Iterable[str]) -> list[str]:
+    """What a file leaves new that a whole GLEE file would have held; nothing of a file that is MaskDINO's.
+
+    Args:
+        tensors: of the file, by published name.
+        new: our names that it did not fill.
+    """
+    own = any(name.removeprefix(PREFIX).startswith(OWN) for name in tensors)
+    return [name for name in new if name.startswith(HELD)] if own else []
+
+
+def is_maskdino(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds both decoders, as every MaskDINO file does."""
+    names = [name.removeprefix(PREFIX) for name in without_head(tensors)]
+    return all(any(name.startswith(part) for name in names) for part in ("pixel_decoder.", "predictor.decoder."))
 
 
 def kind(tensors: Mapping[str, Tensor]) -> str:

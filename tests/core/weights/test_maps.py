@@ -132,8 +132,8 @@ def test_what_holds_no_tensors_is_refused(tmp_path):
     for name in ("mixed.pth", "list.pth", "noise.safetensors", "noise.bin"):
         with pytest.raises(WeightsError):
             read_tensors(tmp_path / name)
-    (tmp_path / "weights.zip").touch()
-    with pytest.raises(WeightsError, match="not a checkpoint format"):
+    (tmp_path / "weights.zip").write_bytes(b"PK")
+    with pytest.raises(WeightsError, match="an archive, not a checkpoint"):
         read_tensors(tmp_path / "weights.zip")
 
 
