@@ -78,7 +78,7 @@ def end_ids(language: Mapping[str, Any], template: Template, tokenizer: Any) -> 
         tokenizer: knows some of `END_TOKENS`.
     """
     vocabulary = tokenizer.get_vocab()
-    names = [name for name in (*END_TOKENS, template.stop) if name in vocabulary]
+    names = [name for name in (*END_TOKENS, template.stop.strip()) if name in vocabulary]
     own = language.get("eos_token_id") or ()
     ids = {tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else (own,))}
     return sorted({int(i) for i in ids if i is not None} | {int(vocabulary[name]) for name in names})

@@ -145,8 +145,15 @@ def make_batch(
 
 
 def limits_of(case: Case, kind: str | None = None) -> dict[str, float]:
-    """The case's tolerances, read from its sentence, such as "atol 1e-4 rtol 1e-4"."""
-    told = case.data["tolerances"] if kind is None else case.data["tolerances"][kind]
+    """The case's tolerances, read from its sentences, such as "atol 1e-4 rtol 1e-4".
+
+    Args:
+        case: whose `tolerances` are one text, or a text by kind.
+        kind: of the quantity; of one text it is found in the part between semicolons that names it.
+    """
+    told = case.data["tolerances"]
+    if kind is not None:
+        told = told[kind] if isinstance(told, dict) else next(part for part in told.split(";") if kind in part)
     words = str(told).replace(",", " ").split()
     found = {"atol": 0.0, "rtol": 0.0}
     for word, value in pairwise(words):

@@ -1,7 +1,6 @@
 """Golden splices: where words, image rows and region tokens end up, and what the longest length cuts."""
 
 import torch
-from mmcore.language.batch import ConversationBatch
 from mmcore.language.sequence import IMAGE, REGION, Encoded, Sequences
 from mmcore.language.splice import embed, lay_out
 from mmcore.parity import Case, Check, Report
@@ -42,13 +41,6 @@ def spliced_labels(sequences: Sequences, encoded: list[Encoded]) -> Tensor:
         if place.length:
             labels[place.row * sequences.shape[1] + place.start] = int(row.labels[0])
     return labels.view(sequences.shape)
-
-
-def check_batch(case: Case, report: Report, batch: ConversationBatch, encoded: list[Encoded]) -> None:
-    """Labels and mask of a forward case's spliced rows."""
-    report.equal("spliced_labels", spliced_labels(batch.sequences, encoded), case.tensors["spliced_labels"])
-    mask = batch.sequences.valid.to(torch.uint8)
-    report.equal("spliced_attention_mask", mask, case.tensors["spliced_attention_mask"])
 
 
 KINDS: dict[str, Check] = {"splice_": check_splice}
