@@ -25,6 +25,7 @@ class ConversationCollator(Collator):
         padding_side: right for training; left where answers are generated.
         pack_to: length of rows that hold several samples; None gives every sample its own row.
         tokenizer: for pictures of a batch; training does not need it.
+        watch: name -> vocabulary id whose positions the model wants to know.
     """
 
     expansion: Mapping[int, tuple[tuple[str, int], ...]]
@@ -33,6 +34,7 @@ class ConversationCollator(Collator):
     padding_side: Literal["left", "right"] = "right"
     pack_to: int | None = None
     tokenizer: Any = None
+    watch: Mapping[str, int] | None = None
 
     def __call__(self, samples: Sequence[ConversationSample], seed: int) -> ConversationBatch:
         """One batch of samples, in their order; nothing is drawn."""
@@ -46,6 +48,7 @@ class ConversationCollator(Collator):
             max_length=self.max_length,
             padding_side=self.padding_side,
             pack_to=self.pack_to,
+            watch=self.watch,
         )
         pictured = [number for number, sample in enumerate(samples) for _ in sample.images.get(MAIN, ())]
         return {

@@ -54,7 +54,7 @@ def lay_out(
     Args:
         encoded: tokenised samples, each with at least one token.
         expansion: what each placeholder stands for; {IMAGE: (("image", 576), ("gen", 8))}. A vocabulary id may be a
-            placeholder as well.
+            placeholder as well; where its label says so, its first row has to be predicted as that word.
         max_length: positions after expansion beyond which a sample is cut on the right, as LLaVA does; tokens.
         padding_side: where rows are filled up when each holds one sample.
         pack_to: most positions of rows that hold several samples; None gives every sample a row of its own.
@@ -169,7 +169,8 @@ def _expand(encoded: Sequence[Encoded], expansion: Expansion, kinds: Sequence[st
         kind[here] = order[inner[here]]
     return _Flat(
         ids=np.where(feature, 0, ids[source]),
-        labels=np.where(feature, IGNORE, labels[source]),
+        # A placeholder that is a word of the vocabulary may have to be said itself.
+        labels=np.where(feature & ((ids[source] < 0) | (inner > 0)), IGNORE, labels[source]),
         kinds=kind,
         samples=samples[source],
         lengths=np.bincount(samples[source], minlength=len(encoded)),

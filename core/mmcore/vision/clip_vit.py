@@ -106,8 +106,13 @@ class ClipVit(nn.Module):
         self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.num_layers))
         self.post_norm = nn.LayerNorm(width, eps=config.eps)
 
-    def forward(self, images: Float[Tensor, "images 3 side side"]) -> Float[Tensor, "images tokens channels"]:
-        """The rows that `config.select_feature` names, patches row by row of the picture."""
+    def forward(
+        self, images: Float[Tensor, "images 3 side side"], layers: Iterable[int] | None = None
+    ) -> Float[Tensor, "images tokens channels"] | dict[int, Float[Tensor, "images positions channels"]]:
+        """The rows that `config.select_feature` names, patches row by row of the picture; with `layers` what
+        `hidden_states` gives, as a call of the module, which engines that gather weights around calls wait for."""
+        if layers is not None:
+            return self.hidden_states(images, layers)
         state = self.config.state(self.config.select_layer)
         return self.select(self.hidden_states(images, [state])[state])
 

@@ -10,6 +10,7 @@ from mmcore import Family, Stage, hookimpl
 
 if TYPE_CHECKING:
     from mmcore import DataContext, Datasets, Model
+    from mmcore.data.cache.features import CacheJob
 
 
 @hookimpl
@@ -46,6 +47,22 @@ def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Dataset
     from mmcore_glamm.data import build
 
     return build(stage, split, context)
+
+
+@hookimpl
+def data_cache(stage: Stage, context: "DataContext", dtype: str | None = None) -> "CacheJob":
+    """SAM's map of every picture with masks, for `mmcore data cache`."""
+    from mmcore_glamm.features import data_cache
+
+    return data_cache(stage, context, dtype)
+
+
+@hookimpl
+def plan_notes(stage: Stage, context: "DataContext") -> tuple[str, ...]:
+    """Live or cached maps, for `mmcore plan`."""
+    from mmcore_glamm.features import plan_notes
+
+    return plan_notes(stage, context)
 
 
 @hookimpl

@@ -1,13 +1,208 @@
-"""GLaMM: pictures and words in, answers out."""
+"""GLaMM: pictures, words and boxes in; words out, and a mask for each `[SEG]` among them.
 
-from typing import ClassVar
+    image -> tower -> projector --------------+
+              | four states                   |
+    boxes -> region encoder ------------------+-> language model -> text loss, answers
+    words ------------------------------------+         | the state that predicts each [SEG]
+                                                   projection
+    image -> SAM's image encoder (frozen) -> map -> mask decoder -> masks, BCE and dice loss
 
-from mmcore.language.llava.model import LlavaModel
+Tower, projector, language model and the text loss are the core's (`mmcore.language.llava.model`). Every encoder sees a
+picture once, however many conversations speak of it, and none runs for a batch that does not need it; where processes
+train together each enters every part, with no rows if need be.
+"""
 
-from mmcore_glamm.tokenizer import write_tiny
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from mmcore.contract.recipe import Stage
+from mmcore.contract.values import SEGMENT, Loss, Losses, Prediction
+from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
+from mmcore.language.models import Hidden
+from mmcore.vision.frozen import is_frozen
+from mmcore.weights.maps import WeightMap
+from torch import Tensor, nn
+
+from mmcore_glamm import weights
+from mmcore_glamm.batch import REGION, GlammBatch
+from mmcore_glamm.config import RANDOM, GlammConfig
+from mmcore_glamm.mask_decoder import SegProjection, unread
+from mmcore_glamm.mask_losses import Frame, enlarge, frame, mask_totals
+from mmcore_glamm.region_encoder import RegionEncoder
+from mmcore_glamm.sam import Sam, normalised
+from mmcore_glamm.tokens import open_tokenizer
 
 
 class Glamm(LlavaModel):
-    """A language model that sees."""
+    """A language model that sees, reads boxes and draws masks.
 
-    TOKENIZERS: ClassVar = {"tiny": write_tiny}
+    Args:
+        config: sizes and switches.
+        loss_weights: factor of each loss by name; those not named have the published ones.
+    """
+
+    config: GlammConfig
+
+    def __init__(self, config: GlammConfig, loss_weights: Mapping[str, float] | None = None) -> None:
+        super().__init__(config, loss_weights)
+        self.PARTS = weights.parts(config)
+        self.region_encoder = RegionEncoder(config.region, config.tower.channels, config.width)
+        self.seg_projection = SegProjection(config.width, config.sam.out_channels)
+        self.sam = Sam(config.sam, fixed=config.sam_weights == RANDOM)
+
+    def own_losses(self) -> dict[str, float]:
+        """Published weights (`train.py`: ce 1.0, bce 2.0, dice 0.5)."""
+        return {"text": 1.0, "mask_bce": 2.0, "mask_dice": 0.5}
+
+    # Training
+
+    def forward(self, batch: GlammBatch) -> Losses:  # type: ignore[override]
+        """Text loss per learned token, and both mask losses per mask."""
+        hidden = self.hidden(batch)
+        losses = Losses(text=self.text_loss(hidden, batch))
+        if len(batch.mask_rows) or self.is_shared:
+            states = hidden.last.flatten(0, 1).index_select(0, batch.seg_places)
+            low = self.draw(self.maps(batch), states, batch.mask_rows)
+            totals = mask_totals(low, self.frames(batch), batch.masks, self.side)
+            for name, total in zip(("mask_bce", "mask_dice"), totals, strict=True):
+                losses[name] = Loss(self.loss_weights[name] * total, "masks")
+        return losses
+
+    def hidden(self, batch: GlammBatch) -> Hidden:
+        """The language model's states."""
+        embeds = self.language.embed(batch.sequences, self.spliced(batch))
+        return self.language(embeds, batch.sequences)
+
+    def spliced(self, batch: GlammBatch) -> dict[str, Float[Tensor, "things rows width"]]:  # type: ignore[override]
+        """The picture at every image's place, and the word of every box."""
+        if not self.sees(batch):
+            return {}
+        states = self.tower_states(batch)
+        selected = states[self.config.region_states[-1]]
+        rows = self.projector(self.tower.select(selected))
+        spliced = {"image": rows.index_select(0, batch.image_rows)}
+        if len(batch.boxes) or self.is_shared:
+            spliced[REGION] = self.region_words(batch, states)[:, None]
+        return spliced
+
+    def tower_states(self, batch: GlammBatch) -> dict[int, Float[Tensor, "images positions channels"]]:
+        """The states that projector and region encoder read, of every picture; a frozen tower keeps nothing."""
+        wanted = self.config.region_states if len(batch.boxes) or self.is_shared else self.config.region_states[-1:]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.tower)):
+            return self.tower(batch.images, wanted)
+
+    def region_words(self, batch: GlammBatch, states: Mapping[int, Tensor]) -> Float[Tensor, "boxes width"]:
+        """The word of every box; pictures without any are left out."""
+        levels = [states[layer][:, 1:].index_select(0, batch.region_rows) for layer in self.config.region_states]
+        return self.region_encoder(levels, batch.boxes, batch.box_rows)
+
+    # Masks
+
+    def maps(self, batch: GlammBatch, rows: Tensor | None = None) -> Float[Tensor, "pictures channels grid grid"]:
+        """SAM's map of every picture, or of some: cached, or of the encoder, all at once."""
+        known, pixels = batch.features.get(SEGMENT), batch.other_images.get(SEGMENT)
+        if known is not None:
+            return known if rows is None else known[rows]
+        if pixels is None:
+            pixels = torch.zeros(0, 4, self.side, self.side, dtype=torch.uint8, device=batch.images.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.sam.image_encoder)):
+            return self.sam.image_encoder(normalised(pixels if rows is None else pixels[rows]))
+
+    def draw(
+        self, maps: Tensor, states: Float[Tensor, "masks width"], pictures: Int[Tensor, " masks"]
+    ) -> Float[Tensor, "masks small small"]:
+        """Logits of masks at a quarter of SAM's side.
+
+        Args:
+            maps: of the pictures.
+            states: of the language model, those that predict a `[SEG]`.
+            pictures: of each of them.
+        """
+        return self.sam.mask_decoder(maps, self.seg_projection(states), pictures, *self.sam.prompt_encoder())
+
+    def full_masks(
+        self, low: Float[Tensor, "masks small small"], sizes: Sequence[tuple[int, int]], counts: Sequence[int]
+    ) -> list[Float[Tensor, "_ height width"]]:
+        """Logits at the size of each sample's picture.
+
+        Args:
+            low: of all samples.
+            sizes: height and width of each sample's picture.
+            counts: masks of each sample.
+        """
+        pieces = zip(low.split(list(counts)), sizes, strict=True)
+        return [
+            enlarge(part, frame(size, self.side), self.side)
+            if len(part)
+            else part.new_zeros(0, *size, dtype=torch.float32)
+            for part, size in pieces
+        ]
+
+    def frames(self, batch: GlammBatch) -> list[Frame]:
+        """How the picture of each sample with masks lies in SAM's square."""
+        sizes = zip(batch.original_sizes, batch.num_masks, strict=True)
+        return [frame(size, self.side) for size, count in sizes if count]
+
+    @property
+    def side(self) -> int:
+        """Of SAM's square, pixels."""
+        return self.config.sam.image_size
+
+    # Answers
+
+    @torch.no_grad()
+    def predict(self, batch: GlammBatch) -> list[Prediction]:  # type: ignore[override]
+        """The answer to each prompt, or the masks of answers that are given."""
+        from mmcore_glamm import answers
+
+        return answers.read_given(self, batch) if batch.given else answers.answer(self, batch)
+
+    def prepare(
+        self, images: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
+    ) -> GlammBatch:
+        """One question about each (height, width, 3) uint8 RGB picture.
+
+        Raises:
+            UsageError: names are given together with a prompt, or a box cannot be read.
+        """
+        from mmcore_glamm.questions import prompts
+
+        processor = self.config.processor(self.tokenizer)
+        collate = self.config.collator(processor, padding_side="left")
+        return collate(prompts(self.config, processor, images, names, prompt), 0)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The variant's tokenizer, opened when text is first needed; may be set."""
+        return open_tokenizer(self.config, self._places)
+
+    # Weights
+
+    def published(self, format: str = "upstream") -> WeightMap:
+        """The map between published GLaMM names and this model's, the tower included.
+
+        Raises:
+            WeightsError: the format is not known.
+        """
+        if format not in FORMATS:
+            raise unknown_format("GLaMM", format)
+        return weights.upstream(self.config)
+
+    def published_parts(self, tensors: Mapping[str, Tensor]) -> WeightMap:
+        """The map for a published folder, which lacks the tower, or for a LLaVA, which lacks what GLaMM adds."""
+        return weights.whole(self.config, tensors)
+
+    # What the core asks
+
+    def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
+        """Parts of SAM's decoder that no mask reads, and those that only other data use."""
+        decoder = tuple(f"sam.mask_decoder.{name}" for name in unread(self.config.sam))
+        return (*decoder, *super().idle_parameters(stage))
+
+    def zero3_leaves(self) -> Sequence[nn.Module]:
+        """Parts that read weights of the parts inside them."""
+        return (self.sam.prompt_encoder, self.sam.mask_decoder)

@@ -8,19 +8,17 @@ from pathlib import Path
 import numpy as np
 from mmcore import DataContext, Datasets, DataSource, Evaluator, Stage
 from mmcore.contract.entry import read_entries
+from mmcore.contract.protocols import Collator
 from mmcore.contract.recipe import Recipe
 from mmcore.data.conversations import ConversationSource, open_questions
 from mmcore.data.entry import chosen, open_entry
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
 from mmcore.evaluate.vqa import AnswerEvaluator
-from mmcore.language.collate import ConversationCollator
-from mmcore.language.conversation_templates import template
-from mmcore.language.tokenizer_files import open_tokenizer
 from PIL import Image
 
 from mmcore_glamm.config import config_of
-from mmcore_glamm.tokenizer import write_tiny
+from mmcore_glamm.tokens import open_tokenizer
 
 MAX_NEW_TOKENS = 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
@@ -34,11 +32,11 @@ def build(stage: Stage, split: str, context: DataContext) -> Datasets:
     """The sources of one split, by the names that the recipe uses."""
     config = config_of(stage, context.variant)
     read_entries(Nothing, stage.data.transform, "GLaMM has no number", "data.transform")
-    tokenizer = open_tokenizer(config.tokenizer, template(config.template), [context.root], {"tiny": write_tiny})
+    tokenizer = open_tokenizer(config, [context.root])
     processor = config.processor(tokenizer, stage.max_length)
     formats, limit = Formats.of(context.formats), stage.data.max_pixels
     sources: dict[str, DataSource] = {}
-    collate: dict[str, ConversationCollator] = {}
+    collate: dict[str, Collator] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
     if split == "train":
         for name, source in chosen(stage.data.sources, context).items():

@@ -1,0 +1,216 @@
+"""SAM's maps of training pictures: from the encoder in every step, or from a cache on disk.
+
+The encoder is frozen and nothing random precedes it, so each picture's map is always the same. A cache holds it once,
+at the published size 2 MB a picture in half precision; the choice is the core's (`mmcore.data.cache.choice`), and
+`model.features` of a recipe is one of its modes. A live map is computed by the model's own encoder.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from mmcore.contract.protocols import DataContext
+from mmcore.contract.recipe import Stage, matches, matches_any
+from mmcore.contract.values import SEGMENT
+from mmcore.data.cache.choice import CachedFeatures, Choice, Demand, LiveFeatures, cache_job, choose
+from mmcore.data.cache.features import CacheJob
+from mmcore.errors import RecipeError
+from mmcore.vision.extractors import PublishedExtractor
+from mmcore.vision.frozen import find_weights, freeze
+from mmcore.weights.maps import Rule, WeightMap
+from torch import Tensor, nn
+
+from mmcore_glamm import weights
+from mmcore_glamm.config import RANDOM, GlammConfig, config_of
+from mmcore_glamm.sam import fixed_encoder, normalised, padded
+from mmcore_glamm.sam_encoder import SamEncoder
+from mmcore_glamm.sizes import SamConfig
+
+ENCODER = "sam.image_encoder"
+PRECISION = "bf16"
+"""In which maps are computed for a cache, as in the published run."""
+DO = (
+    "put sam_vit_h_4b8939.pth into the folder `weights` of the data root, name it with --set model.sam_weights=PATH, "
+    "or train with --set model.features=live"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamMaps(PublishedExtractor):
+    """SAM's image encoder, described; the same sums as the model's own under autocast."""
+
+    WHAT: ClassVar[str] = "encoder"
+    DO: ClassVar[str] = DO
+
+    sizes: SamConfig
+    random: bool = False
+    """Whether it is the tiny variants' encoder, whose values are drawn once and for all."""
+    precision: str = PRECISION
+    name: str = SEGMENT
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one picture's map."""
+        return self.sizes.feature_shape
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The checkpoint; none of a drawn encoder."""
+        return () if self.random else PublishedExtractor.files.fget(self)  # type: ignore[attr-defined]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What decides the maps besides the file."""
+        sizes = {name: getattr(self.sizes, name) for name in self.sizes.__dataclass_fields__ if "decoder" not in name}
+        return {"encoder": "SAM", "precision": self.precision, "random": self.random, **sizes}
+
+    def inputs(self, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "4 side side"]:
+        """The picture as `mmcore_glamm.sam` pads it."""
+        return padded(rgb, self.sizes.image_size)
+
+    def load(self) -> nn.Module:
+        """The encoder; see `mmcore.vision.extractors.Extractor.load`."""
+        if self.random:
+            return freeze(_Maps(fixed_encoder(self.sizes), self.precision))
+        return PublishedExtractor.load(self)
+
+    def build(self, published: Mapping[str, Tensor], label: str) -> nn.Module:
+        """The encoder from SAM's own file, or from one of a whole GLaMM."""
+        prefix = weights.GROUNDING if any(name.startswith(weights.GROUNDING) for name in published) else ""
+        encoder = SamEncoder(self.sizes)
+        rules = [Rule(f"{prefix}{a}", b.removeprefix("image_encoder.")) for a, b in weights.ENCODER_NAMES.items()]
+        names = WeightMap(rules=tuple(rules), ignored=("*",), label=label)
+        encoder.load_state_dict(names.to_ours(published, encoder.state_dict())[0])
+        return freeze(_Maps(encoder, self.precision))
+
+
+class _Maps(nn.Module):
+    """Bytes to maps in float32, multiplied in some precision."""
+
+    def __init__(self, encoder: SamEncoder, precision: str) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def forward(self, pixels: UInt8[Tensor, "images 4 side side"]) -> Tensor:
+        with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            return self.encoder(normalised(pixels)).float()
+
+
+def extractor_of(config: GlammConfig, root: Path | None = None) -> SamMaps:
+    """SAM's encoder of a configuration; its file is looked for below the data root."""
+    if config.sam_weights == RANDOM:
+        return SamMaps(sizes=config.sam, random=True, precision="fp32")
+    return SamMaps(sizes=config.sam, weights=find_weights(config.sam_weights, root) if root is not None else None)
+
+
+def features_for(stage: Stage, context: DataContext, split: str = "train") -> LiveFeatures | CachedFeatures:
+    """What a data source asks for the map of a picture. Validation pictures are not cached.
+
+    Raises:
+        RecipeError: the recipe trains the encoder and wants a cache of it.
+        MissingDataError: the recipe wants a cache that is not there.
+        DataError: the cache was made by another encoder or for other data.
+    """
+    config = config_of(stage, context.variant)
+    live = LiveFeatures((extractor_of(config),), f"sam-{config.sam.image_size}")
+    if split != "train":
+        return live
+    choice = decide(stage, context)
+    return live if choice is None or choice.cache is None else choice.features(context.root)
+
+
+def decide(stage: Stage, context: DataContext) -> Choice | None:
+    """Cache or live maps for the training data of a stage; None where no cache comes into question.
+
+    Raises:
+        RecipeError, MissingDataError, DataError: as `features_for`.
+    """
+    config = config_of(stage, context.variant)
+    if trains_encoder(stage):
+        if config.features not in ("auto", "live"):
+            raise RecipeError(
+                "the recipe trains SAM's encoder, so its maps cannot be cached",
+                where=f"model.features={config.features}",
+                do="leave sam.image_encoder out of trainable, or --set model.features=live",
+            )
+        return None
+    made = _home(context).glob("*/cache.json")
+    if config.features == "live" or (config.features == "auto" and not any(made)):
+        return None
+    return choose(demand(config, context), stage, context)
+
+
+def trains_encoder(stage: Stage) -> bool:
+    """Whether a recipe trains SAM's image encoder."""
+    names = (f"{ENCODER}.pos_embed", f"{ENCODER}.layers.0.qkv.weight", f"{ENCODER}.neck.0.weight")
+    trained = any(matches_any(stage.trainable, name) and not matches_any(stage.frozen, name) for name in names)
+    return trained or any(matches(ENCODER, pattern) for pattern in stage.trainable)
+
+
+def demand(config: GlammConfig, context: DataContext) -> Demand:
+    """What a stage wants to know of its pictures."""
+    extractor = extractor_of(config, context.root)
+    missing = not extractor.random and extractor.weights is None
+    return Demand(
+        extractors=(extractor,),
+        absent={SEGMENT: config.sam_weights} if missing else {},
+        shapes={SEGMENT: extractor.shape},
+        source=config.features,
+        store=config.feature_dtype,
+        home=_home(context),
+        family="GLaMM",
+        setting="model.features",
+        what="encoder",
+        known=tuple(extractor.facts),
+    )
+
+
+def data_cache(stage: Stage, context: DataContext, dtype: str | None = None) -> CacheJob:
+    """The map of every picture that the masks of a stage's training data lie in, for `mmcore data cache`.
+
+    Args:
+        stage: with masks.
+        context: of the run.
+        dtype: precision on disk, by default the recipe's.
+
+    Raises:
+        RecipeError: no source of the stage has masks, or the stage trains the encoder.
+        MissingDataError: SAM's file is not there.
+    """
+    changes = {"feature_dtype": dtype} if dtype else {}
+    stage = stage.replace(model={**stage.model, **changes, "features": "live"})
+    config = config_of(stage, context.variant)
+    if trains_encoder(stage):
+        raise RecipeError("a map that the recipe trains cannot be cached", where=f"--stage {stage.name}, {ENCODER}")
+    wanted = demand(config, context)
+    if wanted.fetched(DO):
+        wanted = demand(config, context)
+
+    def pictures() -> Iterator[Path]:
+        from mmcore_glamm.data import build
+
+        for source in build(stage, "train", context).sources.values():
+            if getattr(source, "features", None) is not None:
+                yield from source.pictures()  # type: ignore[attr-defined]
+
+    return cache_job(choose(wanted, stage, context), stage, context, pictures)
+
+
+def plan_notes(stage: Stage, context: DataContext) -> tuple[str, ...]:
+    """Where the maps of a run come from, and what a cache of them takes on disk."""
+    config = config_of(stage, context.variant)
+    choice = decide(stage, context)
+    size = int(np.prod(config.sam.feature_shape)) * (2 if config.feature_dtype == "fp16" else 4)
+    room = f"`mmcore data cache` keeps them at {size / 2**20:.3g} MB a picture ({config.feature_dtype})"
+    if choice is None:
+        return (f"SAM's maps: live encoder; {room}",)
+    return (*choice.notes("SAM's maps"), room)
+
+
+def _home(context: DataContext) -> Path:
+    return context.cache / "maps" / "glamm"

@@ -1,0 +1,1 @@
+"""Golden cases of the published code, run from a checkout."""

@@ -1,0 +1,132 @@
+"""SAM's image encoder (Kirillov et al. 2023; ViTDet, Li et al. 2022): a picture of 1024 px to a map of 64 x 64.
+
+Written out rather than taken from transformers: its encoder refuses a batch of no pictures, with which a process that
+has none enters the same modules as the others, and it lays out the whole table of relative positions for every pair of
+patches. Here those positions travel inside queries and keys:
+
+    q·k + q·R_row[i - i'] + q·R_column[j - j']  =  [q, q·R_row[i - ·], q·R_column[j - ·]] · [k, row of k, column of k]
+
+where "row of k" and "column of k" are one-hot. So any fused attention kernel serves, and nothing of the size
+patches x patches is kept. The sums are the published ones.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmcore_glamm.sizes import SamConfig
+
+
+class SamEncoder(nn.Module):
+    """The vision transformer and its neck; parameters are called as in transformers' `SamVisionEncoder`.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        width, grid = config.hidden_size, config.grid
+        self.patch_embed = nn.Conv2d(3, width, config.patch_size, config.patch_size)
+        self.pos_embed = nn.Parameter(torch.randn(1, grid, grid, width) * 0.02)
+        windows = [0 if layer in config.global_layers else config.window_size for layer in range(config.num_layers)]
+        self.layers = nn.ModuleList(SamLayer(config, window) for window in windows)
+        self.neck = nn.Sequential(
+            nn.Conv2d(width, config.out_channels, 1, bias=False),
+            ChannelNorm(config.out_channels),
+            nn.Conv2d(config.out_channels, config.out_channels, 3, padding=1, bias=False),
+            ChannelNorm(config.out_channels),
+        )
+
+    def forward(self, images: Float[Tensor, "images 3 side side"]) -> Float[Tensor, "images channels grid grid"]:
+        """The map of each picture, normalised as SAM's are and padded with zeros."""
+        hidden = self.patch_embed(images).permute(0, 2, 3, 1) + self.pos_embed
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.neck(hidden.permute(0, 3, 1, 2))
+
+
+class SamLayer(nn.Module):
+    """Attention within windows, or over the picture when `window` is 0, and the feed-forward part."""
+
+    def __init__(self, config: SamConfig, window: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.window = window
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = SamAttention(width, config.num_heads, window or config.grid)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.lin1 = nn.Linear(width, int(width * config.mlp_ratio))
+        self.lin2 = nn.Linear(int(width * config.mlp_ratio), width)
+
+    def forward(self, hidden: Float[Tensor, "images height width channels"]) -> Tensor:
+        normed = self.norm1(hidden)
+        if self.window:
+            size = (hidden.shape[1], hidden.shape[2])
+            normed = from_windows(self.attn(to_windows(normed, self.window)), self.window, size)
+        else:
+            normed = self.attn(normed)
+        hidden = hidden + normed
+        return hidden + self.lin2(F.gelu(self.lin1(self.norm2(hidden))))
+
+
+class SamAttention(nn.Module):
+    """Self-attention over a square of patches with learned positions relative in row and column."""
+
+    def __init__(self, width: int, num_heads: int, side: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, width // num_heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width // num_heads))
+
+    def forward(self, hidden: Float[Tensor, "squares side side channels"]) -> Tensor:
+        squares, side, _, width = hidden.shape
+        head = width // self.num_heads
+        qkv = self.qkv(hidden).view(squares, side, side, 3, self.num_heads, head)
+        q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).unbind(0)
+        offsets = relative(side, hidden.device)
+        rows = torch.einsum("nhijc,ikc->nhijk", q, self.rel_pos_h.to(q.dtype)[offsets])
+        columns = torch.einsum("nhijc,jkc->nhijk", q, self.rel_pos_w.to(q.dtype)[offsets])
+        q = torch.cat([q * head**-0.5, rows.to(q.dtype), columns.to(q.dtype)], -1).flatten(2, 3)
+        places = torch.eye(side, dtype=k.dtype, device=k.device)
+        where = torch.cat([places[:, None].expand(-1, side, -1), places[None].expand(side, -1, -1)], -1)
+        k = torch.cat([k, where.expand(squares, self.num_heads, -1, -1, -1)], -1).flatten(2, 3)
+        v = F.pad(v.flatten(2, 3), (0, 2 * side))  # fused kernels want one width for all three
+        attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head]
+        return self.proj(attended.transpose(1, 2).reshape(squares, side, side, width))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a map (segment-anything's `LayerNorm2d`)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, input: Float[Tensor, "images channels height width"]) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def relative(side: int, device: torch.device) -> Int[Tensor, "side side"]:
+    """Row of the table for every pair of places along one side."""
+    places = torch.arange(side, device=device)
+    return places[:, None] - places[None] + side - 1
+
+
+def to_windows(hidden: Tensor, window: int) -> Tensor:
+    """(images, height, width, channels) to (windows, window, window, channels), zeros beyond the right and bottom."""
+    images, height, width, channels = hidden.shape
+    hidden = F.pad(hidden, (0, 0, 0, -width % window, 0, -height % window))
+    rows, columns = hidden.shape[1] // window, hidden.shape[2] // window
+    blocks = hidden.view(images, rows, window, columns, window, channels).transpose(2, 3)
+    return blocks.reshape(images * rows * columns, window, window, channels)
+
+
+def from_windows(windows: Tensor, window: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of `to_windows`; what was added is cut off."""
+    rows, columns = (-(-side // window) for side in size)
+    images, channels = len(windows) // (rows * columns), windows.shape[-1]
+    blocks = windows.view(images, rows, columns, window, window, channels).transpose(2, 3)
+    return blocks.reshape(images, rows * window, columns * window, channels)[:, : size[0], : size[1]]
