@@ -52,7 +52,7 @@ def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Dataset
 @hookimpl
 def data_cache(stage: Stage, context: "DataContext", dtype: str | None = None) -> "CacheJob":
     """SAM's map of every picture with masks, for `mmcore data cache`."""
-    from mmcore_glamm.features import data_cache
+    from mmcore_glamm.data.cached import data_cache
 
     return data_cache(stage, context, dtype)
 

@@ -6,7 +6,7 @@ speak of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from mmcore.language.processor import Processor
 from mmcore.language.sequence import IMAGE, Sequences
 from torch import Tensor
 
-from mmcore_glamm.config import GlammConfig
 from mmcore_glamm.tokens import TokenIds
+
+if TYPE_CHECKING:
+    from mmcore_glamm.config import GlammConfig
 
 REGION, SEG = "region", "seg"
 """The kind of rows that stand for boxes; the watched word."""
@@ -113,13 +115,13 @@ class GlammCollator(ConversationCollator):
         return tuple(masks for masks, count in found if count)
 
 
-def collator(config: GlammConfig, processor: Processor, **layout: Any) -> GlammCollator:
+def collator(config: "GlammConfig", processor: Processor, **layout: Any) -> GlammCollator:
     """The collator of a configuration; `layout` is its `padding_side` or `given`."""
     ids = TokenIds.of(processor.tokenizer)
     return collator_of(config, ids, processor.max_length, tokenizer=processor.tokenizer, **layout)
 
 
-def collator_of(config: GlammConfig, ids: TokenIds, max_length: int, **layout: Any) -> GlammCollator:
+def collator_of(config: "GlammConfig", ids: TokenIds, max_length: int, **layout: Any) -> GlammCollator:
     """The same of known vocabulary ids."""
     return GlammCollator(
         {**config.expansion, ids.box: ((REGION, 1),)},

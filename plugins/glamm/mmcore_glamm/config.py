@@ -5,7 +5,7 @@ checkpoints. What a training stage decides is replaced by the stage's `model` en
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from mmcore.contract.recipe import Stage
@@ -15,6 +15,7 @@ from mmcore.language.processor import Processor
 from mmcore.language.sizes import LLAMA2_7B
 from mmcore.vision.clip_vit import ClipTower
 
+from mmcore_glamm.batch import GlammCollator, collator
 from mmcore_glamm.sizes import RegionConfig, SamConfig
 from mmcore_glamm.tokens import IMAGE_TEXT
 
@@ -91,15 +92,11 @@ class GlammConfig(LlavaConfig):
 
     def processor(self, tokenizer: Any, max_length: int | None = None) -> Processor:
         """How text and pictures are read; an image's marker is written with its two tokens around it."""
-        from dataclasses import replace
-
         plain = super(GlammConfig, self).processor(tokenizer, max_length)
         return replace(plain, template=replace(plain.template, image=IMAGE_TEXT))
 
-    def collator(self, processor: Processor, **layout: Any) -> Any:
+    def collator(self, processor: Processor, **layout: Any) -> GlammCollator:
         """What makes batches of samples; `layout` is its `padding_side` or `given`."""
-        from mmcore_glamm.batch import collator
-
         return collator(self, processor, **layout)
 
 

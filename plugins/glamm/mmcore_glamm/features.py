@@ -5,7 +5,7 @@ at the published size 2 MB a picture in half precision; the choice is the core's
 `model.features` of a recipe is one of its modes. A live map is computed by the model's own encoder.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +16,7 @@ from jaxtyping import UInt8
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Stage, matches, matches_any
 from mmcore.contract.values import SEGMENT
-from mmcore.data.cache.choice import CachedFeatures, Choice, Demand, LiveFeatures, cache_job, choose
-from mmcore.data.cache.features import CacheJob
+from mmcore.data.cache.choice import CachedFeatures, Choice, Demand, LiveFeatures, choose
 from mmcore.errors import RecipeError
 from mmcore.vision.extractors import PublishedExtractor
 from mmcore.vision.frozen import find_weights, freeze
@@ -168,37 +167,6 @@ def demand(config: GlammConfig, context: DataContext) -> Demand:
         what="encoder",
         known=tuple(extractor.facts),
     )
-
-
-def data_cache(stage: Stage, context: DataContext, dtype: str | None = None) -> CacheJob:
-    """The map of every picture that the masks of a stage's training data lie in, for `mmcore data cache`.
-
-    Args:
-        stage: with masks.
-        context: of the run.
-        dtype: precision on disk, by default the recipe's.
-
-    Raises:
-        RecipeError: no source of the stage has masks, or the stage trains the encoder.
-        MissingDataError: SAM's file is not there.
-    """
-    changes = {"feature_dtype": dtype} if dtype else {}
-    stage = stage.replace(model={**stage.model, **changes, "features": "live"})
-    config = config_of(stage, context.variant)
-    if trains_encoder(stage):
-        raise RecipeError("a map that the recipe trains cannot be cached", where=f"--stage {stage.name}, {ENCODER}")
-    wanted = demand(config, context)
-    if wanted.fetched(DO):
-        wanted = demand(config, context)
-
-    def pictures() -> Iterator[Path]:
-        from mmcore_glamm.data import build
-
-        for source in build(stage, "train", context).sources.values():
-            if getattr(source, "features", None) is not None:
-                yield from source.pictures()  # type: ignore[attr-defined]
-
-    return cache_job(choose(wanted, stage, context), stage, context, pictures)
 
 
 def plan_notes(stage: Stage, context: DataContext) -> tuple[str, ...]:
