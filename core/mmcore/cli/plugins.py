@@ -95,8 +95,7 @@ def _show_extension(plugin: "Plugin", as_json: bool) -> None:
 def _stage_row(stage: "Stage") -> tuple[str, str, str, str, str]:
     length = f"{stage.steps:,} steps" if stage.steps is not None else f"{stage.epochs:g} epochs"
     start = [f"stage {stage.init.stage}"] if stage.init.stage else []
-    published = stage.init.published or ()
-    start += [published if isinstance(published, str) else " and ".join(published)] if published else []
+    start += [" and ".join(stage.init.names)] if stage.init.names else []
     start += ["random weights"] if stage.init.optional and not start else []
     batch = f"{stage.global_batch} ({stage.micro_batch} a process)"
     return f"{stage.number} {stage.name}", length, batch, f"{stage.optim.lr:g}", " or ".join(start) or "-"

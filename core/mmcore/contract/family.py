@@ -1,5 +1,7 @@
 """Who a family is, as one value: what `mmcore plugins` shows and what a run chooses from."""
 
+from typing import Literal
+
 from pydantic import field_validator
 
 from mmcore.contract.entry import Recipe
@@ -17,6 +19,9 @@ class Family(Recipe):
     default."""
     learns: tuple[str, ...] = ()
     """Tasks of annotations from which it can learn own data, such as "detect" (`mmcore data formats` lists them)."""
+    bases: tuple[Literal["language", "vision"], ...] = ()
+    """Parts of its models that a user may name by a folder of transformers (`model.language=DIR`), for families on
+    `mmcore.language.llava`: the folder's sizes then stand in `model.language` and `model.tower`."""
     hub: tuple[str, ...] = ()
     """Where its published checkpoints are: `hf://OWNER/NAME`, with or without a file."""
     requires_api: str = ""

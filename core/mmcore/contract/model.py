@@ -70,6 +70,14 @@ class Model(nn.Module):
         """
         del path
 
+    def initialise_part(self, path: Path, part: str) -> "LoadReport | None":
+        """As `initialise`, where the recipe says which part of the model the file is to fill (`Init.published`).
+
+        A file may hold more than that part; a family that does not tell parts apart fills what the file holds.
+        """
+        del part
+        return self.initialise(path)
+
     def attach(self, stage: "Stage", context: "DataContext", folder: Path | None = None) -> None:
         """Told where data and run lie, before anything is loaded: for what is no weight, such as a tokenizer.
 

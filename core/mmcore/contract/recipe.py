@@ -120,10 +120,18 @@ class Init(Recipe):
 
     stage: str | None = None
     """Name of the stage whose finished run is taken when --init names none."""
-    published: str | tuple[str, ...] | None = None
-    """What the published recipe starts from: a file or a repository on the Hub, or several that each fill a part."""
+    published: str | tuple[str, ...] | dict[str, str] | None = None
+    """What the published recipe starts from: a file or a repository on the Hub, or several that each fill a part; by
+    the part's name where a user may replace one of them (`model.language=DIR`)."""
     optional: bool = False
     """Whether random weights are an acceptable start (tiny variants)."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The published places in order."""
+        if isinstance(self.published, dict):
+            return tuple(self.published.values())
+        return (self.published,) if isinstance(self.published, str) else self.published or ()
 
 
 class Validation(Recipe):

@@ -144,6 +144,25 @@ TEMPLATES: Mapping[str, Template] = {
             TurnMask((198,), ("<|im_start|>", "<|im_end|>"), only_if_extra=2, otherwise=(92543, 92542)),
             tokens=("<|im_start|>", "<|im_end|>"),
         ),
+        # Qwen 2, 2.5 and 3 as their makers write a conversation; only answers are learned, with the end of their turn
+        _headed(
+            "qwen_chatml",
+            _CHATML,
+            "You are a helpful assistant.",
+            "<|im_end|>\n",
+            RoundMask(
+                "<|im_end|>\n",
+                "<|im_end|>\n" + _CHATML["assistant"],
+                first=3,
+                group=2,
+                start=0,
+                round_shift=0,
+                later_shift=0,
+                instruction_shift=0,
+                count_end=True,
+            ),
+            tokens=("<|im_start|>", "<|im_end|>"),
+        ),
         _headed(
             "mpt",
             _CHATML,

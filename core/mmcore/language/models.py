@@ -25,7 +25,7 @@ from mmcore.language.cross_entropy import token_loss
 from mmcore.language.sequence import Sequences
 from mmcore.weights.files import read_tensors
 
-KINDS = ("llama", "phi3", "gemma2", "qwen2")
+KINDS = ("llama", "phi3", "gemma2", "qwen2", "qwen3")
 """Values of `model_type` that are known to pass keyword arguments on to their attention."""
 
 
@@ -211,9 +211,16 @@ def make_config(entries: Mapping[str, Any]) -> PreTrainedConfig:
         )
     rest = {name: value for name, value in entries.items() if name not in ("model_type", "transformers_version")}
     try:
-        return AutoConfig.for_model(kind, **rest)
+        return AutoConfig.for_model(kind, **_plain(rest))
     except (TypeError, ValueError, KeyError) as error:
         raise RecipeError(f"transformers refuses this language configuration: {error}", where=kind) from error
+
+
+def _plain(value: Any) -> Any:
+    """A copy for transformers, which writes into nested entries and wants lists where recipes hold tuples."""
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def modern_config(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +238,7 @@ def modern_config(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """`config.json` of a published folder, through `modern_config`.
+    """`config.json` of a published folder, of a LLaVA its language model, through `modern_config`.
 
     Raises:
         MissingDataError: there is none.
@@ -246,7 +253,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise WeightsError("the configuration cannot be read", where=path) from error
     if not isinstance(entries, dict):
         raise WeightsError("the configuration is no object", where=path)
-    return modern_config(entries)
+    return modern_config(language_part(entries))
+
+
+def language_part(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a `config.json`, what describes the language model: all of it, or the part of transformers' LLaVA."""
+    part = entries.get("text_config")
+    if entries.get("model_type") != "llava" or not isinstance(part, Mapping):
+        return dict(entries)
+    return {"model_type": "llama", "transformers_version": entries.get("transformers_version"), **part}
 
 
 def read_pretrained(folder: str | Path, attention: Kernel = "sdpa") -> LanguageModel:

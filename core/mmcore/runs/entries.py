@@ -21,6 +21,8 @@ from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError, suggest
 
 Tree = dict[str, Any]
+FROM = "from"
+"""Names the folder that a group is read from, beside single entries that replace what it says."""
 Origins = dict[str, str]
 """Dotted key -> where its value comes from."""
 
@@ -97,7 +99,8 @@ def assign(tree: Tree, path: tuple[str, ...], value: Any, source: str, origins: 
         if place.kind == "value":
             raise RecipeError(f"{'.'.join(path[: depth + 1])} is a value, not a group of keys", where=source)
         if not isinstance(branch.get(key), dict):
-            branch[key] = {}
+            # A folder that stands for a group stays beside single entries of it (`mmcore.runs.bases`).
+            branch[key] = {FROM: branch[key]} if place.kind == "inside" and isinstance(branch.get(key), str) else {}
         branch = branch[key]
     origins[".".join(path)] = source
     _keep_consistent(tree, path, value, source)

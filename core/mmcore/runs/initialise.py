@@ -7,7 +7,7 @@ them or how to start from random weights instead.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmcore.base import hub
 from mmcore.contract.recipe import Stage
@@ -135,7 +135,7 @@ def initialise(model: "Model", stage: Stage, starts: Sequence[str], data_root: P
     for start in chosen_starts(stage, starts, data_root):
         record, report = _load(model, start)
         filled |= set(report.filled)
-        needed |= dict.fromkeys(report.needed, start)
+        needed |= dict.fromkeys(report.needed, start.place)
         records.append(record)
     _refuse_gaps({name: start for name, start in needed.items() if name not in filled})
     return records
@@ -173,30 +173,38 @@ def told_start(record: Mapping[str, Any]) -> str:
     return f"weights from {record['source']}: {', '.join(parts)}"
 
 
-def chosen_starts(stage: Stage, starts: Sequence[str], data_root: Path) -> list[str]:
+class Start(NamedTuple):
+    """A place that weights come from."""
+
+    place: str
+    part: str | None = None
+    """The part of the model that it is to fill, where the recipe says so."""
+
+
+def chosen_starts(stage: Stage, starts: Sequence[str], data_root: Path) -> list[Start]:
     """The places that weights come from, in order; none means random ones.
 
     Raises:
         UsageError: `random` beside others, or a stage that needs another's run.
         MissingDataError: the recipe's own cannot be had.
     """
-    chosen = list(starts) or _recipe_start(stage, data_root)
-    if "random" in chosen and len(chosen) > 1:
-        raise UsageError("--init random goes with no other --init", where=", ".join(chosen))
-    return [start for start in chosen if start != "random"]
+    if "random" in starts and len(starts) > 1:
+        raise UsageError("--init random goes with no other --init", where=", ".join(starts))
+    if starts:
+        return [Start(start) for start in starts if start != "random"]
+    return _recipe_start(stage, data_root)
 
 
-def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
-    published = stage.init.published
-    if published is None:
+def _recipe_start(stage: Stage, data_root: Path) -> list[Start]:
+    names = stage.init.names
+    if not names:
         if stage.init.optional:
             return []
         raise UsageError(
             f"stage {stage.number} {stage.name} starts from stage {stage.init.stage}",
             do="give its run with --init RUN, or --init random",
         )
-    names = (published,) if isinstance(published, str) else published
-    local = {name: data_root / "weights" / name.rsplit("/", 1)[-1] for name in names}
+    local = {name: _local(name, data_root) for name in names}
     for name in names:
         if not hub.is_hub(name) and not local[name].exists():
             raise MissingDataError(
@@ -204,7 +212,14 @@ def _recipe_start(stage: Stage, data_root: Path) -> list[str]:
                 where=local[name].parent,
                 do="fetch it (the notes of `mmcore plugins show` say from where), give --init FILE, or --init random",
             )
-    return [str(local[name]) if local[name].exists() else name for name in names]
+    parts = tuple(stage.init.published) if isinstance(stage.init.published, dict) else (None,) * len(names)
+    found = (str(local[name]) if local[name].exists() else name for name in names)
+    return [Start(place, part) for place, part in zip(found, parts, strict=True)]
+
+
+def _local(name: str, data_root: Path) -> Path:
+    """Where a published place lies on this machine; a folder that a user named is where it is."""
+    return Path(name) if Path(name).is_absolute() else data_root / "weights" / name.rsplit("/", 1)[-1]
 
 
 def place_of_start(start: str) -> Path | None:
@@ -225,7 +240,8 @@ def place_of_start(start: str) -> Path | None:
     return path
 
 
-def _load(model: "Model", start: str) -> tuple[dict[str, Any], LoadReport]:
+def _load(model: "Model", chosen: Start) -> tuple[dict[str, Any], LoadReport]:
+    start, part = chosen
     record: dict[str, Any] = {"source": start}
     path = place_of_start(start)
     if path is None:
@@ -234,17 +250,17 @@ def _load(model: "Model", start: str) -> tuple[dict[str, Any], LoadReport]:
             do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
         )
         record["commit"] = hub.commit_of(path)
-    report = _load_run(model, path) if (path / "config.yaml").is_file() else _load_published(model, path)
+    report = _load_run(model, path) if (path / "config.yaml").is_file() else _load_published(model, path, part)
     record["filled"], record["new"], record["ignored"] = len(report.filled), report.new, len(report.ignored)
     record["misfits"] = report.misfits
     return record, report
 
 
-def _load_published(model: "Model", path: Path) -> LoadReport:
+def _load_published(model: "Model", path: Path, part: str | None) -> LoadReport:
     """A published file: the family's own way when it has one, else by its published names."""
     from mmcore.weights.fill import fill
 
-    report = model.initialise(path)
+    report = model.initialise(path) if part is None else model.initialise_part(path, part)
     if report is not None:
         return report
     loaded, report = model.published("upstream").to_ours(read_tensors(path), model.state_dict())

@@ -180,7 +180,7 @@ def _describe_start(family: OpenedPlugin, settings: Settings, datasets: "Dataset
     from mmcore.runs.initialise import chosen_starts, place_of_start
 
     del family, datasets
-    for start in chosen_starts(settings.stage, settings.init, Path(settings.data)):
+    for start, _ in chosen_starts(settings.stage, settings.init, Path(settings.data)):
         if place_of_start(start) is None:
             plan.notes.append(f"weights: {start} is fetched from the Hub when training starts")
 

@@ -23,6 +23,7 @@ from mmcore.base.yamltext import read_yaml, to_yaml
 from mmcore.contract.recipe import Source, Stage, Validation
 from mmcore.contract.run import Settings as Settings
 from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
+from mmcore.runs.bases import with_bases
 from mmcore.runs.config import Origins, from_tree, resolve, to_tree
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.version import API_VERSION, __version__
@@ -70,7 +71,8 @@ def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     stage = plugins.find_stage(family.stages(variant), request.stage or "finetune", family.plugin)
     stage, brought = _with_own_data(stage, request, family)
     stage, origins = resolve(stage, request.config, request.sets)
-    origins = {**brought, **origins}
+    stage, read = with_bases(stage, family, request.init, origins)
+    origins = {**brought, **read, **origins}
     only = _check_sources(request.sources, stage)
     settings = Settings(
         plugin=family.plugin.name,

@@ -10,9 +10,10 @@ run; the unused layers stay in the module, so that checkpoints are whole.
                        the class token of the last state
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmcore.errors import RecipeError, WeightsError
+from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
 from mmcore.weights.maps import Rule
 
 CLIP_VIT = "openai/clip-vit-large-patch14-336"
@@ -46,12 +48,15 @@ class ClipTower:
     eps: float = 1e-5
     projection_dim: int = 768
     """Of the joint space with text; unused here, kept for exported configurations."""
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
     name: str = CLIP_VIT
     """What published configurations call it."""
 
     def __post_init__(self) -> None:
         for what, given, known in (
-            ("activation", self.act, tuple(_ACTIVATIONS)),
+            ("activation", self.act, tuple(ACTIVATIONS)),
             ("select_feature", self.select_feature, get_args(Feature)),
         ):
             if given not in known:
@@ -146,10 +151,25 @@ class ClipVit(nn.Module):
         return ("post_norm", *(f"layers.{number}" for number in range(last, self.config.num_layers)))
 
 
-class ClipLayer(nn.Module):
-    """Attention and feed-forward part of CLIP, each behind its norm."""
+class LayerSizes(Protocol):
+    """What one layer needs to know of its tower."""
 
-    def __init__(self, config: ClipTower) -> None:
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def act(self) -> str: ...
+
+
+class ClipLayer(nn.Module):
+    """Attention and feed-forward part of CLIP and SigLIP, each behind its norm."""
+
+    def __init__(self, config: LayerSizes) -> None:
         super().__init__()
         width = config.hidden_size
         self.num_heads = config.num_heads
@@ -158,7 +178,7 @@ class ClipLayer(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=config.eps)
         self.fc1 = nn.Linear(width, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, width)
-        self.act = _ACTIVATIONS[config.act]
+        self.act = ACTIVATIONS[config.act]
 
     def forward(self, hidden: Float[Tensor, "images tokens channels"]) -> Float[Tensor, "images tokens channels"]:
         normed = self.norm1(hidden)
@@ -176,7 +196,12 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-_ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+}
+"""By the names of transformers' configurations."""
 
 
 def resize_positions(positions: Float[Tensor, "stored channels"], grid: int) -> Float[Tensor, "positions channels"]:
@@ -202,7 +227,7 @@ def resize_positions(positions: Float[Tensor, "stored channels"], grid: int) -> 
     return torch.cat([positions[:1], resized[0].permute(1, 2, 0).flatten(0, 1).to(positions.dtype)])
 
 
-_LAYER = {
+LAYER_NAMES = {
     **{f"self_attn.{part}": part for part in ("q_proj", "k_proj", "v_proj", "out_proj")},
     "layer_norm1": "norm1",
     "layer_norm2": "norm2",
@@ -227,5 +252,5 @@ def clip_rules(published: str, ours: str, *, grid: int | None = None) -> list[Ru
         Rule(f"{embeddings}position_embedding.weight", f"{ours}position_embedding.weight", to_ours=resize),
         Rule(f"{published}pre_layrnorm.*", f"{ours}pre_norm.*"),
         Rule(f"{published}post_layernorm.*", f"{ours}post_norm.*"),
-        *(Rule(f"{published}encoder.layers.*.{a}.*", f"{ours}layers.*.{b}.*") for a, b in _LAYER.items()),
+        *(Rule(f"{published}encoder.layers.*.{a}.*", f"{ours}layers.*.{b}.*") for a, b in LAYER_NAMES.items()),
     ]

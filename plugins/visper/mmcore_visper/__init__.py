@@ -23,6 +23,7 @@ def family() -> Family:
         title="VisPer-LM: visual instruction tuning with embedding objectives, and the LLaVA-1.5 baseline",
         variants=("llama3-vit", "llama3-convnext", "phi3-vit", "phi3-convnext", "llava15-llama3-vit", "tiny"),
         learns=("converse", "caption"),
+        bases=("language", "vision"),
         requires_api=">=0.2,<0.3",
     )
 

@@ -94,7 +94,7 @@ PT = Stage(
     loss_weights={"text": 1.0, **EMBEDDING_WEIGHTS},
     max_length=4096,
     model={"image_aspect": "square"},
-    init=Init(published=(LLAMA3, CLIP)),
+    init=Init(published={"language": LLAMA3, "tower": CLIP}),
     zero=2,
     checkpoint_every=200,
     keep_last=3,
@@ -274,11 +274,11 @@ TINY_PROBE = PROBE.replace(
 )
 
 _STARTS = {
-    "llama3-vit": (LLAMA3, CLIP),
-    "llama3-convnext": (LLAMA3, CONVNEXT),
-    "phi3-vit": (PHI3, CLIP),
-    "phi3-convnext": (PHI3, CONVNEXT),
-    "llava15-llama3-vit": (LLAMA3, CLIP),
+    "llama3-vit": {"language": LLAMA3, "tower": CLIP},
+    "llama3-convnext": {"language": LLAMA3, "tower": CONVNEXT},
+    "phi3-vit": {"language": PHI3, "tower": CLIP},
+    "phi3-convnext": {"language": PHI3, "tower": CONVNEXT},
+    "llava15-llama3-vit": {"language": LLAMA3, "tower": CLIP},
 }
 """What the first stage of each published variant starts from: language model and image tower."""
 

@@ -33,6 +33,7 @@ EXTRA: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 20,
     },
     "qwen2": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+    "qwen3": {"head_dim": 16, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
 }
 
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
-KINDS = ("llama", "phi3", "gemma2", "qwen2")
+KINDS = ("llama", "phi3", "gemma2", "qwen2", "qwen3")
 LAYOUTS: dict[str, dict[str, Any]] = {"right": {}, "left": {"padding_side": "left"}, "packed": {"pack_to": 40}}
 EXPANSION = {IMAGE: (("image", 4), ("task", 2))}
 

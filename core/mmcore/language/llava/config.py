@@ -13,7 +13,7 @@ from mmcore.language.sequence import IMAGE
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.vision.projectors import projected_tokens
-from mmcore.vision.towers import Tower, image_library
+from mmcore.vision.towers import Tower, image_options, make_tower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,8 @@ class LlavaConfig:
     """Further settings that the family takes apart itself, with the plain type that recipes write them in."""
 
     language: Mapping[str, Any]
-    """Configuration of the language model as transformers writes it; published ones in `mmcore.language.sizes`."""
+    """Configuration of the language model as transformers writes it; published ones in `mmcore.language.sizes`. A
+    recipe may name a folder instead (`mmcore.language.llava.base`)."""
     tower: Tower = field(default_factory=ClipTower)
     projector: str = "mlp2x_gelu"
     """Published name of the projector, see `mmcore.vision.projectors`."""
@@ -45,9 +46,20 @@ class LlavaConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if missing := [
+            name for name in ("model_type", "hidden_size", "num_hidden_layers") if name not in self.language
+        ]:
+            raise RecipeError(
+                f"the language model's {missing[0]} is not said",
+                where="model.language",
+                do="an entry model_type begins a model of its own: give all of its sizes, or model.language=FOLDER",
+            )
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some entries changed; mappings for nested parts change single entries of them.
+
+        A language model that says its `model_type` and a tower that says its `kind` are whole: nothing of the old one
+        stays.
 
         Raises:
             RecipeError: an entry does not exist, with the nearest one, or is of another type.
@@ -55,10 +67,11 @@ class LlavaConfig:
         nested = {"language": Mapping, **dict.fromkeys(self.PARTS, Mapping), **self.NESTED}
         check_entries(type(self), changes, f"{self.FAMILY} has no model setting", "model", nested=nested)
         if isinstance(language := changes.get("language"), Mapping):
-            changes["language"] = {**self.language, **language}
+            changes["language"] = _replace_language(self.language, language)
         for part in self.PARTS:
             if isinstance(entries := changes.get(part), Mapping):
-                changes[part] = replace_part(part, getattr(self, part), entries)
+                whole = part == "tower" and "kind" in entries
+                changes[part] = make_tower(entries) if whole else replace_part(part, getattr(self, part), entries)
         return replace(self, **changes)
 
     @property
@@ -101,7 +114,7 @@ class LlavaConfig:
         return Processor(
             template=template(self.template),
             tokenizer=tokenizer,
-            pixels=ClipImages(self.image_size, self.image_aspect, library=image_library(self.tower)),
+            pixels=ClipImages(self.image_size, self.image_aspect, **image_options(self.tower)),
             max_length=min(self.max_length, max_length or self.max_length),
             image_rows=sum(rows for _, rows in self.expansion[IMAGE]),
         )
@@ -111,6 +124,10 @@ class LlavaConfig:
         return ConversationCollator(
             self.expansion, self.image_size, processor.max_length, tokenizer=processor.tokenizer, **layout
         )
+
+
+def _replace_language(old: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(entries) if "model_type" in entries else {**old, **entries}
 
 
 def check_choices(settings: Any, where: str = "model.") -> None:

@@ -11,7 +11,7 @@ A family may put constant vectors after every image. A plain LLaVA gives the sam
 embedding matrix and the chat template writes the tokens of these rows.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,21 @@ _RENAMED = (
     ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
     ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
 )
+_NEWER = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.vision_tower.", "vision_tower."),
+    ("vision_tower.vision_model.", "model.vision_tower.vision_tower.vision_model."),
+    ("vision_tower.", "model.vision_tower.vision_tower.vision_model."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("multi_modal_projector.linear_1.", "model.mm_projector.0."),
+    ("multi_modal_projector.linear_2.", "model.mm_projector.2."),
+)
+"""Names that versions 4 and 5 of transformers write, to LLaVA's own; applied in this order, so that one may lead to
+another."""
+_TOWER_ALONE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "head.")
+"""Version 5 writes a tower without the part of a larger model that it used to be in."""
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
 _OUTPUT = "language_model.lm_head.weight"
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "phi3": "Phi3ForCausalLM"}
@@ -45,6 +60,23 @@ def expressible(language: Mapping[str, Any], tower: Tower) -> bool:
     """
     is_clip = isinstance(tower, ClipTower) and tower.select_feature in _STRATEGIES
     return is_clip and language.get("model_type") in _ARCHITECTURES
+
+
+def published_names(names: Iterable[str]) -> dict[str, str]:
+    """Names in files of transformers, of a LLaVA or of a tower alone, as they are in published files."""
+    names = list(names)
+    alone = "embeddings.patch_embedding.weight" in names
+    inside = _TOWER_ALONE if alone else ()
+    return {name: f"vision_model.{name}" if name.startswith(inside) else _published(name) for name in names}
+
+
+def _published(name: str) -> str:
+    if name.startswith("model.vision_tower.vision_tower."):
+        return name
+    for old, new in _NEWER:
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+    return name
 
 
 def fold(

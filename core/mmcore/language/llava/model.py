@@ -29,13 +29,12 @@ from mmcore.language.batch import ConversationBatch
 from mmcore.language.conversation_templates import template
 from mmcore.language.llava import answer
 from mmcore.language.llava.config import LlavaConfig
-from mmcore.language.llava.names import PARTS, WHOLE, Part, kind, llava_rules
+from mmcore.language.llava.names import COMPUTED, PARTS, WHOLE, Part, kind, llava_rules, only, read_published
 from mmcore.language.published import check_numbers, with_all_words
 from mmcore.language.tokenizer_files import FOLDER, open_tokenizer
 from mmcore.vision.frozen import is_frozen
 from mmcore.vision.projectors import build_projector
 from mmcore.vision.towers import build_tower
-from mmcore.weights.files import read_tensors
 from mmcore.weights.fill import fill
 from mmcore.weights.maps import LoadReport, WeightMap
 
@@ -167,19 +166,31 @@ class LlavaModel(Model):
         """
         if format not in FORMATS:
             raise unknown_format(self.config.FAMILY, format)
-        return WeightMap(rules=llava_rules(self.config.tower), label=f"published {self.config.FAMILY} checkpoint")
+        return WeightMap(
+            rules=llava_rules(self.config.tower), ignored=COMPUTED, label=f"published {self.config.FAMILY} checkpoint"
+        )
 
     def initialise(self, path: str | Path) -> LoadReport:
         """Fill from a published file or folder, told apart by its names; several calls fill one part each.
 
         A file of the whole model (of another stage too: what it lacks stays new where the family says so), or of one of
-        `PARTS`.
+        `PARTS`; under LLaVA's published names or those that any version of transformers writes.
 
         Raises:
             MissingDataError: there is no such file.
             WeightsError: it is none of these, does not fit, or its configuration says other numbers.
         """
-        tensors: Mapping[str, Tensor] = read_tensors(path)
+        return self._fill(path, read_published(path))
+
+    def initialise_part(self, path: Path, part: str) -> LoadReport:
+        """Fill `language`, `tower` or `projector` from a file of that part, or of a whole model; the rest is left.
+
+        Raises:
+            MissingDataError, WeightsError: as `initialise`, or the file has nothing of the part.
+        """
+        return self._fill(path, only(part, read_published(path), path))
+
+    def _fill(self, path: str | Path, tensors: Mapping[str, Tensor]) -> LoadReport:
         own = self.state_dict()
         found = kind(tensors, self.PARTS)
         part = self.PARTS.get(found)

@@ -9,17 +9,23 @@ Training starts from files of single parts (a language model, a CLIP tower, a pr
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
 
 from mmcore.errors import WeightsError
+from mmcore.language.llava.layout import published_names
 from mmcore.language.published import language_rules
 from mmcore.vision.clip_vit import ClipTower, clip_rules
 from mmcore.vision.convnext import convnext_rules
+from mmcore.vision.siglip_vit import SiglipTower, siglip_rules
 from mmcore.vision.towers import Tower
+from mmcore.weights.files import read_tensors
 from mmcore.weights.maps import Rule, WeightMap
 
 TOWER = "model.vision_tower.vision_tower."
-COMPUTED = ("*.position_ids", "*.inv_freq")
-"""In old files; models compute them."""
+COMPUTED = ("*.position_ids", "*.inv_freq", "*.vision_model.head.*")
+"""In old files, and computed by models; SigLIP's pooling head, which no language model reads."""
 WHOLE = "whole"
 """What `kind` calls a file of the whole model."""
 
@@ -65,9 +71,16 @@ PARTS: Mapping[str, Part] = {
     "clip": Part(
         label="CLIP vision tower",
         fills="tower",
-        starts=("vision_model.",),
+        starts=("vision_model.pre_layrnorm.", "vision_model.embeddings.class_embedding"),
         rules=tuple(clip_rules("vision_model.", "tower.")),
         unused=("text_model.*", "visual_projection.*", "text_projection.*", "logit_scale"),
+    ),
+    "siglip": Part(
+        label="SigLIP vision tower",
+        fills="tower",
+        starts=("vision_model.embeddings.patch_embedding.bias",),
+        rules=tuple(siglip_rules("vision_model.", "tower.")),
+        unused=("text_model.*", "vision_model.head.*", "logit_scale", "logit_bias"),
     ),
     "convnext": Part(
         label="CLIP ConvNeXt",
@@ -83,12 +96,51 @@ PARTS: Mapping[str, Part] = {
 
 def llava_rules(tower: Tower) -> tuple[Rule, ...]:
     """Tower, projector and language model in a file of the whole model; rules of a family's own come before them."""
-    is_vit = isinstance(tower, ClipTower)
-    return (
-        Rule("model.mm_projector.*", "projector.*"),
-        *(clip_rules(f"{TOWER}vision_model.", "tower.") if is_vit else [Rule(f"{TOWER}*", "tower.trunk.*")]),
-        *language_rules(),
-    )
+    return (Rule("model.mm_projector.*", "projector.*"), *_tower_rules(tower), *language_rules())
+
+
+def _tower_rules(tower: Tower) -> list[Rule]:
+    if isinstance(tower, ClipTower):
+        return clip_rules(f"{TOWER}vision_model.", "tower.")
+    if isinstance(tower, SiglipTower):
+        return siglip_rules(f"{TOWER}vision_model.", "tower.")
+    return [Rule(f"{TOWER}*", "tower.trunk.*")]
+
+
+_WITHIN: Mapping[str, Mapping[str, str]] = {
+    "language": {"model.embed_tokens.": "", "model.layers.": "", "model.norm.": "", "lm_head.": ""},
+    "tower": {"vision_model.": "", TOWER: TOWER},
+    "projector": {"model.mm_projector.": ""},
+}
+"""Part -> beginnings of its names in a file, and what is dropped of them where the part stands alone."""
+
+
+def read_published(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file or folder under published names, whichever version of transformers wrote them.
+
+    Raises:
+        MissingDataError, WeightsError: as `mmcore.weights.files.read_tensors`.
+    """
+    tensors = read_tensors(path)
+    renamed = published_names(tensors)
+    return {renamed[name]: tensor for name, tensor in tensors.items()}
+
+
+def only(part: str, tensors: Mapping[str, Tensor], where: object) -> dict[str, Tensor]:
+    """Of a file, the tensors of one part, as a file of that part alone has them.
+
+    Raises:
+        WeightsError: there are none.
+    """
+    found = {
+        name.removeprefix(dropped): tensor
+        for name, tensor in tensors.items()
+        for start, dropped in _WITHIN[part].items()
+        if name.startswith(start)
+    }
+    if not found:
+        raise WeightsError(f"nothing in this file is of the {part}", where=where, do="give a folder that holds it")
+    return found
 
 
 def kind(names: Iterable[str], parts: Mapping[str, Part] = PARTS) -> str:
