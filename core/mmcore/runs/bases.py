@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.base import hub
+from mmcore.base.yamltext import read_yaml
 from mmcore.contract.recipe import Init, Stage
 from mmcore.errors import RecipeError, UsageError
 from mmcore.runs.config import Origins
@@ -112,9 +113,7 @@ def _of_start(part: str, start: str, model: Mapping[str, Any], origins: Origins)
         return {}
     folder = Path(start).expanduser()
     if (folder / _RUN).is_file():
-        from mmcore.runs.settings import read_settings
-
-        there = read_settings(folder).stage.model
+        there = (read_yaml(folder / _RUN).get("stage") or {}).get("model") or {}
         whole = there.get(_WRITTEN[part][0])
         is_base = isinstance(whole, Mapping) and bool({"model_type", "kind"} & whole.keys())
         return {name: there[name] for name in _WRITTEN[part] if name in there and name not in model} if is_base else {}
