@@ -10,6 +10,7 @@ whether there is padding (which would wait for it in every step).
                                 a mask (rows, 1, queries, keys) where one sample is so long that this would cost more;
                                 with "varlen" the boundaries of the samples
     sliding window              the mask of that window, per layer (Gemma 2 and Qwen 2 alternate)
+    capped scores               Gemma 2; never as a whole matrix (`mmcore.language.capped`)
 """
 
 import inspect
@@ -25,6 +26,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from mmcore.errors import RecipeError
+from mmcore.language.capped import FEW, capped_attention
+from mmcore.language.flex import block_mask
 from mmcore.language.sequence import Sequences
 
 NAME = "mmcore_masking"
@@ -60,6 +63,22 @@ class Masking:
     """Samples get rows of their own for the kernel; everything above is then about those."""
     kernel: Kernel = "sdpa"
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _flex: dict[int | None, Any] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether queries and keys are the same positions, as in training and when a prompt is read."""
+        return self.order is self.key_order
+
+    def part(self, window: int | None, queries: slice, keys: slice) -> Bool[Tensor, "#rows 1 queries keys"]:
+        """A part of the mask, made anew: True where a query sees a key."""
+        return self._make(window, queries, keys)
+
+    def flex_mask(self, window: int | None) -> Any:
+        """The same for torch's flex attention, kept for the other layers."""
+        if window not in self._flex:
+            self._flex[window] = block_mask(self.order, self.segments, self.valid, window)
+        return self._flex[window]
 
     def mask(self, window: int | None) -> Bool[Tensor, "rows 1 queries keys"] | None:
         """True where a query sees a key; None when plain causal order says it all."""
@@ -71,15 +90,15 @@ class Masking:
             self._masks[window] = self._make(window)
         return self._masks[window]
 
-    def _make(self, window: int | None) -> Tensor:
-        distance = self.order[:, :, None] - self.key_order[:, None, :]
+    def _make(self, window: int | None, queries: slice = slice(None), keys: slice = slice(None)) -> Tensor:
+        distance = self.order[:, queries, None] - self.key_order[:, None, keys]
         seen = distance >= 0
         if window is not None:
             seen = seen & (distance < window)
         if self.segments is not None:
-            seen = seen & (self.segments[:, :, None] == self.segments[:, None, :])
+            seen = seen & (self.segments[:, queries, None] == self.segments[:, None, keys])
         if self.valid is not None:
-            seen = seen & self.valid[:, None, :]
+            seen = seen & self.valid[:, None, keys]
         # A padded query that sees nothing would divide by zero; it looks at itself instead, and nobody looks at it.
         lonely = ~seen.any(-1, keepdim=True)
         return (seen | (lonely & (distance == 0)))[:, None]
@@ -170,12 +189,18 @@ def attend(
         ignored: what transformers passes for other kernels.
     """
     assert attention_mask is None
+    small = query.shape[2] <= FEW or not masking.is_whole or dropout > 0
+    is_capped = softcap is not None and masking.kernel != "eager" and not small
     if masking.boundaries is not None and softcap is None:
         return _varlen(query, key, value, masking.boundaries, scaling, sliding_window), None
     if masking.unpacked is not None:
         query, key, value = (_regroup(part, masking.unpacked.samples) for part in (query, key, value))
-    mask = masking.mask(sliding_window)
-    if softcap is not None or masking.kernel == "eager":
+    mask = None if is_capped else masking.mask(sliding_window)
+    if is_capped:
+        assert softcap is not None
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        out = capped_attention(query, key, value, masking, cap=softcap, scaling=scale, window=sliding_window)
+    elif softcap is not None or masking.kernel == "eager":
         out = _explicit(query, _shared(key, query), _shared(value, query), mask, scaling, softcap, dropout)
     elif query.shape[2] == 1:
         # Query heads that share a key become queries of one head, which every kernel takes and nothing has to repeat.
