@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmcore.contract.recipe import Stage
-from mmcore.contract.values import Draw
+from mmcore.contract.values import ConversationSample, Draw
 from mmcore.errors import DataError, RecipeError
 from mmcore.runs.build import build_datasets, build_model
 from mmcore.runs.checks import check_metrics
@@ -114,16 +114,18 @@ def _pixels(family: OpenedPlugin, settings: Settings) -> Iterator[str]:
     """Pictures beyond `data.max_pixels` are refused."""
     changed = _changed(settings.stage, ("data", "max_pixels"), ALL_TINY)
     for name, source in build_datasets(family, settings.replace(stage=changed), "train").sources.items():
-        if not any(_is_refused(source, position) for position in range(min(len(source), TRIES))):
+        tried = range(min(len(source), TRIES))
+        if any(_opens_one(source, position) for position in tried):
             yield f"data.max_pixels is not looked at: source {name} opens pictures of more pixels"
 
 
-def _is_refused(source: "DataSource", position: int) -> bool:
+def _opens_one(source: "DataSource", position: int) -> bool:
+    """Whether a sample opens and shows something; text alone needs no budget."""
     try:
-        source.sample(Draw(source.name, position, position))
+        sample = source.sample(Draw(source.name, position, position))
     except DataError:
-        return True
-    return False
+        return False
+    return bool(sample.images) if isinstance(sample, ConversationSample) else sample is not None
 
 
 def _accepted(stage: Stage, path: tuple[str, ...], value: Any, build: Callable[[Stage], Any]) -> Iterator[str]:

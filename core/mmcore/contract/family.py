@@ -1,8 +1,8 @@
 """Who a family is, as one value: what `mmcore plugins` shows and what a run chooses from."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from mmcore.contract.entry import Recipe
 
@@ -24,6 +24,9 @@ class Family(Recipe):
     `mmcore.language.llava`: the folder's sizes then stand in `model.language` and `model.tower`."""
     hub: tuple[str, ...] = ()
     """Where its published checkpoints are: `hf://OWNER/NAME`, with or without a file."""
+    shorthands: dict[str, dict[str, Any]] = Field(default={})
+    """Switches by the names that users know -> the recipe's entries that they stand for: `--set freeze_llm=true`. Lists
+    are added to what the stage has in `frozen`; everything else takes its place."""
     requires_api: str = ""
     """Versions of the core's API that it works with, such as ">=0.2,<0.3"; empty for any."""
 

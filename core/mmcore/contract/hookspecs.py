@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmcore.contract.family import Family
     from mmcore.contract.model import Model
     from mmcore.contract.protocols import DataContext, Datasets, Metric
-    from mmcore.contract.recipe import Stage
+    from mmcore.contract.recipe import Source, Stage
     from mmcore.contract.run import FinishedRun
     from mmcore.data.cache.features import CacheJob
     from mmcore.data.formats.format import Format
@@ -45,6 +45,20 @@ def stage_params(variant: str) -> "Sequence[Stage] | None":  # type: ignore[empt
 
     Args:
         variant: one of `Family.variants`.
+    """
+
+
+@hookspec(firstresult=True)
+def listed_sources(path: Path, root: Path, stage: "Stage") -> "Mapping[str, Source] | None":  # type: ignore[empty-body]
+    """The training sources that a list file names: `--set data.list=FILE`.
+
+    Called when a recipe is resolved and has one; what it answers takes the place of `data.sources`. May not import
+    torch. Where no plugin answers, such a file is refused.
+
+    Args:
+        path: the file.
+        root: the data root, below which its lines may name files.
+        stage: for which they are; says whether sources have a `group`.
     """
 
 

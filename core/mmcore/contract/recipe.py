@@ -75,6 +75,8 @@ class Data(Recipe):
     max_bad_in_a_row: int = Field(default=100, gt=0)
     max_pixels: int = Field(default=178_956_970, gt=0)
     """Images with more pixels than this are refused before decoding."""
+    list: str | None = None
+    """A file that lists the sources, in a form that the family reads; they take the place of `sources`, and of this."""
     templates: str | None = None
     """A file that replaces a family's question and answer wording."""
     transform: dict[str, Any] = Field(default={})

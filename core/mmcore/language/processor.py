@@ -1,7 +1,7 @@
 """What is said and shown to what the model reads: turns to tokens and labels, a picture to the tower's pixels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from mmcore.geometry.coordinates import CONVENTIONS
 from mmcore.language.conversation import MARKER, Template
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE
-from mmcore.language.tokens import tokenize
+from mmcore.language.tokens import IMAGES, tokenize
 from mmcore.vision.clip_images import ClipImages
 
 LLAVA_BOXES = BoxText(convention=CONVENTIONS["padded fractions"], box="[{0}, {1}, {2}, {3}]", prose=True)
@@ -34,6 +34,7 @@ class Processor:
         max_length: longest sequence after expansion, tokens.
         image_rows: rows that an image and what follows it take in the sequence.
         boxes: how a box of a record's `objects` is written into its text.
+        placeholders: what stands for rows that are no words, and its negative id.
     """
 
     template: Template
@@ -42,6 +43,7 @@ class Processor:
     max_length: int
     image_rows: int
     boxes: BoxText = LLAVA_BOXES
+    placeholders: Mapping[str, int] = field(default_factory=lambda: dict(IMAGES))
 
     def conversation(self, turns: Sequence[Turn], *, has_image: bool, where: str) -> Encoded:
         """Tokens and labels of a training conversation.
@@ -50,7 +52,7 @@ class Processor:
             DataError: nothing of it could be learned, or its image does not fit; a long text is only cut.
         """
         try:
-            encoded = encode(turns, self.template, self.tokenizer, self.max_length, has_image)
+            encoded = encode(turns, self.template, self.tokenizer, self.max_length, has_image, self.placeholders)
         except DataError as error:
             raise DataError(error.what, where=f"{where}, {error.where or 'conversations'}", do=error.do) from None
         problem = encoded.problem or self._lost(encoded, has_image)
@@ -81,5 +83,9 @@ class Processor:
     def prompt(self, text: str, *, has_image: bool) -> tuple[Encoded, tuple[Turn, ...]]:
         """A question with the assistant's turn left open, as at inference."""
         turns = (Turn("user", f"{MARKER}\n{text}" if has_image else text), Turn("assistant", ""))
-        ids = tokenize(self.template.render(turns), self.tokenizer)
-        return Encoded(ids, np.full_like(ids, IGNORE)), turns
+        return self.asked(turns), turns
+
+    def asked(self, turns: Sequence[Turn]) -> Encoded:
+        """Turns of which the last is left open, as at inference."""
+        ids = tokenize(self.template.render(turns), self.tokenizer, self.placeholders)
+        return Encoded(ids, np.full_like(ids, IGNORE))

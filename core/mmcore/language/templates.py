@@ -18,8 +18,8 @@ from typing import Any
 from mmcore.base.yamltext import read_yaml
 from mmcore.errors import RecipeError, suggest
 
-PLACEHOLDER = re.compile(r"\{\w+\}|<\w+>|\[[A-Z]+\]")
-"""`{class_name}`, `<region>`, `[SEG]`."""
+PLACEHOLDER = re.compile(r"\{\w+\}|<\w+(?: \w+)?>|\[[A-Z]+\]")
+"""`{class_name}`, `<region>`, `<category set>`, `[SEG]`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,13 +20,19 @@ from mmcore.runs.entries import Tree, assign
 from mmcore.runs.former import modern
 
 
-def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) -> tuple[Stage, Origins]:
+def resolve(
+    stage: Stage,
+    config: Path | None = None,
+    sets: Sequence[str] = (),
+    shorthands: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> tuple[Stage, Origins]:
     """Apply --config and --set to a plugin's stage.
 
     Args:
         stage: as the plugin gives it.
         config: a YAML file with the same nesting as `Stage`.
         sets: `key.sub=value`, the value in YAML.
+        shorthands: of the family (`Family.shorthands`).
 
     Returns:
         The resolved stage, and for every changed key who changed it.
@@ -36,11 +43,11 @@ def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) 
     tree = to_tree(stage)
     origins: Origins = {}
     if config is not None:
-        for path, value in _changes(read_yaml(config), (), str(config)):
+        for path, value in _written_out(_changes(read_yaml(config), (), str(config)), shorthands, tree, str(config)):
             assign(tree, path, value, str(config), origins)
     for text in sets:
         start, given = _parse_set(text)
-        for path, value in _changes(given, start, f"--set {text}"):
+        for path, value in _written_out(_changes(given, start, f"--set {text}"), shorthands, tree, f"--set {text}"):
             assign(tree, path, value, f"--set {text}", origins)
     _check_new("data.sources", tree["data"]["sources"], stage.data.sources, ("weight", "format", "annotations"))
     _check_new("validation", tree["validation"], stage.validation, ("format", "annotations"))
@@ -51,6 +58,24 @@ def resolve(stage: Stage, config: Path | None = None, sets: Sequence[str] = ()) 
             tree["best_metric"], origins["best_metric"] = None, f"its validation set {name} was taken out"
     _refuse_roots(origins)
     return from_tree(tree, "the resolved recipe"), origins
+
+
+def _written_out(
+    changes: Iterator[tuple[tuple[str, ...], Any]],
+    shorthands: Mapping[str, Mapping[str, Any]],
+    tree: Tree,
+    source: str,
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The changes, a family's shorthands as the entries that they stand for."""
+    for path, value in changes:
+        if len(path) != 1 or path[0] not in shorthands:
+            yield path, value
+            continue
+        if not isinstance(value, bool):
+            raise RecipeError(f"{path[0]} is a switch, not {value!r}", where=source, do=f"write {path[0]}=true")
+        for key, entry in shorthands[path[0]].items() if value else ():
+            added = [one for one in entry if one not in tree["frozen"]] if key == "frozen" else []
+            yield tuple(key.split(".")), [*tree["frozen"], *added] if key == "frozen" else entry
 
 
 def _refuse_roots(origins: Origins) -> None:

@@ -25,6 +25,7 @@ from mmcore.contract.run import Settings as Settings
 from mmcore.errors import CheckpointError, RecipeError, UsageError, suggest
 from mmcore.runs.bases import with_bases
 from mmcore.runs.config import Origins, from_tree, resolve, to_tree
+from mmcore.runs.listed import with_listed
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.version import API_VERSION, __version__
 
@@ -70,9 +71,10 @@ def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     variant = request.variant or _default_variant(family.plugin, request.demo)
     stage = plugins.find_stage(family.stages(variant), request.stage or "finetune", family.plugin)
     stage, brought = _with_own_data(stage, request, family)
-    stage, origins = resolve(stage, request.config, request.sets)
+    stage, origins = resolve(stage, request.config, request.sets, family.family.shorthands)
     stage, read = with_bases(stage, family, request.init, origins)
-    origins = {**brought, **read, **origins}
+    stage, listed = with_listed(stage, family, _data_root(request))
+    origins = {**brought, **read, **origins, **listed}
     only = _check_sources(request.sources, stage)
     settings = Settings(
         plugin=family.plugin.name,

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 from mmcore import Family, Stage, hookimpl
 
 if TYPE_CHECKING:
-    from mmcore import DataContext, Datasets, Model
+    from collections.abc import Mapping
+
+    from mmcore import DataContext, Datasets, Model, Source
+    from mmcore.data.formats.format import Format
 
 
 @hookimpl
 def family() -> Family:
     """Who it is."""
+    from mmcore_griffon.recipes import SHORTHANDS
+
     return Family(
         name="griffon",
         title="Griffon v1, v2 and G: localisation at high resolution, boxes as text",
@@ -29,12 +34,13 @@ def family() -> Family:
             "tiny-llama2",
             "tiny-qwen25",
         ),
-        learns=("converse",),
+        learns=("detect", "refer", "ground", "region_caption", "count", "converse", "caption"),
         hub=(
             "hf://JefferyZhan/Griffon-G-gemma2-9B",
             "hf://JefferyZhan/Griffon-G-gemma2-27B",
             "hf://JefferyZhan/Griffon",
         ),
+        shorthands={name: dict(entries) for name, entries in SHORTHANDS.items()},
         requires_api=">=0.2,<0.3",
     )
 
@@ -42,9 +48,25 @@ def family() -> Family:
 @hookimpl
 def stage_params(variant: str) -> tuple[Stage, ...]:
     """Every stage of one size, in training order."""
-    from mmcore_griffon.recipes import stages
+    from mmcore_griffon.stages import stages
 
     return stages(variant)
+
+
+@hookimpl
+def listed_sources(path: Path, root: Path, stage: Stage) -> "Mapping[str, Source]":
+    """The sources of a published list of tasks, annotations and image folders."""
+    from mmcore_griffon.data.list_file import sources
+
+    return sources(path, root, stage)
+
+
+@hookimpl
+def annotation_formats() -> "tuple[Format, ...]":
+    """The JSON Lines of each kind."""
+    from mmcore_griffon.data.formats import FORMATS
+
+    return FORMATS
 
 
 @hookimpl

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError
+from mmcore.language.conversation import MARKER
 from mmcore.language.llava.config import LlavaConfig
 from mmcore.language.processor import Processor
 from mmcore.language.sequence import IMAGE, REGION
@@ -18,6 +19,10 @@ from mmcore.language.sizes import GEMMA2_9B, GEMMA2_27B, LLAMA2_7B, LLAMA2_13B, 
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.clip_vit import ClipTower
 
+from mmcore_griffon.answers import BOXES
+
+REGION_MARKER = "<region>"
+"""Where a visual prompt stands in the text."""
 CLIP_336 = "openai/clip-vit-large-patch14-336"
 CLIP_224 = "openai/clip-vit-large-patch14"
 
@@ -69,7 +74,9 @@ class GriffonConfig(LlavaConfig):
     def processor(self, tokenizer: Any, max_length: int | None = None) -> Processor:
         """How text and pictures are read; pictures lose their aspect ratio, bilinear (griffon/datasets)."""
         plain = super(GriffonConfig, self).processor(tokenizer, max_length)
-        return replace(plain, pixels=self.pixels(self.image_size))
+        return replace(
+            plain, pixels=self.pixels(self.image_size), boxes=BOXES, placeholders={MARKER: IMAGE, REGION_MARKER: REGION}
+        )
 
     def pixels(self, side: int) -> ClipImages:
         """How a picture or a crop becomes a square of this side, pixels."""

@@ -26,8 +26,8 @@ def test_an_installed_family_is_found_and_gives_its_stages(install):
 
 def test_the_hooks_stand_in_the_order_of_a_run():
     assert list(plugins.known_hooks()) == [
-        "family", "stage_params", "annotation_formats", "conversation_templates", "metrics", "write_demo", "plan_notes",
-        "data_cache", "build_model", "build_datasets", "post_train",
+        "family", "stage_params", "listed_sources", "annotation_formats", "conversation_templates", "metrics",
+        "write_demo", "plan_notes", "data_cache", "build_model", "build_datasets", "post_train",
     ]  # fmt: skip
 
 

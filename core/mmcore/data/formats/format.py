@@ -21,16 +21,17 @@ TASKS: Mapping[str, str] = {
     "region_caption": "a description of a box in an image",
     "caption": "a description of an image",
     "grounded_caption": "a description of an image whose phrases have masks",
+    "count": "objects like one that is shown, and how many there are",
     "converse": "questions and answers, with or without an image",
     "ask": "questions with answers to compare with, for evaluation",
     "probe": "what hidden states know of an image",
 }
 """What annotations can teach or measure, by the name that formats, families and own-data files use."""
 
-Content = Literal["objects", "conversations", "questions", "grounded"]
+Content = Literal["objects", "conversations", "questions", "grounded", "own"]
 """What the records are: images with objects (`mmcore.data.records`), conversations (`mmcore.data.formats.llava`),
-questions that are read whole (`mmcore.evaluate.vqa`), or images with parts that are spoken of
-(`mmcore.data.grounded`)."""
+questions that are read whole (`mmcore.evaluate.vqa`), images with parts that are spoken of (`mmcore.data.grounded`), or
+something that only the plugin reads which brings the format."""
 
 
 class NoOptions(Recipe):

@@ -1,22 +1,51 @@
-"""From a recipe's entries to sources, collators and evaluators."""
+"""From a recipe's entries to sources, collators and evaluators: how the records of each are asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, Literal
 
 from mmcore.contract.entry import read_entries
+from mmcore.contract.mixture import ByTask
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
-from mmcore.contract.recipe import Recipe, Stage
+from mmcore.contract.recipe import Recipe, Stage, Validation
 from mmcore.data.conversations import ConversationSource, open_questions
-from mmcore.data.entry import chosen, open_entry
+from mmcore.data.entry import Entry, Opened, asks, chosen, open_entry, worded
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
+from mmcore.data.records import Records
+from mmcore.errors import RecipeError, suggest
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.language.collate import ConversationCollator
+from pydantic import Field
 
-from mmcore_griffon.config import config_of
+from mmcore_griffon.config import GriffonConfig, config_of
+from mmcore_griffon.data.formats import ASKED, FORMATS, KINDS
+from mmcore_griffon.data.lines import Kind, LineScenes
+from mmcore_griffon.data.questions import BANKS, NUM_CLASSES
+from mmcore_griffon.data.readback import refuse_unreadable
+from mmcore_griffon.data.scenes import RecordScenes, Scenes, as_coco
+from mmcore_griffon.data.shares import Part, split
+from mmcore_griffon.data.sources import AskedSource, BoxSource, Reader, targets
+from mmcore_griffon.data.wordings import chosen as chosen_wordings
+from mmcore_griffon.evaluate.descriptions import Descriptions
+from mmcore_griffon.evaluate.detection import DetectionFromText
+from mmcore_griffon.evaluate.expressions import Counts, Expressions, Phrases
+from mmcore_griffon.evaluate.reading import TextEvaluator, Truth
 from mmcore_griffon.tokenizer import open_tokenizer
 
-MAX_NEW_TOKENS = 64
+BOXES = ("detect", "refer", "ground", "region_caption", "count")
+LEARNS, MEASURES = (*BOXES, "converse", "caption"), (*BOXES, "ask", "converse")
+"""The tasks of annotations that Griffon is trained on, and those it is evaluated by."""
+LONGEST: Mapping[Kind, int] = {"DET": 2048, "RANDDET": 2048, "VISJ": 2048, "VG": 1024, "REC": 128, "REG": 128}
+"""Longest answers; of DET and REC as published (eval_detection.py, eval_rec.py), others assumed."""
+EVALUATORS: Mapping[Kind, type[TextEvaluator]] = {
+    "VG": Phrases,
+    "REC": Expressions,
+    "REG": Descriptions,
+    "VISJ": Counts,
+}
+IMAGE_WORDS = 128
+"""What a picture counts where lengths are grouped by modality; nothing where they are grouped by task."""
 
 
 class Transform(Recipe):
@@ -29,34 +58,202 @@ class Transform(Recipe):
 class Options(Recipe):
     """What Griffon understands of an entry's `options`, beside those of its format."""
 
+    kind: Literal["DET", "RANDDET", "VISJ", "VG", "REC", "REG"] | None = None
+    """How its records are asked; None is what its format is for."""
+    question: str | None = None
+    """The wording of every question of a validation set; None is the first of the bank."""
+    answer_format: bool | None = None
+    """Say in questions of detection how to answer. The published evaluation does not; None does so for own data."""
+    whole_names: bool | None = None
+    """Take all that stands before a box for its class, not what follows the last hyphen; None does so for own data."""
+    classes_per_question: int = NUM_CLASSES
+    """Classes that one question of detection names; files with more are asked several times a picture."""
+    max_new_tokens: int | None = None
+    """How long an answer may get; None is the kind's."""
+    share: float | None = Field(default=None, gt=0, le=1)
+    """Of all records of the list that it comes from, how many are drawn; set by a list of lists."""
+    share_of: str | None = None
+    """The list."""
+    of: str | None = None
+    """The training source that a validation set belongs to; None is the one of its name."""
+
 
 def build_train(stage: Stage, context: DataContext) -> Datasets:
-    """Every source the run draws from."""
+    """Every source the run draws from, its answers read back.
+
+    Raises:
+        DataError: a format cannot be read, a file is damaged, or an answer cannot be read back.
+        MissingDataError: an annotation file or image folder is not there.
+        RecipeError: an option, a template or a model setting does not exist.
+    """
     config = config_of(stage, context.variant)
-    transform = read_entries(Transform, stage.data.transform, "Griffon has no transform", "data.transform")
-    processor = config.processor(open_tokenizer(config, [context.root]), stage.max_length)
-    formats = Formats.of(context.formats)
+    reader = _reader(stage, context, config)
+    wordings = dict(reader.wordings)
+    entries = {name: _open(name, one, context, LEARNS) for name, one in chosen(stage.data.sources, context).items()}
+    records = _shared(entries, {name: _records(one, wordings["captions"]) for name, one in entries.items()})
     sources: dict[str, DataSource] = {}
-    for name, entry in chosen(stage.data.sources, context).items():
-        opened = open_entry(name, entry, context, formats, tasks=("converse",), options=Options)
-        records = LlavaIndex(opened.index())
-        sources[name] = ConversationSource(name, records, opened.images, processor, max_pixels=stage.data.max_pixels)
-    return Datasets(sources, dict.fromkeys(sources, config.collator(processor, pack_to=transform.pack_to)))
+    for name, opened in entries.items():
+        if opened.format.content == "conversations":
+            sources[name] = ConversationSource(
+                name, records[name], opened.images, reader.processor, max_pixels=reader.max_pixels
+            )
+            continue
+        kinds = _kinds(opened)
+        refuse_unreadable(records[name], kinds, reader.side, context.cache)
+        image_words = 0 if isinstance(stage.data.mixture, ByTask) else IMAGE_WORDS
+        sources[name] = BoxSource(name, records[name], opened.images, reader, kinds, image_words)
+    transform = read_entries(Transform, stage.data.transform, "Griffon has no transform", "data.transform")
+    collate = config.collator(reader.processor, pack_to=transform.pack_to)
+    return Datasets(sources, dict.fromkeys(sources, collate), wordings=wordings)
 
 
 def build_val(stage: Stage, context: DataContext) -> Datasets:
-    """The validation sets."""
+    """The validation sets: those named by --sources, else those of the chosen sources, else all.
+
+    Raises:
+        DataError: as `build_train`.
+    """
     config = config_of(stage, context.variant)
-    processor = config.processor(open_tokenizer(config, [context.root]), stage.max_length)
-    formats = Formats.of(context.formats)
+    reader = _reader(stage, context, config)
     sources: dict[str, DataSource] = {}
     collate: dict[str, ConversationCollator] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
-    for name, entry in stage.validation.items():
-        opened = open_entry(name, entry, context, formats, tasks=("ask", "converse"), options=Options)
-        asked = open_questions(
-            opened, processor, suffix="", max_new_tokens=MAX_NEW_TOKENS, max_pixels=stage.data.max_pixels
-        )
-        sources[name], collate[name] = asked, config.collator(processor, padding_side="left")
-        evaluators[name] = partial(AnswerEvaluator, asked.questions)
+    for name, entry in _chosen_validations(stage, context).items():
+        opened = _open(name, entry, context, MEASURES)
+        if opened.format.content in ("conversations", "questions"):
+            longest = opened.options.max_new_tokens or LONGEST["REC"]
+            asked = open_questions(
+                opened, reader.processor, suffix="", max_new_tokens=longest, max_pixels=reader.max_pixels
+            )
+            sources[name], evaluators[name] = asked, partial(AnswerEvaluator, asked.questions)
+        else:
+            source = sources[name] = _asked(opened, reader)
+            evaluators[name] = _evaluator(opened, source)
+        collate[name] = config.collator(reader.processor, padding_side="left")
     return Datasets(sources, collate, evaluators)
+
+
+def _reader(stage: Stage, context: DataContext, config: GriffonConfig) -> Reader:
+    return Reader(
+        processor=config.processor(open_tokenizer(config, [context.root]), stage.max_length),
+        crops=config.pixels(config.region_size),
+        apart=config.region_tower is not None,
+        wordings=chosen_wordings(context.root, stage.data.templates),
+        max_pixels=stage.data.max_pixels,
+    )
+
+
+def _open(name: str, entry: Entry, context: DataContext, tasks: tuple[str, ...]) -> Opened[Options]:
+    formats = Formats.of({one.name: one for one in (*FORMATS, *context.formats)}.values())
+    return open_entry(name, entry, context, formats, tasks=tasks, options=Options)
+
+
+def _records(opened: Opened[Options], requests: Sequence[str]) -> Any:
+    """Conversations, or records with boxes."""
+    if opened.format.content == "conversations":
+        return LlavaIndex(worded(opened, requests if asks(opened) else ()).index())
+    return _scenes(opened)
+
+
+def _shared(entries: Mapping[str, Opened[Options]], records: Mapping[str, Any]) -> dict[str, Any]:
+    """The records, of sources that share a list only their part of its share."""
+    found = dict(records)
+    for path, share in {(one.options.share_of, one.options.share) for one in entries.values() if one.options.share}:
+        together = {name: len(records[name]) for name, one in entries.items() if one.options.share_of == path}
+        found |= {name: Part(records[name], places) for name, places in split(together, share or 1.0).items()}
+    return found
+
+
+def _scenes(opened: Opened[Options], *, keep_empty: bool = False) -> Scenes:
+    if opened.format.name in KINDS:
+        return LineScenes(opened.index())
+    return RecordScenes(Records(opened.index(), keep_empty=keep_empty), _task(opened))
+
+
+def _task(opened: Opened[Options]) -> str:
+    """What records of a format of the core are asked about: the first that the entry is wanted for."""
+    return next(task for task in (*opened.tasks, "detect") if task in ASKED)
+
+
+def _kinds(opened: Opened[Options]) -> tuple[Kind, ...]:
+    if opened.options.kind is not None:
+        return (_fitting(opened, opened.options.kind),)
+    if opened.format.name in KINDS:
+        return (KINDS[opened.format.name],)
+    return ASKED[_task(opened)]
+
+
+def _fitting(opened: Opened[Options], kind: Kind) -> Kind:
+    """The kind that an option names, where the records can be asked so: classes not as descriptions."""
+    classes = ("DET", "RANDDET", "VISJ", "VG")
+    own = KINDS.get(opened.format.name)
+    if own is not None:
+        known = classes if own in classes[:3] else ("VG", "REC", "REG")
+    else:
+        known = classes if _task(opened) == "detect" else ("VG", "REC", "REG")
+    if kind not in known:
+        where = f"source {opened.name!r}, options.kind"
+        raise RecipeError(
+            f"records of {opened.format.name} cannot be asked as {kind}",
+            where=where,
+            known=known,
+            do=suggest(kind, known, "choose one of these"),
+        )
+    return kind
+
+
+# ---- validation ----
+
+
+def _asked(opened: Opened[Options], reader: Reader) -> AskedSource:
+    options = opened.options
+    scenes, (kind, *_) = _scenes(opened, keep_empty=True), _kinds(opened)
+    size = options.classes_per_question
+    names = scenes.categories()
+    lists = tuple(names[start : start + size] for start in range(0, len(names), size))
+    form = opened.own if options.answer_format is None else options.answer_format
+    return AskedSource(
+        name=opened.name,
+        scenes=scenes,
+        images=opened.images,
+        reader=reader,
+        kind=kind,
+        wording=reader.wordings[BANKS[kind]][0] if options.question is None else options.question,
+        targets=targets(kind, scenes, lists),
+        lists=lists,
+        max_new_tokens=options.max_new_tokens or LONGEST[kind],
+        answer_format=form,
+    )
+
+
+def _evaluator(opened: Opened[Options], source: AskedSource) -> Callable[[], Evaluator]:
+    if source.kind in ("DET", "RANDDET"):
+        whole = opened.own if opened.options.whole_names is None else opened.options.whole_names
+        coco = opened.format.evaluator == "coco" and opened.format.truth == "file"
+        truth = None if coco else partial(as_coco, source.scenes)
+        return partial(DetectionFromText, opened.files[0], truth=truth, whole_names=whole)
+    return partial(EVALUATORS[source.kind], _truths(source))
+
+
+def _truths(source: AskedSource) -> Sequence[Truth]:
+    found = []
+    for position, part in source.targets:
+        if source.scenes.unusable(position):  # asking about it stops the evaluation, or leaves it out
+            found.append(Truth(-1, "", (), (1, 1)))
+            continue
+        scene = source.scenes[position]
+        found.append(Truth(scene.id, scene.names[part], scene.boxes[part], scene.size))
+    return found
+
+
+def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
+    entries = stage.validation
+    if context.only is None:
+        return entries
+    named = {name: entry for name, entry in entries.items() if name in context.only}
+    return named or {name: entry for name, entry in entries.items() if _of(name, entry) in context.only}
+
+
+def _of(name: str, entry: Validation) -> str:
+    """The training source that a validation set belongs to."""
+    return str(entry.options.get("of", name.partition("_val")[0] if entry.root else name))

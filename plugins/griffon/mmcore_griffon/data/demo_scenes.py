@@ -1,0 +1,112 @@
+"""One sample picture: a few coloured shapes on a muted ground, with their boxes.
+
+Kinds and colours differ within a picture, so "the circle" and "red circle" each mean one thing; in a picture of twins
+all shapes are of one kind, for questions with a visual prompt.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from mmcore.data.demo.art import background
+from PIL import Image, ImageDraw
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (218, 32, 38),
+    "green": (24, 150, 62),
+    "blue": (36, 76, 214),
+    "yellow": (248, 214, 28),
+    "purple": (142, 46, 182),
+}
+KINDS = ("circle", "square", "triangle", "cross")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One drawn shape."""
+
+    kind: str
+    colour: str
+    box: tuple[float, float, float, float]
+    """xyxy, pixels, two decimals."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnScene:
+    """One picture and what is on it."""
+
+    name: str
+    height: int
+    width: int
+    jpeg: bytes
+    shapes: tuple[Shape, ...]
+
+    @property
+    def caption(self) -> str:
+        """Every shape, from left to right."""
+        named = [f"a {shape.colour} {shape.kind}" for shape in sorted(self.shapes, key=lambda shape: shape.box)]
+        return " and ".join(named)
+
+
+def draw_scene(seed: int, number: int, *, twins: bool = False) -> DrawnScene:
+    """Picture `number` in the world of `seed`; equal arguments give equal bytes."""
+    rng = np.random.Generator(np.random.PCG64([seed, number]))
+    width, height = (int(side) for side in rng.integers(112, 145, 2))
+    image = background(rng, width, height)
+    count = int(rng.choice([2, 3, 4])) if twins else int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
+    kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:count]]
+    kinds = kinds[:1] * count if twins else kinds
+    colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:count]]
+    shapes = []
+    for kind, colour, (x, y, radius) in zip(kinds, colours, _places(rng, count)):
+        centre, reach = (x * width, y * height), (radius * width, radius * height)
+        _draw(image, kind, COLOURS[colour], centre, reach)
+        box = (centre[0] - reach[0], centre[1] - reach[1], centre[0] + reach[0], centre[1] + reach[1])
+        shapes.append(Shape(kind, colour, tuple(round(side, 2) for side in box)))  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92)
+    return DrawnScene(f"{number:06d}.jpg", height, width, buffer.getvalue(), tuple(shapes))
+
+
+def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
+    """Centre and reach of each shape, fractions, no two touching: rejection until all fit."""
+    low, high = ((0.2, 0.32), (0.17, 0.25), (0.14, 0.19), (0.13, 0.16))[count - 1]
+    while True:
+        found = [
+            (float(rng.uniform(r + 0.02, 0.98 - r)), float(rng.uniform(r + 0.02, 0.98 - r)), r)
+            for r in (float(rng.uniform(low, high)) for _ in range(count))
+        ]
+        apart = (
+            max(abs(a[0] - b[0]), abs(a[1] - b[1])) > a[2] + b[2] for i, a in enumerate(found) for b in found[i + 1 :]
+        )
+        if all(apart):
+            return found
+
+
+def _draw(
+    image: Image.Image,
+    kind: str,
+    colour: tuple[int, int, int],
+    centre: tuple[float, float],
+    reach: tuple[float, float],
+) -> None:
+    """Paint one shape that fills its box; edges are smoothed by drawing it four times as large."""
+    scale = 4
+    cover = Image.new("L", (image.width * scale, image.height * scale))
+    points = [(scale * (centre[0] + reach[0] * x), scale * (centre[1] + reach[1] * y)) for x, y in _OUTLINES[kind]]
+    ImageDraw.Draw(cover).polygon(points, fill=255)
+    image.paste(Image.new("RGB", image.size, colour), mask=cover.reduce(scale))
+
+
+_ARM = 0.35
+_OUTLINES: dict[str, Sequence[tuple[float, float]]] = {
+    "circle": [(math.cos(2 * math.pi * i / 40), math.sin(2 * math.pi * i / 40)) for i in range(40)],
+    "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+    "triangle": [(0, -1), (1, 1), (-1, 1)],
+    "cross": [
+        (-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM),
+        (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM),
+    ],
+}  # fmt: skip

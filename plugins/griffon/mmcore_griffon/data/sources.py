@@ -1,0 +1,291 @@
+"""From a record to a sample: the picture read, the question posed, words to tokens, an example cut out.
+
+BoxSource     training: wording, classes and example are drawn from the draw's seed
+AskedSource   evaluation: one fixed question for each class list, expression, place or example; the answer is open
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from mmcore.contract.protocols import DataSource
+from mmcore.contract.values import CROP, MAIN, Box, ConversationSample, Draw, Images, Phrase, Region, Turn
+from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.errors import DataError
+from mmcore.language.conversation import normalise
+from mmcore.language.processor import Processor
+from mmcore.vision.clip_images import ClipImages
+from PIL import Image
+
+from mmcore_griffon.answers import BOXES
+from mmcore_griffon.data.lines import Kind
+from mmcore_griffon.data.questions import Asked, description, detection, expression, pose, similar
+from mmcore_griffon.data.scenes import Scene, Scenes
+
+Rgb = UInt8[np.ndarray, "height width 3"]
+WORDS_PER_BOX = 30
+"""What the published samplers take a box for."""
+ASPECT = 0.01
+"""How far the aspect ratio of a picture may be off its record's; farther it is another picture, or turned."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a variant and stage read records; shared by all sources.
+
+    Attributes:
+        processor: words to tokens, pictures to pixels.
+        crops: an example to what its encoder takes.
+        apart: the example has an encoder of its own; else the main tower sees it as a second picture.
+        wordings: bank -> questions.
+        max_pixels: larger pictures are refused before decoding.
+    """
+
+    processor: Processor
+    crops: ClipImages
+    apart: bool
+    wordings: Mapping[str, Sequence[str]]
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def side(self) -> int:
+        """Of the square that the model sees, pixels."""
+        return self.processor.pixels.size
+
+    def picture(self, scene: Scene, folder: Path) -> Rgb:
+        """The picture of a record.
+
+        Raises:
+            DataError: it is missing or damaged, or has another shape than the record says.
+        """
+        try:
+            rgb = read_image(safe_join(folder, scene.image), max_pixels=self.max_pixels)
+        except DataError as error:
+            where = f"{scene.where}: {error.where}" if error.where else scene.where
+            raise type(error)(error.what, where=where, known=error.known, do=error.do) from None
+        height, width = scene.size
+        if abs(np.log(rgb.shape[1] / rgb.shape[0] * height / width)) > ASPECT:
+            raise DataError(
+                f"the picture is {rgb.shape[1]}x{rgb.shape[0]}, its record says {width}x{height}",
+                where=f"{scene.where}, {scene.image}",
+                do="fetch the picture again, or correct height and width; only a picture of the same shape will do",
+            )
+        return rgb
+
+    def images(self, rgb: Rgb, scene: Scene, example: Box | None) -> Images:
+        """The picture, and the example that is cut out of it, by role."""
+        whole = self.processor.tower(rgb)
+        if example is None:
+            return {MAIN: (whole,)}
+        crop = self.crops(cut_out(rgb, scene.size, example))
+        return {MAIN: (whole,), CROP: (crop,)} if self.apart else {MAIN: (whole, crop)}
+
+    def turns(self, question: str, answer: str) -> tuple[Turn, ...]:
+        """A question with its answer, the picture's marker in front."""
+        said = ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
+        style = self.processor.template
+        return normalise(said, image=style.image, keep_first=style.keep_first)
+
+
+def cut_out(rgb: Rgb, size: tuple[int, int], box: Box) -> Rgb:
+    """A part of a picture, whole pixels as Pillow rounds them; at least one.
+
+    Args:
+        rgb: the picture, which may have been resized since it was annotated.
+        size: height and width that the box counts in, pixels.
+        box: xyxy.
+    """
+    height, width = rgb.shape[:2]
+    if (height, width) != size:
+        across, down = width / size[1], height / size[0]
+        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    left, top, right, bottom = (round(side) for side in box)
+    return np.asarray(Image.fromarray(rgb).crop((left, top, max(right, left + 1), max(bottom, top + 1))))
+
+
+@dataclass(frozen=True)
+class BoxSource(DataSource):
+    """Records with boxes, for training.
+
+    Args:
+        name: under which the recipe knows it.
+        scenes: the records.
+        images: folder below which their pictures lie.
+        reader: how they are read.
+        kinds: how a record may be asked; one is drawn.
+        image_words: what the length of a record counts for its picture.
+    """
+
+    name: str
+    scenes: Scenes
+    images: Path
+    reader: Reader
+    kinds: tuple[Kind, ...]
+    image_words: int = 0
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the records, and how they are asked."""
+        return f"{self.scenes.fingerprint}+{'+'.join(self.kinds)}"
+
+    def annotations(self) -> Scenes:
+        """The records."""
+        return self.scenes
+
+    def lengths(self) -> np.ndarray:
+        """(records,) as the published samplers count them: 30 a box; a description counts for one."""
+        boxes = np.ones(len(self), np.int64) if self.kinds == ("REG",) else self.scenes.num_boxes().astype(np.int64)
+        return np.maximum(1, WORDS_PER_BOX * boxes + self.image_words)
+
+    def sample(self, draw: Draw) -> ConversationSample:
+        """Record `draw.position`, with all randomness from `draw.seed`.
+
+        Raises:
+            DataError: the record or its picture cannot be used; names file, record and field.
+        """
+        scene = self.scenes[draw.position]
+        rng = np.random.default_rng(draw.seed)
+        kind = self.kinds[int(rng.integers(len(self.kinds))) if len(self.kinds) > 1 else 0]
+        asked = pose(kind, scene, self.reader.wordings, rng, self.reader.side, self.scenes.categories())
+        turns = self.reader.turns(asked.question, asked.answer)
+        encoded = self.reader.processor.conversation(turns, has_image=True, where=scene.where)
+        rgb = self.reader.picture(scene, self.images)
+        height, width = rgb.shape[:2]
+        return ConversationSample(
+            encoded=encoded,
+            turns=turns,
+            images=self.reader.images(rgb, scene, asked.example),
+            draw=draw,
+            image_id=scene.id,
+            original_size=(height, width),
+            regions=regions(asked, scene.size, (height, width)),
+            phrases=phrases(asked) if kind != "REG" else (),
+        )
+
+
+def regions(asked: Asked, size: tuple[int, int], now: tuple[int, int]) -> tuple[Region, ...]:
+    """The boxes that a question or answer speaks of, in pixels of the picture on disk."""
+    across, down = now[1] / size[1], now[0] / size[0]
+    names = asked.names or (None,) * len(asked.boxes)
+    return tuple(
+        Region((x0 * across, y0 * down, x1 * across, y1 * down), text=name)
+        for (x0, y0, x1, y1), name in zip(asked.boxes, names, strict=True)
+    )
+
+
+def phrases(asked: Asked) -> tuple[Phrase, ...]:
+    """Which piece of the answer is which region."""
+    found, start = [], 0
+    for number, piece in enumerate(asked.answer.split(BOXES.between) if asked.boxes else ()):
+        found.append(Phrase(1, start, start + len(piece), (number,)))
+        start += len(piece) + len(BOXES.between)
+    return tuple(found)
+
+
+# ---- evaluation ----
+
+
+class Target(NamedTuple):
+    """What one question of an evaluation is about."""
+
+    position: int
+    """Of the record."""
+    part: int
+    """Number of the name in the record; of the list of classes where those are asked for."""
+
+
+@dataclass(frozen=True)
+class AskedSource(DataSource):
+    """Questions about records with boxes, their answers left open.
+
+    Args:
+        name: of the validation set.
+        scenes: the records.
+        images: folder below which their pictures lie.
+        reader: how they are read.
+        kind: how records are asked.
+        wording: of every question.
+        targets: what is asked, in order; its number is the question's id where a picture has several.
+        lists: of classes, one a question, for detection.
+        max_new_tokens: longest answer.
+        answer_format: say in questions of detection how to answer; the published evaluation does not.
+    """
+
+    name: str
+    scenes: Scenes
+    images: Path
+    reader: Reader
+    kind: Kind
+    wording: str
+    targets: tuple[Target, ...]
+    lists: tuple[tuple[str, ...], ...]
+    max_new_tokens: int
+    answer_format: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the records and of what is asked."""
+        return f"{self.scenes.fingerprint}+{self.kind}+{self.wording}{self.answer_format:d}"
+
+    def annotations(self) -> Scenes:
+        """The records."""
+        return self.scenes
+
+    def sample(self, draw: Draw) -> ConversationSample:
+        """Question `draw.position`; nothing about it is random.
+
+        Raises:
+            DataError: its record or picture cannot be used; names file, record and field.
+        """
+        target = self.targets[draw.position]
+        scene = self.scenes[target.position]
+        asked = self._asked(scene, target.part)
+        question, _ = self.reader.turns(asked.question, "-")
+        turns = (question, Turn("assistant", ""))
+        rgb = self.reader.picture(scene, self.images)
+        return ConversationSample(
+            encoded=self.reader.processor.asked(turns),
+            turns=turns,
+            images=self.reader.images(rgb, scene, asked.example),
+            draw=draw,
+            image_id=scene.id,
+            original_size=(rgb.shape[0], rgb.shape[1]),
+            record_id=draw.position if self.kind != "DET" or len(self.lists) > 1 else None,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def _asked(self, scene: Scene, part: int) -> Asked:
+        side = self.reader.side
+        match self.kind:
+            case "DET" | "RANDDET":
+                return detection(scene, self.wording, self.lists[part], side, answer_format=self.answer_format)
+            case "REG":
+                return description(scene, self.wording, part, side)
+            case "VISJ":
+                return similar(scene, self.wording, part, 0, side)
+            case _:
+                return expression(scene, self.wording, part, side)
+
+
+def targets(kind: Kind, scenes: Scenes, lists: Sequence[Sequence[str]]) -> tuple[Target, ...]:
+    """Every question of a validation set; a record that cannot be used stays one, so that it is told."""
+    found: list[Target] = []
+    for position in range(len(scenes)):
+        if kind in ("DET", "RANDDET"):
+            parts: Sequence[int] = range(len(lists))
+        elif scenes.unusable(position):
+            parts = (0,)
+        else:
+            scene = scenes[position]
+            parts = [number for number, boxes in enumerate(scene.boxes) if boxes or kind in ("VG", "REC")]
+        found += [Target(position, part) for part in parts]
+    return tuple(found)
