@@ -285,19 +285,28 @@ def box_defect(box: Any, height: int, width: int, tolerance_px: float) -> str | 
         x, y, box_width, box_height = box
         if not math.isfinite(x + y + box_width + box_height):
             raise ValueError
-    except (TypeError, ValueError):
-        return f"box {_short(box)} is not four finite numbers [x, y, width, height]"
+    except (TypeError, ValueError, OverflowError):
+        return f"box {short(box)} is not four finite numbers [x, y, width, height]"
     if box_width < 0 or box_height < 0:
-        return f"box {_short(box)} has a negative side"
+        return f"box {short(box)} has a negative side"
     outside = max(-x, -y, x + box_width - width, y + box_height - height)
     if outside > tolerance_px:
-        return f"box {_short(box)} lies {outside:g} pixels outside its {width}x{height} image"
+        return f"box {short(box)} lies {outside:g} pixels outside its {width}x{height} image"
     return None
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short(value: object) -> str:
+    """The beginning of a value, for messages."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"of type {type(value).__name__}, nested too deep"
     return text if len(text) < 80 else text[:76] + " ..."
+
+
+def is_side(value: object) -> bool:
+    """Whether something can be the height or width of an image in pixels."""
+    return type(value) is int and 0 < value < 1 << 31
 
 
 def file_name_defect(name: object) -> str | None:
@@ -305,6 +314,6 @@ def file_name_defect(name: object) -> str | None:
     from mmcore.data.images import unsafe_reason
 
     if not isinstance(name, str | os.PathLike):
-        return f"file name {_short(name)} is not text"
+        return f"file name {short(name)} is not text"
     reason = unsafe_reason(str(name))
     return f"path {str(name)!r} {reason}" if reason else None

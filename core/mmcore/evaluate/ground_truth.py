@@ -1,11 +1,11 @@
 """Annotation files as evaluators need them: read once, checked, masks as safe compressed RLE."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcore.base import tamed
 from mmcore.contract.values import Prediction
 from mmcore.data.formats.plain_values import clean_annotation, clean_category, clean_image
 from mmcore.data.records import Records
@@ -25,7 +25,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
         DataError: it is not COCO JSON.
     """
     try:
-        found = json.loads(Path(path).read_bytes())
+        found = tamed.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise MissingDataError("there is no annotation file", where=path, do="check the data root and --on") from None
     except (OSError, ValueError) as error:

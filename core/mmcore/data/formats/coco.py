@@ -20,7 +20,7 @@ import numpy as np
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.plain_values import clean_annotation, clean_category, clean_image, flag, whole
 from mmcore.data.index import Prepared, Report
-from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect
+from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect, is_side
 from mmcore.errors import DataError
 from mmcore.geometry import masks
 
@@ -113,7 +113,7 @@ class CocoInstances:
         if self.url and isinstance(address := image.get(self.url), str):
             image = {**image, "file_name": "/".join(address.split("/")[-2:])}
         defects = list(_image_defects(image))
-        height, width = (image[side] if _is_side(image.get(side)) else 0 for side in ("height", "width"))
+        height, width = (image[side] if is_side(image.get(side)) else 0 for side in ("height", "width"))
         objects, phrases = [], []
         for annotation in annotations[-1:] if self.one_object else annotations:
             if self.boxes_only:
@@ -200,7 +200,7 @@ class _Scan:
             into.append(whole(given))
         except OverflowError:
             raise DataError(
-                f"{field} {given} of an element of {key} does not fit 64 bits",
+                f"{field} {given!r:.60} of an element of {key} does not fit 64 bits",
                 where=f"{path}, byte {start}",
                 do="number them anew, from 1",
             ) from None
@@ -253,12 +253,8 @@ def _image_defects(image: dict[str, Any]) -> Iterator[Defect]:
     if problem:
         yield Defect("image", "file_name", problem, True)
     for side in ("height", "width"):
-        if not _is_side(image.get(side)):
+        if not is_side(image.get(side)):
             yield Defect("image", side, f"{image.get(side)!r} is not a positive whole number of pixels", True)
-
-
-def _is_side(value: Any) -> bool:
-    return type(value) is int and 0 < value < 1 << 31
 
 
 def to_object(
@@ -298,7 +294,7 @@ def _cut(box: Any, height: int, width: int) -> list[float] | None:
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         kept = max(right - left, 0) * max(bottom - top, 0)
         return [left, top, right - left, bottom - top] if kept > w * h / 2 > 0 else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -320,6 +316,6 @@ def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]
         return None, "no polygon has three points; the annotation was left out"
     try:
         finite = math.isfinite(sum(map(sum, valid)))
-    except TypeError:
+    except (TypeError, OverflowError):
         finite = False
     return valid, None if finite else "a polygon holds something that is not a finite number"

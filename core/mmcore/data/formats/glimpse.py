@@ -3,13 +3,13 @@
 Recognition goes by content, never by the file's name: a JSON object or list, JSON Lines, XML, or a folder.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from mmcore.base import tamed
 from mmcore.data.formats.jsonstream import walk
 from mmcore.errors import DataError, MissingDataError
 
@@ -109,7 +109,7 @@ def _is_lines(text: bytes, ended: bool) -> bool:
     if not newline and not ended:
         return False  # one line longer than the head: a JSON object without line breaks
     try:
-        value = json.loads(first)
+        value = tamed.loads(first)
     except ValueError:
         return False
     return bool(rest.strip()) or not {"images", "annotations", "questions"} & value.keys()
@@ -121,7 +121,7 @@ def _first_line(path: Path) -> Any:
             text = line.removeprefix(b"\xef\xbb\xbf").strip()
             if text:
                 try:
-                    return json.loads(text)
+                    return tamed.loads(text)
                 except ValueError:
                     return None
     return None

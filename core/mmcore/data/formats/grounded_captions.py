@@ -130,9 +130,12 @@ def _part(phrase: str, grounding: Any) -> Part | Defect:
         span = span[0]
     if not (isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)):
         return Defect(where, "token_positives", f"{span!r:.60} is not [start, end]", True)
-    shapes = [clean_segmentation(one) for one in grounding.get("rle_masks") or ()]
-    shapes += clean_segmentation(grounding.get("polygons") or [])
-    box = grounding.get("bbox")
+    lists = {name: grounding.get(name) or [] for name in ("rle_masks", "polygons", "bbox")}
+    if wrong := next((name for name, given in lists.items() if not isinstance(given, list)), None):
+        return Defect(where, wrong, f"it is a {type(lists[wrong]).__name__}, not a list", True)
+    box = lists["bbox"]
+    shapes = [clean_segmentation(one) for one in lists["rle_masks"]]
+    shapes += clean_segmentation(lists["polygons"])
     if not all(isinstance(one, dict | list) for one in shapes):
         return Defect(where, "rle_masks", "a mask is neither an RLE nor a polygon", True)
     if not shapes and not box:

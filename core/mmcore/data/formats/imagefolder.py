@@ -7,7 +7,6 @@ A caption is called `text`, `caption` or `prompt`; boxes are xywh in pixels, cat
 named from the folder of the metadata.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmcore.base import tamed
 from mmcore.base.hashing import mix
 from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
@@ -26,7 +26,7 @@ from mmcore.data.formats.llava import LlavaParser, indexed, record_places
 from mmcore.data.formats.rows import RowParser, Scanned, make_object, make_record, size_of
 from mmcore.data.formats.spoken import RecordFault
 from mmcore.data.index import Prepared, Report
-from mmcore.data.records import Defect, Object, Record, file_name_defect
+from mmcore.data.records import Defect, Object, Record, file_name_defect, short
 from mmcore.language.conversation import MARKER
 
 METADATA = "metadata.jsonl"
@@ -114,7 +114,7 @@ class FolderObjects(RowParser):
         file = metadata_file(self.path)
         with FileBytes(file) as content:
             rows = [parsed(content.read(begin, end)) for begin, end in record_places(file)]
-        found = {category for row in rows for category in _listed(row, CATEGORIES)}
+        found = {category for row in rows for category in _listed(row, CATEGORIES) if isinstance(category, int | str)}
         named = sorted(category for category in found if isinstance(category, str))
         if self.names or named:
             return Scanned(rows, self.names or named)
@@ -145,12 +145,12 @@ class FolderObjects(RowParser):
         if isinstance(category, str) and category in scanned.categories:
             label = list(scanned.categories).index(category)
         if label is None:
-            return Defect(where, "categories", f"{category!r} is not among the names", True)
+            return Defect(where, "categories", f"{category!r:.60} is not among the names", True)
         try:
             x, y, w, h = box
             corners = [x, y, x + w, y + h]
-        except (TypeError, ValueError):
-            return Defect(where, "bbox", f"box {box!r} is not four numbers", True)
+        except (TypeError, ValueError, OverflowError):
+            return Defect(where, "bbox", f"box {short(box)} is not four numbers", True)
         return make_object(position, corners, label, size, where=where, field="bbox")
 
 
@@ -165,7 +165,7 @@ def metadata_file(path: Path) -> Path:
 def parsed(text: bytes) -> Any:
     """A line's JSON value, None where it is none."""
     try:
-        return json.loads(text)
+        return tamed.loads(text)
     except ValueError:
         return None
 

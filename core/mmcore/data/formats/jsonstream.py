@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from mmcore.base import tamed
 from mmcore.errors import DataError, MissingDataError
 
 WINDOW = 1 << 22
@@ -82,7 +83,11 @@ class FileBytes:
             DataError: the text is not UTF-8.
         """
         try:
-            return _scan(self.read(start, end).decode(), 0)[0]
+            text = self.read(start, end).decode()
+            try:
+                return _scan(text, 0)[0]
+            except (ValueError, RecursionError):
+                return tamed.loads(text)
         except (ValueError, StopIteration) as error:  # UnicodeDecodeError is a ValueError
             raise DataError(f"an element cannot be decoded: {error}", where=f"{self.path}, byte {start}") from None
 
@@ -173,7 +178,14 @@ class _Walker:
                 if error.msg.startswith("Unterminated string"):
                     place = len(self._text)
             except (ValueError, RecursionError) as error:
-                raise self._error(f"a value cannot be decoded: {error}") from None
+                end = tamed.end_of(self._text, self._at) if self._text[self._at] in "[{" else None
+                if end is not None:
+                    element = Element(key, self._base + self._at, self._base + end, self._tamed(end))
+                    self._at = end
+                    return element
+                if self._complete or self._text[self._at] not in "[{":
+                    raise self._error(f"a value cannot be decoded: {error}") from None
+                problem, place = "value too long", len(self._text)
             else:
                 # A number near the end of the window may go on behind it ("1.", "1.5e").
                 open_ended = isinstance(value, int | float) and end > len(self._text) - _NEAR_END
@@ -190,6 +202,13 @@ class _Walker:
                 if self._size > MAX_ELEMENT:
                     raise self._error(f"an element is longer than {MAX_ELEMENT} bytes, or does not end")
             self._load(self._base + self._at)
+
+    def _tamed(self, end: int) -> Any:
+        """A value that the scanner gave up on, without the part that it cannot take."""
+        try:
+            return tamed.loads(self._text[self._at : end])
+        except ValueError as error:
+            raise self._error(f"a value cannot be decoded: {error}") from None
 
     def _peek(self) -> str:
         """The next character that is not white space, without stepping over it; "" at the end of the file."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from mmcore.base import tamed
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import kind_of
@@ -143,7 +144,7 @@ class LlavaParser:
         with FileBytes(self.path) as content:
             for begin, end in places[start:stop].tolist():
                 try:
-                    value = json.loads(content.read(begin, end))
+                    value = tamed.loads(content.read(begin, end))
                 except (ValueError, RecursionError) as error:  # also of bytes that are not UTF-8
                     yield indexed({}, RecordFault(f"not valid JSON: {error}", "the whole record"))
                 else:

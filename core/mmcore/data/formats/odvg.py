@@ -8,12 +8,12 @@
 Boxes are xyxy in pixels; a region may have several boxes, or several phrases, of which the first names it.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mmcore.base import tamed
 from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
@@ -22,7 +22,7 @@ from mmcore.data.formats.jsonstream import FileBytes
 from mmcore.data.formats.llava import record_places
 from mmcore.data.formats.rows import RowParser, Scanned, make_object, make_record
 from mmcore.data.index import Report
-from mmcore.data.records import Defect, Object, Record, file_name_defect
+from mmcore.data.records import Defect, Object, Record, file_name_defect, is_side, short
 from mmcore.errors import DataError
 
 
@@ -31,6 +31,10 @@ class OdvgOptions(Recipe):
 
     names: tuple[str, ...] = ()
     """Names of the labels 0, 1, ... where instances have no `category`, as a label map gives them."""
+
+
+LISTS = {"detection": "instances", "grounding": "regions"}
+"""Where the objects of a line stand, below its part."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,13 @@ class Odvg(RowParser):
         if problem := file_name_defect(value.get("filename")):
             found.append(Defect("image", "filename", problem, True))
         height, width = value.get("height"), value.get("width")
-        if type(height) is not int or type(width) is not int or height <= 0 or width <= 0:
-            found.append(Defect("image", "height", f"{(height, width)!r} is not a height and width in pixels", True))
+        if not (is_side(height) and is_side(width)):
+            sides = f"{short((height, width))} is not a height and width in pixels"
+            found.append(Defect("image", "height", sides, True))
             return make_record(str(value.get("filename")), number, (0, 0), found)
+        listed = _listed(value, self.part)
+        if listed and not (isinstance(listed, list) and all(isinstance(item, dict) for item in listed)):
+            found.append(Defect(self.part, LISTS[self.part], f"{short(listed)} is not a list of objects", True))
         phrases: list[str] = []
         size = height, width
         for place, item in enumerate(_items(value, self.part), 1):
@@ -102,7 +110,7 @@ class Odvg(RowParser):
     ) -> list[tuple[Object | Defect, str]]:
         where, label = f"instance {place}", item.get("label")
         if label not in scanned.labels:
-            return [(Defect(where, "label", f"label {label!r} has no category", True), "")]
+            return [(Defect(where, "label", f"label {label!r:.60} has no category", True), "")]
         box, category = item.get("bbox"), scanned.labels.index(label)
         return [(make_object(place, box, category, size, where=where, field="bbox"), "")]  # type: ignore[arg-type]
 
@@ -110,7 +118,7 @@ class Odvg(RowParser):
         where, phrase, boxes = f"region {place}", item.get("phrase"), item.get("bbox")
         phrase = phrase[0] if isinstance(phrase, list) and phrase else phrase
         if not isinstance(phrase, str) or not phrase.strip():
-            return [(Defect(where, "phrase", f"{phrase!r} is no phrase", True), "")]
+            return [(Defect(where, "phrase", f"{phrase!r:.60} is no phrase", True), "")]
         several = boxes if isinstance(boxes, list) and boxes and isinstance(boxes[0], list) else [boxes]
         return [
             (make_object(place * 1000 + n, box, 0, size, where=where, field="bbox"), phrase)  # type: ignore[arg-type]
@@ -120,16 +128,20 @@ class Odvg(RowParser):
 
 def _value(text: bytes) -> Any:
     try:
-        return json.loads(text)
+        return tamed.loads(text)
     except ValueError:
         return None
 
 
 def _items(value: Any, part: str) -> Iterator[dict[str, Any]]:
     """The instances or regions of a record that are objects."""
+    listed = _listed(value, part)
+    yield from (item for item in (listed if isinstance(listed, list) else ()) if isinstance(item, dict))
+
+
+def _listed(value: Any, part: str) -> Any:
     inside = value.get(part) if isinstance(value, dict) else None
-    listed = inside.get("instances" if part == "detection" else "regions") if isinstance(inside, dict) else None
-    yield from (item for item in listed or () if isinstance(item, dict))
+    return inside.get(LISTS[part]) if isinstance(inside, dict) else None
 
 
 # ---- formats ----

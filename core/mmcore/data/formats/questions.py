@@ -5,12 +5,12 @@
 A JSON list, a JSON object with `questions`, or one object a line. `answers` may hold several (VQA gives ten people's).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmcore.base import tamed
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse, kind_of
@@ -72,12 +72,12 @@ def _entries(path: Path) -> Iterable[Any]:
 def _values(text: str, path: Path) -> list[Any]:
     """The entries of a JSON list, of an object with `questions`, or of lines."""
     try:
-        found = json.loads(text)
+        found = tamed.loads(text)
     except ValueError:
         if kind_of(path) != "lines" and "jsonl" not in path.name:
             raise
         # Not by splitlines: U+2028 may stand in a question.
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+        return [tamed.loads(line) for line in text.split("\n") if line.strip()]
     if isinstance(found, dict) and any(key in found for key in _TEXT):
         return [found]  # a file of one line
     entries = found.get("questions") if isinstance(found, dict) else found
@@ -104,6 +104,9 @@ def _question(entry: Any, where: str, number: int) -> Question:
     listed = answers if isinstance(answers, list) else [answers]
     said = tuple(str(one["answer"] if isinstance(one, dict) and "answer" in one else one) for one in listed)
     id_ = _first(entry, _ID)
+    if not isinstance(id_, int | str | None):
+        what = f"the id is a {type(id_).__name__}, neither text nor a number"
+        raise DataError(what, where=f"{where}, field {_ID[0]}")
     used = {*_TEXT, *_IMAGE, *_ANSWER, *_ID}
     facts = {key: value for key, value in entry.items() if key not in used}
     return Question(number if id_ is None else id_, text, image, said, facts)

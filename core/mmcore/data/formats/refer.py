@@ -24,7 +24,7 @@ from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.plain_pickle import load_plain
 from mmcore.data.formats.plain_values import clean_annotation, clean_image, whole
 from mmcore.data.index import Prepared, Report
-from mmcore.data.records import Defect, Object, Record, file_name_defect
+from mmcore.data.records import Defect, Object, Record, file_name_defect, is_side
 from mmcore.errors import DataError, MissingDataError, suggest
 
 
@@ -117,18 +117,21 @@ class Refer:
         numbers: dict[int, int],
     ) -> Record:
         name = image.get("file_name", reference.get("file_name"))
-        height, width = image.get("height", 0), image.get("width", 0)
+        height, width = (image[side] if is_side(image.get(side)) else 0 for side in ("height", "width"))
         defects, objects = [], []
         if not image:
             missing = f"image {reference['image_id']} is not in {self.instances.name}"
             defects.append(Defect("reference", "image_id", missing, True))
+        elif not height or not width:
+            sides = f"{image.get('height')!r:.30} x {image.get('width')!r:.30} is no size in pixels"
+            defects.append(Defect("image", "height", sides, True))
         problem = file_name_defect(name)
         if problem:
             defects.append(Defect("image", "file_name", problem, True))
         if annotation is None:
             missing = f"annotation {reference['ann_id']} is not in {self.instances.name}"
             defects.append(Defect("reference", "ann_id", missing, True))
-        elif image:
+        elif height and width:
             found = to_object(annotation, height, width, numbers, self.box_tolerance_px)
             objects = [item for item in found if isinstance(item, Object)]
             defects += [item for item in found if isinstance(item, Defect)]

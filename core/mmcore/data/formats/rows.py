@@ -14,7 +14,7 @@ import numpy as np
 
 from mmcore.data.images import MAX_PIXELS, read_facts
 from mmcore.data.index import Prepared, Report
-from mmcore.data.records import Defect, Object, Record, box_defect
+from mmcore.data.records import Defect, Object, Record, box_defect, short
 from mmcore.errors import DataError
 
 TOLERANCE_PX = 2.0
@@ -90,8 +90,8 @@ def make_object(
     """
     try:
         left, top, right, bottom = (float(value) for value in box_xyxy)
-    except (TypeError, ValueError):
-        return Defect(where, field, f"box {box_xyxy!r} is not four numbers", True)
+    except (TypeError, ValueError, OverflowError):
+        return Defect(where, field, f"box {short(box_xyxy)} is not four numbers", True)
     height, width = size
     problem = box_defect([left, top, right - left, bottom - top], height, width, TOLERANCE_PX)
     if problem:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
+from mmcore.base import tamed
 from mmcore.base.files import replace_text
 from mmcore.data.formats import miniature
 from mmcore.data.formats.coco import CocoInstances
@@ -63,7 +64,7 @@ def read_sidecar(path: Path, where: str | None = None) -> tuple[dict[str, Any], 
     """
     place = f"{path}, {where}" if where else path
     try:
-        content = json.loads(path.read_bytes())
+        content = tamed.loads(path.read_bytes())
         image, annotations = content["image"], content["annotations"]
         if {"image_id", "file_name", "height", "width"} - image.keys():
             raise ValueError("the image has no image_id, file_name, height or width")

@@ -143,9 +143,10 @@ def _place_objects(turns: Sequence[Any], objects: Any) -> tuple[str, list[list[f
         return RecordFault(f"the text has {REF if num_refs else BOX}, but the record has no objects", "field objects")
     refs, boxes, kind = objects.get("ref") or [], objects.get("bbox") or [], objects.get("bbox_type", "real")
     if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs) or num_refs > len(refs):
-        return RecordFault(f"{num_refs} {REF} in the text for {len(refs)} names", "field objects.ref")
-    if kind not in CONVENTION_OF:
-        return RecordFault(f"bbox_type {kind!r} is not known", "field objects.bbox_type", ", ".join(CONVENTION_OF))
+        names = len(refs) if isinstance(refs, list) else 0
+        return RecordFault(f"{num_refs} {REF} in the text for {names} names", "field objects.ref")
+    if not isinstance(kind, str) or kind not in CONVENTION_OF:
+        return RecordFault(f"bbox_type {kind!r:.60} is not known", "field objects.bbox_type", ", ".join(CONVENTION_OF))
     if not isinstance(boxes, list) or num_boxes > len(boxes) or not all(map(_is_box, boxes)):
         return RecordFault(
             f"{num_boxes} {BOX} in the text for the boxes {boxes!r:.80}", "field objects.bbox", "[x0, y0, x1, y1]"

@@ -1,6 +1,7 @@
 """The walker gives what `json.load` gives, with the place of every element, and stops at damage."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -91,9 +92,20 @@ def test_damage_in_the_middle_is_found_without_reading_to_the_end(tmp_path):
     assert path.read_text()[place:].startswith("3], ")
 
 
-def test_very_deep_nesting_is_refused(tmp_path):
-    with pytest.raises(DataError, match="cannot be decoded"):
-        list(walk(write(tmp_path, '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}")))
+@pytest.mark.parametrize("window", [100, 1 << 22])
+def test_what_nobody_can_decode_is_cut_out_of_its_element_and_the_others_are_whole(tmp_path, monkeypatch, window):
+    monkeypatch.setattr(jsonstream, "WINDOW", window)
+    deep, long = "[" * 100_000 + "]" * 100_000, "9" * 5000
+    path = write(tmp_path, f'{{"a": [{{"n": 1}}, {{"n": 2, "x": {deep}, "y": -{long}, "z": "ä"}}, {{"n": 3}}]}}')
+    first, second, third = read(path)["a"]
+    assert (first, third) == ({"n": 1}, {"n": 3})
+    assert (second["n"], second["y"], second["z"]) == (2, -math.inf, "ä")
+    assert json.dumps(second["x"]).count("[") < 200
+
+
+def test_deep_nesting_that_does_not_end_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="not valid JSON"):
+        list(walk(write(tmp_path, '{"a": [' + "[" * 100_000)))
 
 
 def test_an_element_over_the_limit_is_refused(tmp_path, monkeypatch):
