@@ -15,7 +15,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -147,6 +147,9 @@ class Records:
         keep_empty: also records without an object that is not a crowd; training leaves them out.
     """
 
+    kind: Any = Record
+    """What a record is; sources of other things than images with objects name theirs."""
+
     def __init__(self, index: Index, *, keep_empty: bool = False) -> None:
         self.index = index
         self._keep_empty = keep_empty
@@ -169,7 +172,7 @@ class Records:
 
     def peek(self, position: int) -> Record:
         """Record `position` with whatever is wrong with it."""
-        return Record.from_bytes(self.index[self.number(position)])
+        return self.kind.from_bytes(self.index[self.number(position)])
 
     def __iter__(self) -> Iterator[Record]:
         return (self.peek(position) for position in range(len(self)))
@@ -194,7 +197,7 @@ class Records:
 
     def problems(self) -> Iterator[DataError]:
         """Every defect of the whole index, records that are not kept included, and annotations without an image."""
-        for record in Records(self.index, keep_empty=True):
+        for record in self.whole():
             for defect in record.defects:
                 yield defect_error(record, defect, self.index.label)
         if not len(self) and len(self.index):
@@ -203,6 +206,10 @@ class Records:
             )
         if orphans := self.index.meta.get("orphans", 0):
             yield DataError(f"{orphans} annotations belong to no image of the file", where=self.index.label)
+
+    def whole(self) -> Self:
+        """The same with every record of the index."""
+        return type(self)(self.index, keep_empty=True)
 
     def total(self, column: str) -> int:
         """Sum of a column of the index over the records kept, such as `num_objects`."""
@@ -237,7 +244,7 @@ class _Positive:
 def left_out(records: Records) -> dict[str, int]:
     """How many objects and images cannot be used as they are, by the field that is wrong with them."""
     found: Counter[str] = Counter()
-    whole = Records(records.index, keep_empty=True)
+    whole = records.whole()
     for position in np.flatnonzero(np.asarray(records.index.column("num_defects"))).tolist():
         for defect in whole.peek(position).defects:
             found[f"{defect.field} {'unusable' if defect.fatal else 'left out or cut'}"] += 1
@@ -255,7 +262,7 @@ def told_left_out(name: str, source: DataSource) -> str | None:
 
 def nothing_to_learn(records: Records) -> str:
     """Why no record of an index can be trained on."""
-    crowds = sum(item.crowd for record in Records(records.index, keep_empty=True) for item in record.objects)
+    crowds = sum(item.crowd for record in records.whole() for item in record.objects)
     lost = ", ".join(f"{field} {count}" for field, count in left_out(records).items())
     reasons = [f"{crowds} crowds"] * bool(crowds) + [f"unusable: {lost}"] * bool(lost)
     return (

@@ -6,7 +6,7 @@ size is left out. Papers print them times 100.
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,7 +121,7 @@ class CocoEvaluator(Evaluator):
         image_ids = sorted({item["image_id"] for item in items})
         metrics: dict[str, float] = {}
         for iou_type in self.iou_types:
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints tables and timings
+            with quietly():
                 evaluation = self._run(iou_type, detections, image_ids)
             self.category_ap[iou_type] = self._per_category(evaluation)
             metrics |= {f"{iou_type}/{name}": value for name, value in self._metrics(evaluation).items()}
@@ -196,6 +196,13 @@ class CocoEvaluator(Evaluator):
         precision = np.asarray(evaluation.eval["precision"])
         values = {names[id_]: mean_defined(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+@contextlib.contextmanager
+def quietly() -> Generator[None]:
+    """Without the tables and timings that pycocotools prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def mean_defined(values: np.ndarray) -> float | None:

@@ -9,12 +9,14 @@ from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.evaluate.vqa import AnswerEvaluator
+from mmcore.evaluate.youtube_vis import YoutubeVisEvaluator
 
 PROTOCOLS: Mapping[str, Callable[..., Any]] = {
     "coco": CocoEvaluator,
     "lvis": LvisEvaluator,
     "refcoco": RefCocoEvaluator,
     "answers": AnswerEvaluator,
+    "youtube_vis": YoutubeVisEvaluator,
 }
 
 

@@ -10,12 +10,13 @@ from mmcore.errors import DataError
 from mmcore.language.batch import ConversationBatch
 from mmcore.show.conversation import as_picture, draw_conversation, tokens_of
 from mmcore.show.draw import draw_grounded, draw_row
-from mmcore.show.marks import below
+from mmcore.show.marks import below, contact_sheet
 from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
 
 
 def draw_batch(batch: Batch, collate: Collate) -> list[Image.Image]:
-    """One picture per sample: the collator's own where it draws, boxes and masks, or a conversation's tokens.
+    """One picture per sample: the collator's own where it draws, boxes and masks (of a clip the frames side by side),
+    or a conversation's tokens.
 
     Args:
         batch: on the CPU.
@@ -29,7 +30,12 @@ def draw_batch(batch: Batch, collate: Collate) -> list[Image.Image]:
         return list(own)
     if isinstance(batch, DetectionBatch):
         names = getattr(batch, "names", None)
-        return [draw_row(batch, row, names=names) for row in range(len(batch))]
+        rows = [draw_row(batch, row, names=names) for row in range(len(batch.images))]
+        if batch.num_frames is None:
+            return rows
+        starts = [sum(batch.num_frames[:clip]) for clip in range(len(batch.num_frames))]
+        pairs = zip(starts, batch.num_frames, strict=True)
+        return [contact_sheet(rows[start : start + count], columns=count) for start, count in pairs]
     if isinstance(batch, ConversationBatch):
         return draw_conversations(batch, collate.text_of if isinstance(collate, Collator) else str)
     raise DataError(f"batches of source {batch.source!r} hold no images that could be drawn")

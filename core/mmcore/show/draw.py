@@ -139,14 +139,17 @@ def draw_row(batch: DetectionBatch, row: int, *, names: Sequence[str] | None = N
     vocabulary = names if names is not None else getattr(batch, "names", None)
     labels = _named(batch.labels[first : first + count].tolist(), vocabulary, expression)
     bitmaps = [None] * count if batch.masks is None else list(batch.masks[first : first + count].cpu().numpy())
+    tracks = None if batch.track_ids is None else batch.track_ids[first : first + count].tolist()
+    numbers = range(count) if tracks is None else tracks
     marks = [
-        Mark(PALETTE[i % len(PALETTE)], tuple(box), bitmap, label)
-        for i, (box, bitmap, label) in enumerate(zip(boxes.tolist(), bitmaps, labels))
+        Mark(PALETTE[number % len(PALETTE)], tuple(box), bitmap, label)
+        for number, box, bitmap, label in zip(numbers, boxes.tolist(), bitmaps, labels)
     ]
     height, width = batch.image_sizes[row]
     if (height, width) != (image.height, image.width):
         ImageDraw.Draw(image).rectangle((0, 0, width - 1, height - 1), outline=(150, 150, 150))
-    facts = f"{batch.source} record {batch.draws[row].position}, image {batch.image_ids[row]}: "
+    what = "image" if batch.frame_numbers is None else f"frame {batch.frame_numbers[row]} of video"
+    facts = f"{batch.source} record {batch.draws[row].position}, {what} {batch.image_ids[row]}: "
     facts += f"{width}x{height} in {image.width}x{image.height}"
     return draw_marks(image, marks, [*_expression_runs(expression, marks), Run(facts)])
 

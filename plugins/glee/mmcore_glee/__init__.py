@@ -17,9 +17,9 @@ def family() -> Family:
     """Who it is."""
     return Family(
         name="glee",
-        title="GLEE: open-vocabulary detection, segmentation and grounding in images",
+        title="GLEE: open-vocabulary detection, segmentation, grounding and tracking in images and videos",
         variants=("lite", "plus", "pro", "tiny"),
-        learns=("detect", "segment", "refer", "ground"),
+        learns=("detect", "segment", "refer", "ground", "track", "track_refer"),
         requires_api=">=0.2,<0.3",
     )
 

@@ -58,6 +58,10 @@ TABLE_OF_TASK = {
     "ovis": "ovis",
     "image_o": "ovis",
     "uvo_video": "uvo",
+    # assumed: the published code has no table for training on these; they are sampled as LVIS is.
+    "burst": "obj365",
+    "lvvis": "obj365",
+    "tao_video": "obj365",
 }
 """Which label embedding each task noises its labels with."""
 

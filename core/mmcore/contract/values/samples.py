@@ -68,6 +68,8 @@ class ClipSample:
     """What is referred to throughout the clip."""
     names: tuple[str, ...] | None = None
     """The words of each row, for sources whose labels are free text."""
+    frame_sizes: tuple[tuple[int, int], ...] | None = None
+    """Height and width of each frame, where they differ; the rest of `frames` and of `masks` is padding."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -75,12 +77,13 @@ class ClipSample:
     def frame(self, number: int) -> Sample:
         """One frame with the objects that are seen in it, in the order of their rows."""
         rows = self.frame_index == number
+        height, width = self.frames.shape[-2:] if self.frame_sizes is None else self.frame_sizes[number]
         names = None if self.names is None else tuple(n for n, here in zip(self.names, rows.tolist()) if here)
         return Sample(
-            image=self.frames[number],
+            image=self.frames[number, :, :height, :width],
             boxes_xyxy=self.boxes_xyxy[rows],
             labels=self.labels[rows],
-            masks=None if self.masks is None else self.masks[rows],
+            masks=None if self.masks is None else self.masks[rows][..., :height, :width],
             draw=self.draw,
             image_id=self.image_id,
             original_size=self.original_size,

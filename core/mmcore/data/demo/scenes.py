@@ -92,9 +92,9 @@ def _place(image: Image.Image, placed: list[_Placed], rng: np.random.Generator, 
         x, y = round(x), round(y)
         # Rounded as the file will have them, so that the stored area is that of the stored polygons.
         moved = [[(round(px + x, 2), round(py + y, 2)) for px, py in outline] for outline in outlines]
-        mask = _rasterise(moved, height, width)
+        mask = rasterise(moved, height, width)
         if all((mask & other.mask).sum() <= 0.15 * min(mask.sum(), other.mask.sum()) for other in placed):
-            _paste(image, sprite, alpha, x, y)
+            paste(image, sprite, alpha, x, y)
             placed.append(_Placed(kind, colour, moved, mask))
             return
 
@@ -109,12 +109,12 @@ def _place_crowd(image: Image.Image, placed: list[_Placed], rng: np.random.Gener
         sprite, alpha, outlines, _ = draw_sprite(rng, kind, 22.0)
         x = round(float(np.clip(left + rng.uniform(0, 40), 12, width - 12)))
         y = round(float(np.clip(top + rng.uniform(0, 24), 12, height - 12)))
-        _paste(image, sprite, alpha, x, y)
-        union |= _rasterise([[(px + x, py + y) for px, py in outline] for outline in outlines], height, width)
+        paste(image, sprite, alpha, x, y)
+        union |= rasterise([[(px + x, py + y) for px, py in outline] for outline in outlines], height, width)
     placed.append(_Placed(kind, "", [], union, crowd=True))
 
 
-def _paste(image: Image.Image, sprite: Image.Image, alpha: Image.Image, x: int, y: int) -> None:
+def paste(image: Image.Image, sprite: Image.Image, alpha: Image.Image, x: int, y: int) -> None:
     """Lay a sprite over the image with a soft shadow below and to the right; (x, y) is its centre."""
     half = sprite.width // 2
     shadow = alpha.filter(ImageFilter.GaussianBlur(2)).point(lambda value: value * 0.35)
@@ -143,7 +143,8 @@ def _visible(placed: Sequence[_Placed], image_id: int) -> tuple[Thing, ...]:
     return tuple(things)
 
 
-def _rasterise(outlines: list[Points], height: int, width: int) -> np.ndarray:
+def rasterise(outlines: list[Points], height: int, width: int) -> np.ndarray:
+    """Outlines as a (height, width) bool mask."""
     flat = [[c for point in outline for c in point] for outline in outlines]
     return masks.polygons_to_bitmap(flat, height, width).astype(bool)
 

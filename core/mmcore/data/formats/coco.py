@@ -72,42 +72,13 @@ class CocoInstances:
 
     def prepare(self, folder: Path, report: Report) -> Prepared:
         """Find where each image and its annotations lie in the file; their values are decoded later, image by image."""
-        scan = _Scan(self.path, report)
-        image_ids, annotation_images = _whole(scan.image_ids), _whole(scan.annotation_images)
-        by_id = np.argsort(image_ids, kind="stable")
-        ordered = image_ids[by_id]
-        _refuse_repeated(ordered, "image", self.path)
-        _refuse_repeated(np.sort(_whole(scan.annotation_ids)), "annotation", self.path)
-        rows = np.searchsorted(ordered, annotation_images)
-        orphan = np.ones(len(rows), bool)
-        inside = rows < len(ordered)
-        orphan[inside] = ordered[rows[inside]] != annotation_images[inside]
-        rows[orphan] = len(ordered)  # behind all images
-        by_image = np.argsort(rows, kind="stable")
-        np.save(folder / "image_spans.npy", scan.image_spans[by_id])
-        np.save(folder / "annotation_spans.npy", scan.annotation_spans[by_image])
-        np.save(folder / "first.npy", np.searchsorted(rows[by_image], np.arange(len(ordered) + 1)))
-        names = category_names(scan.categories, self.path)
-        (folder / "categories.json").write_text(json.dumps(list(names)))
-        meta = {
-            "categories": list(names.values()),
-            "category_ids": list(names),
-            "num_annotations": int(len(rows) - orphan.sum()),
-            "orphans": int(orphan.sum()),
-        }
-        return Prepared(len(ordered), meta)
+        return prepare_groups(self.path, folder, report)
 
     def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
-        images = np.load(folder / "image_spans.npy", mmap_mode="r")[start:stop].tolist()
-        first = np.load(folder / "first.npy", mmap_mode="r")[start : stop + 1].tolist()
-        spans = np.load(folder / "annotation_spans.npy", mmap_mode="r")
-        numbers = {id_: number for number, id_ in enumerate(json.loads((folder / "categories.json").read_text()))}
-        with FileBytes(self.path) as content:
-            for (image_start, image_end), begin, end in zip(images, first, first[1:]):
-                image = clean_image(content.value(image_start, image_end))
-                annotations = [clean_annotation(content.value(*span)) for span in spans[begin:end].tolist()]
-                record = self._record(image, annotations, numbers)
-                yield record.to_bytes(), record.facts()
+        numbers = category_numbers(folder)
+        for image, annotations in groups(self.path, folder, start, stop):
+            record = self._record(clean_image(image), [clean_annotation(entry) for entry in annotations], numbers)
+            yield record.to_bytes(), record.facts()
 
     def _record(self, image: dict[str, Any], annotations: list[dict[str, Any]], numbers: dict[int, int]) -> Record:
         if self.url and isinstance(address := image.get(self.url), str):
@@ -161,19 +132,83 @@ def Phrases(path: Path) -> CocoInstances:  # noqa: N802
     return CocoInstances(path, phrases=("caption_with_token", "object_name", "caption"))
 
 
-class _Scan:
-    """One pass over the file that keeps ids and places only."""
+def prepare_groups(
+    path: Path, folder: Path, report: Report, *, owners: str = "images", link: str = "image_id"
+) -> Prepared:
+    """Find where each image or video and its annotations lie in a file, and leave the places in `folder`.
 
-    def __init__(self, path: Path, report: Report) -> None:
+    Args:
+        path: a file in COCO's form.
+        folder: of the index that is built.
+        report: told about progress.
+        owners: what annotations belong to: "images", or "videos".
+        link: field of an annotation that names its owner.
+
+    Raises:
+        DataError: ids are missing or repeated, or there is nothing in the file.
+    """
+    scan = _Scan(path, owners, link, report)
+    owner_ids, annotation_owners = _whole(scan.image_ids), _whole(scan.annotation_images)
+    by_id = np.argsort(owner_ids, kind="stable")
+    ordered = owner_ids[by_id]
+    _refuse_repeated(ordered, owners.removesuffix("s"), path)
+    _refuse_repeated(np.sort(_whole(scan.annotation_ids)), "annotation", path)
+    rows = np.searchsorted(ordered, annotation_owners)
+    orphan = np.ones(len(rows), bool)
+    inside = rows < len(ordered)
+    orphan[inside] = ordered[rows[inside]] != annotation_owners[inside]
+    rows[orphan] = len(ordered)  # behind all of them
+    by_owner = np.argsort(rows, kind="stable")
+    np.save(folder / "image_spans.npy", scan.image_spans[by_id])
+    np.save(folder / "annotation_spans.npy", scan.annotation_spans[by_owner])
+    np.save(folder / "first.npy", np.searchsorted(rows[by_owner], np.arange(len(ordered) + 1)))
+    names = category_names(scan.categories, path)
+    (folder / "categories.json").write_text(json.dumps(list(names)))
+    meta = {
+        "categories": list(names.values()),
+        "category_ids": list(names),
+        "num_annotations": int(len(rows) - orphan.sum()),
+        "orphans": int(orphan.sum()),
+    }
+    return Prepared(len(ordered), meta)
+
+
+def groups(path: Path, folder: Path, start: int, stop: int) -> Iterator[tuple[Any, list[Any]]]:
+    """Images or videos `start` to `stop`, each with its annotations, as the file has them."""
+    owners = np.load(folder / "image_spans.npy", mmap_mode="r")[start:stop].tolist()
+    first = np.load(folder / "first.npy", mmap_mode="r")[start : stop + 1].tolist()
+    spans = np.load(folder / "annotation_spans.npy", mmap_mode="r")
+    with FileBytes(path) as content:
+        for (owner_start, owner_end), begin, end in zip(owners, first, first[1:]):
+            annotations = [content.value(*span) for span in spans[begin:end].tolist()]
+            yield content.value(owner_start, owner_end), annotations
+
+
+def category_numbers(folder: Path) -> dict[int, int]:
+    """Category id of the file -> contiguous from 0, as `prepare_groups` left them."""
+    return {id_: number for number, id_ in enumerate(json.loads((folder / "categories.json").read_text()))}
+
+
+class _Scan:
+    """One pass over the file that keeps ids and places only.
+
+    Args:
+        path: the file.
+        owners: key of what annotations belong to: "images", or "videos".
+        link: field of an annotation that names its owner.
+        report: told about progress.
+    """
+
+    def __init__(self, path: Path, owners: str, link: str, report: Report) -> None:
         self.image_ids, self.annotation_images, self.annotation_ids = array("q"), array("q"), array("q")
         categories: list[tuple[int, int]] = []
-        places = {"images": array("q"), "annotations": array("q")}
+        places = {owners: array("q"), "annotations": array("q")}
         size = path.stat().st_size
         for number, (key, start, end, value) in enumerate(walk(path)):
             if key == "annotations":
-                self._take(value, "image_id", self.annotation_images, key, start, path)
+                self._take(value, link, self.annotation_images, key, start, path)
                 self._take(value, "id", self.annotation_ids, key, start, path)
-            elif key == "images":
+            elif key == owners:
                 self._take(value, "id", self.image_ids, key, start, path)
             elif key == "categories":
                 categories.append((start, end))
@@ -184,13 +219,13 @@ class _Scan:
             if number % 8192 == 0:
                 report(f"scanning {path.name}", end / size)
         self.categories = read_elements(path, categories)
-        if not places["images"]:
+        if not places[owners]:
             raise DataError(
-                "there are no images",
-                where=f"{path}, images",
+                f"there are no {owners}",
+                where=f"{path}, {owners}",
                 do="the list is empty or missing: give the file of another split, or one in COCO's format",
             )
-        self.image_spans = _whole(places["images"]).reshape(-1, 2)
+        self.image_spans = _whole(places[owners]).reshape(-1, 2)
         self.annotation_spans = _whole(places["annotations"]).reshape(-1, 2)
 
     @staticmethod

@@ -24,14 +24,16 @@ TASKS: Mapping[str, str] = {
     "count": "objects like one that is shown, and how many there are",
     "converse": "questions and answers, with or without an image",
     "ask": "questions with answers to compare with, for evaluation",
+    "track": "things followed through the frames of a video",
+    "track_refer": "one thing of a video for an expression",
     "probe": "what hidden states know of an image",
 }
 """What annotations can teach or measure, by the name that formats, families and own-data files use."""
 
-Content = Literal["objects", "conversations", "questions", "grounded", "own"]
+Content = Literal["objects", "conversations", "questions", "grounded", "videos", "own"]
 """What the records are: images with objects (`mmcore.data.records`), conversations (`mmcore.data.formats.llava`),
-questions that are read whole (`mmcore.evaluate.vqa`), images with parts that are spoken of (`mmcore.data.grounded`), or
-something that only the plugin reads which brings the format."""
+questions that are read whole (`mmcore.evaluate.vqa`), images with parts that are spoken of (`mmcore.data.grounded`),
+videos (`mmcore.data.videos`), or something that only the plugin reads which brings the format."""
 
 
 class NoOptions(Recipe):

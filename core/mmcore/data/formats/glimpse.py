@@ -69,7 +69,7 @@ def look(path: Path) -> Glimpse:
         if element.key == "":
             return Glimpse(path, kind, first=element.value)
         parts.setdefault(element.key, element.value)
-        if {"images", "annotations", "categories"} <= parts.keys():
+        if {"annotations", "categories"} <= parts.keys() and {"images", "videos"} & parts.keys():
             break  # all that tells COCO's children apart; the rest of a large file is not needed
     return Glimpse(path, kind, parts)
 

@@ -21,6 +21,7 @@ from mmcore.data.formats import (
     sa1b,
     voc,
     yolo,
+    ytvis,
 )
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
@@ -38,6 +39,7 @@ CORE: tuple[Format, ...] = (
     *imagefolder.FORMATS,
     *questions.FORMATS,
     *grounded_captions.FORMATS,
+    *ytvis.FORMATS,
 )
 """The core's formats; of several that recognise a file the last one is taken."""
 

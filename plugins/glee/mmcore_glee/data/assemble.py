@@ -13,16 +13,20 @@ from mmcore.data.formats.sa1b import SIDECARS
 from mmcore.data.index import Index
 from mmcore.data.names import merged, plain
 from mmcore.data.records import Records
+from mmcore.data.videos import VideoRecords
 from mmcore.errors import DataError, RecipeError, suggest
 from mmcore.evaluate.protocols import protocol
+from pydantic import Field
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import pipeline
+from mmcore_glee.data.clip_collate import ClipCollate
+from mmcore_glee.data.clips import ClipSource
 from mmcore_glee.data.collate import Collate
 from mmcore_glee.data.sources import ImageSource
 from mmcore_glee.data.tasks import TASKS, Task, task_named
 
-LEARNS = ("detect", "segment", "refer", "ground")
+LEARNS = ("detect", "segment", "refer", "ground", "track", "track_refer")
 """The tasks of annotations that GLEE learns (`mmcore.data.formats.format.TASKS`)."""
 
 
@@ -30,9 +34,13 @@ class Options(Recipe):
     """What GLEE understands of an entry's `options`, beside those of its format."""
 
     task: str | None = None
-    """The image task that its samples serve; None is the one of the entry's name, or what own data are good for."""
+    """The task that its samples serve; None is the one of the entry's name, or what own data are good for."""
     names: Literal["published", "file"] | None = None
     """Whose category names are the vocabulary: the task's, or the file's own. None is the file's for own data."""
+    num_frames: int | None = Field(default=None, gt=0)
+    """Frames of a training clip, for videos; None is two."""
+    frame_range: int | None = Field(default=None, gt=0)
+    """How far they may be apart from one that is drawn anywhere, frames; None is five."""
 
 
 def build_train(stage: Stage, context: DataContext) -> Datasets:
@@ -46,7 +54,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
     for name, opened in _opened(chosen(stage.data.sources, context), context).items():
         source, words = _source(opened, stage, training=True)
         sources[name] = source
-        collate[name] = Collate(
+        collate[name] = _collator(source)(
             source.task,
             words,
             negatives=vocabulary.phrases() if source.task.words == "phrases" else (),
@@ -67,7 +75,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     for name, opened in _opened(_chosen_validations(stage, context), context).items():
         source, words = _source(opened, stage, training=False)
         sources[name] = source
-        collate[name] = Collate(source.task, words, training=False, squared=source.pipeline.squared)
+        collate[name] = _collator(source)(source.task, words, training=False, squared=source.pipeline.squared)
         evaluators[name] = _evaluator(opened, source, words)
     return Datasets(sources, collate, evaluators)
 
@@ -95,12 +103,33 @@ def _task_of(name: str, entry: Source | Validation) -> str:
     return str(entry.options.get("task", name.partition("_val")[0] if entry.root else name))
 
 
-def _source(opened: Opened[Options], stage: Stage, *, training: bool) -> tuple[ImageSource, tuple[str, ...]]:
+def _collator(source: ImageSource | ClipSource) -> type[Collate]:
+    return ClipCollate if isinstance(source, ClipSource) else Collate
+
+
+def _source(
+    opened: Opened[Options], stage: Stage, *, training: bool
+) -> tuple[ImageSource | ClipSource, tuple[str, ...]]:
     """A source and the names its labels stand for."""
     index = opened.index()
     own = _own_names(index, stage)
     task = _task(opened, own)
     words, labels = _names(opened, task, index, own)
+    videos = opened.format.content == "videos"
+    if videos != task.clips:
+        raise RecipeError(
+            f"task {task.name!r} takes {'clips' if task.clips else 'images'}, and the format {opened.format.name!r} "
+            f"holds {'videos' if videos else 'images'}",
+            where=f"{opened.key}.options.task",
+            known=[name for name, other in TASKS.items() if other.clips == videos],
+        )
+    if videos:
+        return _clips(opened, stage, task, index, labels, training=training), words
+    for key in ("num_frames", "frame_range"):
+        if getattr(opened.options, key) is not None:
+            raise RecipeError(
+                f"{key} is for videos; {opened.format.name!r} holds images", where=f"{opened.key}.options"
+            )
     source = ImageSource(
         name=opened.name,
         records=Records(index, keep_empty=not training),
@@ -114,6 +143,25 @@ def _source(opened: Opened[Options], stage: Stage, *, training: bool) -> tuple[I
         max_pixels=stage.data.max_pixels,
     )
     return source, words
+
+
+def _clips(
+    opened: Opened[Options], stage: Stage, task: Task, index: Index, labels: np.ndarray, *, training: bool
+) -> ClipSource:
+    published = ClipSource.__dataclass_fields__
+    return ClipSource(
+        name=opened.name,
+        records=VideoRecords(index, keep_empty=not training),
+        images=opened.images,
+        task=task,
+        pipeline=pipeline(stage.data.transform),
+        labels=labels,
+        training=training,
+        has_masks=task.has_masks and opened.format.has_masks,
+        num_frames=opened.options.num_frames or published["num_frames"].default,
+        frame_range=opened.options.frame_range or published["frame_range"].default,
+        max_pixels=stage.data.max_pixels,
+    )
 
 
 def _own_names(index: Index, stage: Stage) -> tuple[str, ...]:
@@ -133,6 +181,10 @@ def _task(opened: Opened[Options], own: Sequence[str]) -> Task:
     named = opened.options.task or opened.name
     if not opened.own or named in TASKS or opened.options.task:
         return task_named(named, f"source {opened.name!r}, options.task")
+    if "track_refer" in opened.tasks:
+        return TASKS["rvos"]
+    if "track" in opened.tasks:
+        return TASKS["ytvis19" if len(own) <= TASKS["ytvis19"].denoising_classes else "lvvis"]
     if "refer" in opened.tasks:
         return TASKS["grounding"]
     if "ground" in opened.tasks and "detect" not in opened.tasks:
@@ -175,11 +227,13 @@ def _names(
     )
 
 
-def _evaluator(opened: Opened[Options], source: ImageSource, words: Sequence[str]) -> Callable[[], Evaluator]:
+def _evaluator(
+    opened: Opened[Options], source: ImageSource | ClipSource, words: Sequence[str]
+) -> Callable[[], Evaluator]:
     kind = protocol(opened.format, f"validation set {source.name!r}")
     iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
     if source.task.words == "expression":
-        return partial(kind, opened.files[0], iou_types=iou_types)
+        return partial(kind, opened.files[0] if opened.format.truth == "file" else source.records, iou_types=iou_types)
     ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
     same_as: dict[int, int] = {}
     for label, id_ in zip(source.labels.tolist(), source.records.index.meta["category_ids"], strict=True):

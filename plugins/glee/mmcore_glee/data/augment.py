@@ -28,6 +28,10 @@ class Pipeline(Protocol):
         """Draw the steps for one training image; `crop=False` when its words depend on the whole image."""
         ...
 
+    def train_clip(self, size: Size, frames: int, rng: np.random.Generator) -> list[Transform]:
+        """Draw the steps for each frame of one training clip."""
+        ...
+
     def test(self, size: Size) -> Transform:
         """The steps for one image at inference."""
         ...
@@ -59,6 +63,18 @@ class Multiscale:
             drawn = drawn.then(shortest_edge(size, int(rng.choice(self.crop_min_sizes)), NO_LIMIT))
             drawn = drawn.then(self._crop(drawn.output_size, rng))
         return drawn.then(shortest_edge(drawn.output_size, int(rng.choice(self.min_sizes)), self.max_size))
+
+    def train_clip(self, size: Size, frames: int, rng: np.random.Generator) -> list[Transform]:
+        """As `YTVISDatasetMapper` of the published code: all frames are cropped or none, each for itself; one length of
+        the shorter edge and one flip hold for the whole clip."""
+        cropped = rng.random() < self.crop_probability
+        side, flipped = int(rng.choice(self.min_sizes)), rng.random() < self.flip_probability
+        drawn = []
+        for _ in range(frames):
+            transform = Transform(size, (self._crop(size, rng),) if cropped else ())
+            transform = transform.then(shortest_edge(transform.output_size, side, self.max_size))
+            drawn.append(transform.then(Flip()) if flipped else transform)
+        return drawn
 
     def test(self, size: Size) -> Transform:
         return Transform(size, (shortest_edge(size, self.test_min_size, self.test_max_size),))
@@ -92,6 +108,10 @@ class LargeScaleJitter:
         factor = min(self.image_size * scale / side for side in size)
         height, width = (max(1, round(side * factor)) for side in size)
         return self._squared(drawn.then(Resize(height, width)), rng.random())
+
+    def train_clip(self, size: Size, frames: int, rng: np.random.Generator) -> list[Transform]:
+        """As published, every frame is drawn for itself, the flip too."""
+        return [self.train(size, rng) for _ in range(frames)]
 
     def test(self, size: Size) -> Transform:
         resized = Transform(size, (shortest_edge(size, self.image_size, self.image_size),))

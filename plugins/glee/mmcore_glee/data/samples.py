@@ -43,6 +43,7 @@ def make_sample(
     image_id: int | str,
     where: str | None = None,
     expression: str | None = None,
+    tracks: Tensor | None = None,
 ) -> Sample:
     """Apply drawn steps to an image and its objects.
 
@@ -55,6 +56,7 @@ def make_sample(
         image_id: of the record.
         where: file and record, for errors.
         expression: already adapted to the steps.
+        tracks: identity of each object, for a frame of a clip.
 
     Raises:
         DataError: the image has another size than its record, or a segmentation is malformed.
@@ -77,6 +79,7 @@ def make_sample(
         original_size=transform.size,
         expression=expression,
         names=objects.phrases,
+        track_ids=tracks,
     )
     return keep_objects(sample, torch.from_numpy(kept))
 
@@ -100,4 +103,5 @@ def keep_objects(sample: Sample, rows: Tensor) -> Sample:
         boxes_xyxy=sample.boxes_xyxy[rows],
         masks=None if sample.masks is None else sample.masks[rows],
         names=None if names is None else tuple(name for name, kept in zip(names, rows.tolist()) if kept),
+        track_ids=None if sample.track_ids is None else sample.track_ids[rows],
     )

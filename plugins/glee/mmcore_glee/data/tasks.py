@@ -5,7 +5,7 @@ the batch, or one expression per image), the label embedding of denoising querie
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mmcore.errors import RecipeError, suggest
 
@@ -34,10 +34,17 @@ class Task:
     has_masks: bool = True
     prompts: bool = False
     """Whether training batches may become visual prompts."""
+    clips: bool = False
+    """Whether its samples are clips of videos."""
+    clip_prompts: Literal["never", "drawn", "user"] = "never"
+    """Whether clips of a stage with visual prompts are prompted in their first frame, and how: by the mask of the
+    file, or now and then as a user would (a point or a box)."""
     by_order: bool = True
     """Whether categories of a file with as many as the vocabulary are taken in order of id, whatever their spelling, as
     the published code does; otherwise names must agree."""
 
+
+_SAMPLED: dict[str, Any] = {"words": "sampled", "num_names": 100, "denoising_classes": 100, "by_order": False}
 
 _TASKS = (
     Task(name="coco", vocabulary="coco", denoising_classes=80, prompts=True, by_order=False),
@@ -60,6 +67,18 @@ _TASKS = (
     Task(name="image_yt19", vocabulary="ytvis19", denoising_classes=40, prompts=True),
     Task(name="image_yt21", vocabulary="ytvis21", denoising_classes=40, prompts=True),
     Task(name="image_o", vocabulary="ovis", denoising_classes=25, prompts=True),
+    Task(name="ytvis19", vocabulary="ytvis19", denoising_classes=40, clips=True, clip_prompts="drawn"),
+    Task(name="ytvis21", vocabulary="ytvis21", denoising_classes=40, clips=True, clip_prompts="drawn"),
+    Task(name="ovis", vocabulary="ovis", denoising_classes=25, clips=True, clip_prompts="drawn"),
+    Task(name="uvo_video", vocabulary="uvo_video", denoising_classes=81, clips=True, clip_prompts="user"),
+    Task(name="bdd_track_seg", vocabulary="bdd_inst", denoising_classes=8, clips=True, clip_prompts="drawn"),
+    Task(name="bdd_track_box", vocabulary="bdd_inst", denoising_classes=8, clips=True, has_masks=False),
+    Task(name="rvos", vocabulary="object", words="expression", denoising_classes=1, clips=True),
+    Task(name="ytbvos", vocabulary="object", denoising_classes=1, clips=True, clip_prompts="drawn"),
+    # assumed: the published code cannot train on these three; they are sampled as its LVIS is.
+    Task(name="burst", vocabulary="burst", clips=True, **_SAMPLED),
+    Task(name="lvvis", vocabulary="lvvis", clips=True, **_SAMPLED),
+    Task(name="tao_video", vocabulary="image_tao", clips=True, has_masks=False, **_SAMPLED),
 )
 
 TASKS = {task.name: task for task in _TASKS}

@@ -18,16 +18,19 @@ from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.data.formats.coco import CocoInstances, Lvis, Phrases
 from mmcore.data.formats.refer import RefCoco
 from mmcore.data.formats.sa1b import kept
+from mmcore.data.formats.ytvis import Videos
 from mmcore.data.index import open_index
 from mmcore.data.order.source_per_batch import SourcePerBatchOrder
 from mmcore.data.records import Record, Records
 from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Step, Transform, shortest_edge
+from mmcore.data.videos import VideoRecord, VideoRecords
 from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.geometry import masks
 from mmcore.parity import Case, Check, Report
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import NO_LIMIT, LargeScaleJitter, Multiscale, Pipeline
+from mmcore_glee.data.clips import ClipSource
 from mmcore_glee.data.sources import ImageSource, spoken
 from mmcore_glee.data.tasks import TASKS
 from mmcore_glee.parity.sampler import group_by_aspect, record_weights, repeat_factors
@@ -165,6 +168,105 @@ def _source(case: Case, path: Path, stored: Mapping[str, Any], cache: Path) -> I
         has_masks=task.has_masks,
         sidecars=stored.get("task") == "sa1b",
     )
+
+
+def check_videos(case: Case, report: Report) -> None:
+    """Records of videos, and clips of both pipelines with the stored frames and steps."""
+    stored = case.data["records"]
+    with TemporaryDirectory() as cache:
+        opened: dict[str, ClipSource] = {}
+        for path in sorted(case.folder.rglob("*.json")):
+            if path.name != "case.json" and "videos" in (content := json.loads(path.read_bytes())):
+                group = "rvos" if "expressions" in content["videos"][0] else "video"
+                opened[group] = _clip_source(case, path, Path(cache), group, stored)
+        source = opened["video"]
+        report.equal("records", [_video_as_published(r, source, case.folder) for r in source.records], stored)
+        for key, expected in case.data["samples"].items():
+            mapper, number, _ = key.split(".", 2)
+            source = opened["rvos" if mapper.startswith("rvos") else "video"]
+            values = {k.removesuffix(" (video)"): v for k, v in case.data["overrides"].items() if "CROP" not in k}
+            values |= {"INPUT.CROP.SIZE": case.data["overrides"]["INPUT.CROP.SIZE (video)"]}
+            source = replace(source, pipeline=_pipeline(mapper, values))
+            source = replace(source, frame_range=case.data["overrides"]["INPUT.SAMPLING_FRAME_RANGE"])
+            _check_clip(case, report, source, int(number), key, expected)
+    report.covers(*(name for name in case.tensors if name.endswith(".ids")))
+
+
+def _clip_source(case: Case, path: Path, cache: Path, group: str, stored: list[dict[str, Any]]) -> ClipSource:
+    index = open_index(Videos(path, expressions=group == "rvos"), cache, workers=1)
+    task = TASKS["rvos"] if group == "rvos" else TASKS[stored[0]["dataset_name"]]
+    records = VideoRecords(index, keep_empty=True)
+    first = records[0].frames[0]
+    images = next(p for p in case.folder.rglob(Path(first).name) if str(p).endswith(first))
+    labels = (
+        np.zeros(len(index.meta["categories"]), np.int64)
+        if group == "rvos"
+        else np.arange(len(index.meta["categories"]))
+    )
+    return ClipSource(
+        name=case.name,
+        records=records,
+        images=Path(str(images).removesuffix(first)),
+        task=task,
+        pipeline=Multiscale(),
+        labels=labels,
+    )
+
+
+def _video_as_published(record: VideoRecord, source: ClipSource, folder: Path) -> dict[str, Any]:
+    frames = []
+    for number in range(len(record.frames)):
+        seen = [track for track in record.objects if track.boxes_xywh[number] is not None]
+        frames.append(
+            [
+                {
+                    "iscrowd": int(track.crowd),
+                    "category_id": int(source.labels[track.category]),
+                    "id": track.id,
+                    "bbox": list(track.boxes_xywh[number] or ()),
+                    "bbox_mode": "XYWH_ABS",
+                }
+                for track in seen
+            ]
+        )
+    return {
+        "file_names": [str((source.images / name).relative_to(folder)) for name in record.frames],
+        "height": record.height,
+        "width": record.width,
+        "length": len(record.frames),
+        "video_id": record.id,
+        "annotations": frames,
+        "has_mask": source.has_masks,
+        "task": "vis",
+        "dataset_name": source.task.name,
+    }
+
+
+def _check_clip(
+    case: Case, report: Report, source: ClipSource, number: int, key: str, expected: Mapping[str, Any]
+) -> None:
+    record = source.records[number]
+    names = [str((source.images / name).relative_to(case.folder)) for name in record.frames]
+    numbers = [names.index(name) for name in expected["file_names"]]
+    images = [source.read(record, frame) for frame in numbers]
+    transforms = [Transform(images[0].shape[:2], _steps(steps)) for steps in expected["transforms"]]
+    spoken_as = [spoken(expression, transforms[0]) for expression in record.expressions]
+    choice = spoken_as.index(expected["expressions"][0]) if "expressions" in expected else 0
+    draw = Draw(source.name, number, int(expected["seed"]))
+    clip = source.transformed(record, numbers, images, transforms, draw, expression=choice)
+    if "expressions" in expected:
+        report.equal(f"{key}.expressions", [clip.expression] * len(clip), expected["expressions"])
+    report.equal(f"{key}.size", clip.original_size, [expected["height"], expected["width"]])
+    for place in range(len(clip)):
+        frame, name = clip.frame(place), f"{key}.{place}"
+        stays = case.tensors[f"{name}.ids"] != -1
+        report.close(f"{name}.image", frame.image, case.tensors[f"{name}.image"])
+        report.close(f"{name}.boxes", frame.boxes_xyxy, case.tensors[f"{name}.boxes"][stays], absolute=1e-4)
+        report.equal(f"{name}.classes", frame.labels, case.tensors[f"{name}.classes"][stays])
+        report.equal(f"{name}.track_ids", frame.track_ids, case.tensors[f"{name}.ids"][stays])
+        assert frame.masks is not None
+        kept = zip(case.data["masks_rle"].get(f"{name}.masks", ()), stays.tolist(), strict=True)
+        report.equal(f"{name}.masks", masks.encode_all(frame.masks.numpy()), [rle for rle, stay in kept if stay])
 
 
 def _check_kept(case: Case, report: Report) -> None:
@@ -410,5 +512,6 @@ KINDS: dict[str, Check] = {
     "data_vg": check_data,
     "data_sa1b": check_data,
     "data_uvo": check_data,
+    "data_ytvis": check_videos,
     "eval_refcoco": check_refcoco_evaluation,
 }

@@ -3,6 +3,7 @@
     sources     what is trained on and validated with
     multiscale  Lite and Plus on images
     lsj         Pro on images
+    video       all sizes on videos
     tiny        ours, for laptops
 
 Numbers come from the YAML files below `projects/GLEE/configs` of FoundationVision/GLEE (commit 6f5a19d3) and, for file
@@ -11,6 +12,7 @@ names, from `projects/GLEE/glee/data`. Where documents and code differ the code 
 
 from mmcore import Stage
 
+from mmcore_glee.recipes import video
 from mmcore_glee.recipes.lsj import PRO_FINETUNE, PRO_JOINT, PRO_PRETRAIN, PRO_SCALEUP
 from mmcore_glee.recipes.multiscale import (
     LITE_FINETUNE,
@@ -25,9 +27,9 @@ from mmcore_glee.recipes.multiscale import (
 from mmcore_glee.recipes.tiny import TINY_FINETUNE, TINY_JOINT
 
 _STAGES = {
-    "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE),
-    "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE),
-    "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE),
+    "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE, *video.stages("Lite")),
+    "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE, *video.stages("Plus")),
+    "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE, *video.stages("Pro")),
     "tiny": (TINY_JOINT, TINY_FINETUNE),
 }
 

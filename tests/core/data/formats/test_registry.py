@@ -11,6 +11,7 @@ from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.registry import Formats
 from mmcore.data.grounded import GroundedIndex
 from mmcore.data.records import Record, Records
+from mmcore.data.videos import VideoRecord, VideoRecords
 from mmcore.errors import DataError, MissingDataError, PluginError, RecipeError, UnsafeDataError
 from mmcore.evaluate.protocols import PROTOCOLS
 
@@ -49,9 +50,9 @@ def test_a_sample_is_recognised_by_content_and_read_back(tmp_path: Path, name: s
         assert len(spoken) == len(index)
         assert all(spoken[position].parts for position in range(len(spoken)))
         return
-    records = Records(index)
+    records = VideoRecords(index) if FORMATS[name].content == "videos" else Records(index)
     assert len(records) == len(index)
-    found: list[Record] = [records[position] for position in range(len(records))]
+    found: list[Record | VideoRecord] = [records[position] for position in range(len(records))]
     assert all(record.objects and not record.defects for record in found)
     assert all((entry.images / record.image).is_file() for record in found)
     assert bool(index.column("has_mask").any()) <= FORMATS[name].has_masks
