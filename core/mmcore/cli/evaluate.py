@@ -56,17 +56,18 @@ def evaluate(
     categories: bool,
     as_json: bool,
 ) -> None:
-    """Evaluate a run: a table of its family's metrics, and predictions.json and metrics.json for each set.
+    """Evaluate a run: a table of its family's metrics; predictions.json, metrics.json and pictures for each set.
 
     Under torchrun or srun the images are shared among the processes.
     """
     import json
 
     from mmcore.base import distributed
-    from mmcore.evaluate.run import evaluate as measure
     from mmcore.runs import build
     from mmcore.runs.before import read_before
+    from mmcore.runs.evaluation import Measuring
     from mmcore.runs.opened import open_model
+    from mmcore.runs.pictures import STRIP_NAME
 
     opened = open_model(target, checkpoint=checkpoint)
     if own is not None:
@@ -79,22 +80,22 @@ def evaluate(
         build.prepare_demo(opened.family, settings)
     distributed.barrier()
     datasets = build.build_datasets(opened.family, settings, "val")
+    measuring = Measuring(opened.family, settings, datasets)
     root = out or (opened.run_dir / "evals" if opened.run_dir else Path("evals"))
     report: dict[str, Any] = {"target": target, "step": opened.step, "split": split, "sets": {}}
     try:
         for source in settings.stage.validation:
             name = f"{source}-step-{opened.step}" + (f"-first-{limit}" if limit else "")
             folder = _free(root, name)
-            metrics = measure(
+            metrics = measuring.measure(
                 model,
-                datasets,
-                settings.stage,
                 source,
+                folder=folder,
+                picture=folder / STRIP_NAME,
+                title=f"{source}, step {opened.step:,}: predicted and true",
                 device=place,
                 batch_size=batch_size,
                 workers=settings.workers if workers is None else workers,
-                distributed=here,
-                folder=folder,
                 limit=limit,
             )
             if not here.is_first:

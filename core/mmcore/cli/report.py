@@ -55,9 +55,11 @@ def labels(runs: tuple[Path, ...]) -> list[str]:
 
 
 def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> None:
+    from mmcore.runs.pictures import draw_over_time
     from mmcore.show.plots import plot_curves
 
     picture = plot_curves(run, output=out)
+    strips = draw_over_time(run)
     records = [record for record in read(run / METRICS_NAME) if "total" in record]
     first, last = records[0], records[-1]
     figures: dict[str, Any] = {
@@ -68,6 +70,7 @@ def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> Non
         "skipped": last.get("skipped", 0),
         "timing": last.get("timing", {}),
         "before": _before(run),
+        "strips": [str(path) for path in strips],
     }
     if as_json:
         click.echo(json.dumps({**asdict(summary), **figures}, indent=2))
@@ -84,6 +87,10 @@ def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> Non
     kept = ", ".join(map(str, summary.checkpoints)) or "none"
     click.echo(f"  checkpoints {kept}" + (f", best {summary.best}" if summary.best is not None else ""))
     click.echo(f"  curves {picture}")
+    for path in strips:
+        click.echo(f"  predictions over time {path}")
+    for path in sorted((run / "evals").glob("*/*.png")):
+        click.echo(f"  {path.stem} {path}")
 
 
 def _before(run: Path) -> dict[str, float]:

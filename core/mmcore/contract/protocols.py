@@ -49,6 +49,18 @@ class Annotations(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A record for people: its picture as it is on disk, and what is true of it."""
+
+    image: np.ndarray | None
+    """(height, width, 3) uint8 RGB; None for text alone."""
+    truth: Prediction | None = None
+    """Its objects, without scores, in pixels of the image."""
+    question: str = ""
+    answer: str = ""
+
+
 class DataSource:
     """Records of one annotation format, and the way from a record to a sample.
 
@@ -82,6 +94,14 @@ class DataSource:
 
     def annotations(self) -> Annotations | None:
         """The indexed records behind it, for `mmcore data check` and `mmcore data index`; None for none."""
+
+    def shown(self, position: int) -> Shown | None:
+        """Record `position` for the pictures of an evaluation; None has none drawn.
+
+        Raises:
+            DataError: the record cannot be used.
+        """
+        del position
 
     def problems(self) -> Iterable[DataError]:
         """What is wrong with its annotations, known without reading a picture."""

@@ -153,6 +153,9 @@ class Validation(Recipe):
     batch_size: int = Field(default=1, ge=1)
     """Records per forward pass. The published protocols of detectors use 1, since more pad images to one size and
     numbers change with padding; language models answer as many as fit, since padding changes nothing."""
+    loss_on: int = Field(default=32, ge=0)
+    """Records of the set, the first ones, whose training loss is measured beside the metrics, where a stage can be
+    trained on such records; 0 measures none."""
     before: bool = False
     """Also evaluate the weights that the run starts from, once, to be shown beside what the run reaches."""
 

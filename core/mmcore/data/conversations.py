@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from mmcore.contract.protocols import DataSource
+from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import MAIN, ConversationSample, Draw
 from mmcore.data.cache.choice import Features, Found
 from mmcore.data.entry import Opened
@@ -71,6 +71,13 @@ class ConversationSource(DataSource):
         for position in range(len(self.records)):
             if not self.records.unusable(position) and (image := self.records[position].image) is not None:
                 yield safe_join(self.images, image)
+
+    def shown(self, position: int) -> Shown:
+        """The picture with the first question and answer."""
+        record = self.records[position]
+        rgb = record.read_image(self.images, max_pixels=self.max_pixels) if record.image is not None else None
+        turns = record.turns()
+        return Shown(rgb, question=turns[0].text.removeprefix("<image>\n"), answer=turns[1].text)
 
     def sample(self, draw: Draw) -> ConversationSample:
         """Record `draw.position`; nothing about it is random.
@@ -144,6 +151,13 @@ class QuestionSource(DataSource):
     def fingerprint(self) -> str:
         """Content hash of the file and of what is added to its questions."""
         return f"{self.content}+{self.suffix}" if self.suffix else self.content
+
+    def shown(self, position: int) -> Shown:
+        """The picture with the question and the first right answer."""
+        question = self.questions[position]
+        found = question.image
+        rgb = None if found is None else read_image(safe_join(self.images, found), max_pixels=self.max_pixels)
+        return Shown(rgb, question=question.text, answer=question.answers[0] if question.answers else "")
 
     def sample(self, draw: Draw) -> ConversationSample:
         """Question `draw.position`.

@@ -6,6 +6,7 @@ size is left out. Papers print them times 100.
 
 import contextlib
 import io
+import json
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,12 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmcore.base.files import replace_text
 from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 from mmcore.data.records import Records
 from mmcore.errors import ShapeError
+from mmcore.evaluate.confusion import OVERLAP, SCORE, confusion
 from mmcore.evaluate.ground_truth import (
     Item,
     as_coco,
@@ -32,6 +35,7 @@ from mmcore.geometry import masks
 
 IouType = Literal["bbox", "segm"]
 
+CURVES = "curves.json"
 AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
 
 
@@ -46,6 +50,9 @@ class CocoEvaluator(Evaluator):
         same_as: category id -> the id of the category that it is the same as, where a file has a class twice.
         max_detections: the three limits on detections per image, fewest first; AP uses the last (COCO 100, LVIS 300).
     """
+
+    _exhaustive = True
+    """Whether every object of every class is annotated, so that a detection without one is a mistake."""
 
     def __init__(
         self,
@@ -63,6 +70,8 @@ class CocoEvaluator(Evaluator):
         self.max_detections = max_detections
         self.category_ap: dict[str, dict[str, float]] = {}
         """AP of each category by name, for each kind of overlap; filled by `summarise`."""
+        self.curves: dict[str, Any] = {}
+        """What `curves.json` holds: precision by recall, and which class was taken for which; filled by `summarise`."""
         self._category_ids = None if category_ids is None else [int(value) for value in category_ids]
         self._dataset: dict[str, Any] | None = None
         self._items: list[Item] = []
@@ -86,14 +95,14 @@ class CocoEvaluator(Evaluator):
         return self._items
 
     def results(self, items: Sequence[Item]) -> list[dict[str, Any]]:
-        """Detections in COCO's result format, with the data set's category ids.
+        """Detections in COCO's result format, with the data set's category ids and, which tools pass over, its names.
 
         Raises:
             DataError: an image that is not annotated.
             ShapeError: a label the data set does not have, or masks that do not fit.
         """
         sizes = self._sizes()
-        ids = self.category_ids
+        ids, names = self.category_ids, self._names_of()
         found = []
         for item in once_per_image(items, sizes, self.annotations):
             found_masks = check_masks(item, *sizes[item["image_id"]]) if item.get("masks") is not None else None
@@ -103,6 +112,7 @@ class CocoEvaluator(Evaluator):
                 if ids[label] < 0:
                     continue
                 one: dict[str, Any] = {"image_id": item["image_id"], "category_id": ids[label], "score": score}
+                one["category_name"] = names[ids[label]]
                 if item["boxes"]:
                     one["bbox"] = item["boxes"][i]
                 if found_masks is not None:
@@ -124,8 +134,28 @@ class CocoEvaluator(Evaluator):
             with quietly():
                 evaluation = self._run(iou_type, detections, image_ids)
             self.category_ap[iou_type] = self._per_category(evaluation)
+            self.curves[iou_type] = _precision_by_recall(evaluation)
             metrics |= {f"{iou_type}/{name}": value for name, value in self._metrics(evaluation).items()}
+        self.curves["confusion"] = self._confusion(detections, image_ids)
         return metrics
+
+    def write(self, items: Sequence[Item], folder: Path) -> None:
+        """Write `curves.json` beside the metrics, for pictures and for other tools."""
+        del items
+        replace_text(folder / CURVES, json.dumps(self.curves) + "\n")
+
+    def _confusion(self, detections: Sequence[Mapping[str, Any]], image_ids: Sequence[Any]) -> dict[str, Any] | None:
+        """Which class was taken for which; None where not every object of a class is annotated, or there is no box."""
+        if not self._exhaustive or not all("bbox" in one for one in detections):
+            return None
+        ids = [id_ for id_ in self.category_ids if id_ >= 0]
+        truth, found = _by_image(self._true_objects("bbox", set(image_ids))), _by_image(detections)
+        counts = confusion(truth, found, image_ids, ids)
+        return {"classes": [self._names_of()[id_] for id_ in ids], "counts": counts.tolist(), "score": SCORE,
+                "overlap": OVERLAP}  # fmt: skip
+
+    def _names_of(self) -> dict[int, str]:
+        return {category["id"]: category["name"] for category in self._truth()["categories"]}
 
     @property
     def category_ids(self) -> list[int]:
@@ -192,7 +222,7 @@ class CocoEvaluator(Evaluator):
         return {name: value for name, value in values.items() if value is not None}
 
     def _per_category(self, evaluation: Any) -> dict[str, float]:
-        names = {category["id"]: category["name"] for category in self._truth()["categories"]}
+        names = self._names_of()
         precision = np.asarray(evaluation.eval["precision"])
         values = {names[id_]: mean_defined(precision[:, :, k, 0, -1]) for k, id_ in enumerate(evaluation.params.catIds)}
         return {name: value for name, value in values.items() if value is not None}
@@ -203,6 +233,30 @@ def quietly() -> Generator[None]:
     """Without the tables and timings that pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+def _by_image(found: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:
+    result: dict[Any, list[Mapping[str, Any]]] = {}
+    for one in found:
+        result.setdefault(one["image_id"], []).append(one)
+    return result
+
+
+def _precision_by_recall(evaluation: Any) -> dict[str, Any]:
+    """Precision at 101 recalls, the mean of the classes that have objects, at some overlaps and over all of them."""
+    precision = np.asarray(evaluation.eval["precision"])[..., 0, -1]  # (thresholds, recalls, classes)
+    defined = precision[..., (precision > -1).all((0, 1))]
+    if not defined.shape[-1]:
+        return {}
+    of_threshold = defined.mean(-1)
+    chosen = {"0.5": 0.5, "0.75": 0.75, "0.9": 0.9}
+    thresholds = evaluation.params.iouThrs
+    curves = {name: of_threshold[np.isclose(thresholds, value)].mean(0) for name, value in chosen.items()}
+    curves["0.5:0.95"] = of_threshold.mean(0)
+    return {
+        "recall": np.round(evaluation.params.recThrs, 4).tolist(),
+        "precision": {name: np.round(values, 5).tolist() for name, values in curves.items()},
+    }
 
 
 def mean_defined(values: np.ndarray) -> float | None:

@@ -35,6 +35,8 @@ class LvisEvaluator(CocoEvaluator):
         same_as: category id -> the id of the category that it is the same as.
     """
 
+    _exhaustive = False
+
     def __init__(
         self,
         annotations: Path,

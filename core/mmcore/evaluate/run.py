@@ -5,9 +5,9 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from mmcore.base.files import replace_text
 from mmcore.base.progress import Count
 from mmcore.contract.protocols import Collate, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Stage
-from mmcore.contract.values import Batch, Draw
+from mmcore.contract.values import Batch, Draw, Prediction
 from mmcore.data.bad import Incident, Policy
 from mmcore.data.loader import DEADLINE_S
 from mmcore.data.parcel import Unpacker, pack
@@ -41,6 +41,8 @@ def evaluate(
     progress: bool = True,
     policy: Policy = "error",
     take_bad: Callable[[Sequence[Incident]], None] | None = None,
+    watch: "Watch | None" = None,
+    more: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Metrics of `model` on one validation source, by the evaluator its plugin gives.
 
@@ -63,6 +65,8 @@ def evaluate(
         policy: what a record that cannot be read does. "error" stops, for a benchmark with images left out would not
             be one; otherwise another record is predicted in its place, and it is left out of the metrics and told.
         take_bad: is given the records that were left out, on the process that met them.
+        watch: is given every batch with its predictions, on the process that made them.
+        more: figures that were measured elsewhere, such as the loss; they stand with the metrics.
 
     Returns:
         Fractions by name, such as `bbox/AP50`; empty on all processes but the first.
@@ -77,11 +81,14 @@ def evaluate(
     batches = shares(total, batch_size or (entry.batch_size if entry else 1), place)
     line = Count(f"eval {source}", "records", show=progress and place.is_first)
     done, began, left_out = 0, time.monotonic(), []
-    with line, _evaluating(model), torch.inference_mode(), _precision(device, autocast):
+    with line, evaluating(model), torch.inference_mode(), _precision(device, autocast):
         for read in _load(_Batches(data, datasets.collate[source], batches, policy, total), workers):
             batch, incidents = _agreed(read, place)
             left_out += incidents
-            evaluator.update(batch, model.predict(batch.to(device)))  # type: ignore[operator]
+            predictions = model.predict(batch.to(device))  # type: ignore[operator]
+            evaluator.update(batch, predictions)
+            if watch is not None:
+                watch(data, batch, predictions)
             done = min(total, done + len(batch) * place.world_size)
             line(done, total)
     items = _gather(evaluator.state(), place)
@@ -91,10 +98,16 @@ def evaluate(
     with _together(place, source):
         if not place.is_first:
             return {}
-        metrics = _first(stage, source, evaluator.summarise(items))
+        metrics = _first(stage, source, {**evaluator.summarise(items), **(more or {})})
         if folder is not None:
             _write(folder, source, evaluator, items, metrics, time.monotonic() - began)
         return metrics
+
+
+class Watch(Protocol):
+    """Looks on while a set is predicted."""
+
+    def __call__(self, source: DataSource, batch: Batch, predictions: Sequence[Prediction]) -> None: ...
 
 
 def shares(total: int, batch_size: int, place: Place) -> list[list[int]]:
@@ -280,7 +293,7 @@ def _tell_left_out(left_out: Sequence[Incident], source: str, total: int, place:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Generator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Eval mode inside; afterwards every module's mode and the random state are restored."""
     modes = [(module, module.training) for module in model.modules()]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

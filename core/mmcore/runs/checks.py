@@ -1,9 +1,10 @@
 """No silent entry: what a recipe says and nobody would act on is refused before anything is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base.figures import LOSS
 from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError, suggest
 
@@ -69,20 +70,24 @@ def check_wordings(stage: Stage, used: bool, plugin: str) -> None:
         )
 
 
-def check_metrics(stage: Stage, validation: "Datasets | None", only: Sequence[str] | None = None) -> str | None:
+def check_metrics(
+    stage: Stage, validation: "Datasets | None", only: Sequence[str] | None = None, with_loss: Collection[str] = ()
+) -> str | None:
     """Metrics that a recipe names are given by the evaluators.
 
     Args:
         stage: the recipe.
         validation: what will be evaluated; None is nothing.
         only: the sources to which the run is narrowed.
+        with_loss: the sets of which the loss is measured.
 
     Returns:
         Why there will be no best checkpoint although the recipe asks for one: the run leaves its set out.
     Raises:
         RecipeError: an evaluator has no such metric, or no validation set of the recipe is the best metric's.
     """
-    given = {name: make().metric_names for name, make in validation.evaluators.items()} if validation else {}
+    made = {name: make().metric_names for name, make in validation.evaluators.items()} if validation else {}
+    given = {name: (*names, LOSS) if name in with_loss else tuple(names) for name, names in made.items()}
     for name, entry in stage.validation.items():
         for metric in entry.metrics if name in given else ():
             _refuse_unknown(metric, given[name], f"validation.{name}.metrics")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmcore.base.figures import LOSS
 from mmcore.contract.recipe import Source, Stage, Validation
 from mmcore.data.formats.registry import Formats
 from mmcore.data.names import merged
@@ -33,6 +34,8 @@ def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str], 
     own = describe(file, formats)
     sources, validation, notes = _entries(own, learns, 1.0, cache)
     best = next((f"{name}/{one.metrics[0]}" for name, one in validation.items() if one.metrics), None)
+    # Nothing but the loss says how well captions are learned.
+    best = best or next((f"{name}/{LOSS}" for name, one in validation.items() if one.loss_on), None)
     data = stage.data.replace(sources=sources)
     kept = [part for part in own.train if any(task in learns for task in part.tasks)]
     names = merged([name for part in kept for name in part.class_names(cache)])[0]

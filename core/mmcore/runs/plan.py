@@ -20,6 +20,7 @@ from mmcore.runs.memory import Memory, plan_memory
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.probe import Probe
 from mmcore.runs.settings import Request, Settings, active_sources, settle, validations
+from mmcore.runs.validation_loss import learnable_sets
 from mmcore.train.schedule import beyond_the_end
 
 if TYPE_CHECKING:
@@ -266,7 +267,8 @@ def _describe_validation(family: OpenedPlugin, settings: Settings, plan: Plan) -
             except KeyError:
                 continue
     try:
-        note = check_metrics(settings.stage, Datasets({}, {}, evaluators), settings.only)
+        with_loss = learnable_sets(family, settings, list(evaluators))
+        note = check_metrics(settings.stage, Datasets({}, {}, evaluators), settings.only, with_loss)
         plan.notes += [note] if note and settings.only else []
     except MmcoreError as error:
         plan.problems.append(str(error))

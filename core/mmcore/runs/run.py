@@ -1,6 +1,6 @@
 """A run, top to bottom: settings -> plugin, data, order, model, weights -> training -> what comes after it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.base.lock import run_lock
 from mmcore.base.terminal import tell
+from mmcore.base.yamltext import to_yaml
 from mmcore.contract.run import FinishedRun
 from mmcore.errors import CheckpointError, DataError
 from mmcore.runs.begin import Start, begun, forget_former
@@ -21,6 +22,7 @@ from mmcore.runs.build import (
 )
 from mmcore.runs.checks import check_metrics, few_steps_a_pass
 from mmcore.runs.config import to_tree
+from mmcore.runs.evaluation import Measuring, evaluation_of, measure_start
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.resume import Changes, changed, compare_data, compare_layout, compare_length
 from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_config, write_run_record
@@ -28,12 +30,9 @@ from mmcore.train.schedule import beyond_the_end
 from mmcore.train.stored import steps_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mmcore.contract.model import Model
     from mmcore.contract.protocols import Datasets, Order
     from mmcore.contract.recipe import Stage
-    from mmcore.data.bad import Incident
     from mmcore.data.loader import Loader
 
 
@@ -178,6 +177,7 @@ def _train_locked(
 ) -> None:
     from mmcore.base import distributed
     from mmcore.runs.initialise import resumed_model, starting_model, told_start
+    from mmcore.show.plots import plot_curves
     from mmcore.train.loop import TrainSetup, train
     from mmcore.train.partition import keeping_of
     from mmcore.train.track import Tracker
@@ -193,7 +193,8 @@ def _train_locked(
     fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
     if here.is_first and not fresh:
         _compare(settings, run_dir, fingerprints, here.world_size, changed_data)
-    no_best = check_metrics(stage, validation, settings.only)
+    measuring = Measuring(family, settings, validation) if validation else None
+    no_best = check_metrics(stage, validation, settings.only, measuring.with_loss if measuring else ())
     if no_best:
         stage = stage.replace(best_metric=None)
         if here.is_first:
@@ -219,8 +220,8 @@ def _train_locked(
         if start is not None:
             start.stand()
     loader = _loader(stage, datasets, order, settings.workers, run_dir)
-    if fresh and validation and any(entry.before for entry in stage.validation.values()):
-        _measure_before(settings, stage, validation, model, run_dir)
+    if fresh and measuring and any(entry.before for entry in stage.validation.values()):
+        measure_start(measuring, model, run_dir)
     setup = TrainSetup(
         stage=stage,
         model=model,
@@ -232,10 +233,12 @@ def _train_locked(
         device=choose_device(settings),
         keeping=keeping,
         resume=resume or not fresh,
-        evaluate=_evaluation(settings, validation, loader, run_dir),
+        evaluate=evaluation_of(measuring, run_dir, loader.bad.take) if measuring else None,
         picture=partial(_picture, datasets),
         log_every=settings.log_every,
         tensorboard=settings.tensorboard,
+        settings=to_yaml(to_tree(settings)),
+        draw_curves=partial(plot_curves, run_dir),
         show=not settings.quiet,
         open_tracker=partial(Tracker, settings.track, run_dir, to_tree(settings)) if settings.track else None,
     )
@@ -305,66 +308,6 @@ def _tell_bad_samples(loader: "Loader", run_dir: Path) -> None:
         tell(f"samples that could not be used and were replaced: {counts}; see {run_dir / FILE_NAME}")
     if loader.cut:
         tell(f"samples cut at max_length by this process: {loader.cut}")
-
-
-def _evaluation(settings: Settings, validation: "Datasets | None", loader: "Loader", run_dir: Path) -> Any:
-    """The loop's evaluation: every validation set, metrics under `SET/NAME`, predictions kept for the newest only.
-
-    Records that cannot be read follow the policy of the training data, and are listed beside its bad samples.
-    """
-    if validation is None or not validation.evaluators:
-        return None
-
-    def run(model: "nn.Module", step: int) -> dict[str, float]:
-        del step
-        metrics: dict[str, float] = {}
-        for source in validation.evaluators:
-            found = _measured(settings, validation, source, model, run_dir / "evals" / source, loader.bad.take)
-            metrics |= {f"{source}/{name}": value for name, value in found.items()}
-        return metrics
-
-    return run
-
-
-def _measure_before(settings: Settings, stage: "Stage", validation: "Datasets", model: "Model", run_dir: Path) -> None:
-    """The validation sets that the recipe wants measured before the first step."""
-    from mmcore.runs.before import measure_before
-    from mmcore.train.partition import whole
-
-    before = partial(_before, settings, validation)
-    with whole(model):
-        measure_before(model.to(choose_device(settings)), stage, validation.evaluators, before, run_dir)
-
-
-def _before(settings: Settings, validation: "Datasets", model: "nn.Module", source: str) -> dict[str, float]:
-    return _measured(settings, validation, source, model, None)
-
-
-def _measured(
-    settings: Settings,
-    validation: "Datasets",
-    source: str,
-    model: "nn.Module",
-    folder: Path | None,
-    take_bad: "Callable[[Sequence[Incident]], None] | None" = None,
-) -> dict[str, float]:
-    """Metrics of one validation set during training; records that cannot be read follow the recipe's policy."""
-    from mmcore.base import distributed
-    from mmcore.evaluate.run import evaluate
-    from mmcore.train.objective import DTYPES
-
-    return evaluate(
-        model,
-        validation,
-        settings.stage,
-        source,
-        device=choose_device(settings),
-        distributed=distributed.place(),
-        folder=folder,
-        autocast=DTYPES[settings.stage.precision],
-        policy=settings.stage.data.bad_samples,
-        take_bad=take_bad,
-    )
 
 
 def _picture(datasets: "Datasets", batch: Any, folder: Path) -> None:

@@ -96,9 +96,9 @@ def draw_conversation(image: Image.Image | None, tokens: Sequence[Token], facts:
     width = SMALLEST_SIDE
     learned = sum(token.learned for token in tokens)
     parts = [_enlarged(image, width)] if image is not None else []
-    parts.append(_lines([facts, f"{learned} learned tokens are filled"], width, ink=FAINT))
+    parts.append(lines([facts, f"{learned} learned tokens are filled"], width, ink=FAINT))
     parts.append(draw_tokens(tokens, width))
-    return _stacked(parts, width)
+    return stacked(parts, width)
 
 
 def draw_answer(image: Image.Image, question: str, answer: str) -> Image.Image:
@@ -114,9 +114,9 @@ def draw_answer(image: Image.Image, question: str, answer: str) -> Image.Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     width = SMALLEST_SIDE * 3 // 4
-    asked = _lines(["question"], width, ink=FAINT), _lines([question], width, font_size=20)
-    said = _lines(["answer"], width, ink=FAINT), _lines([answer or "(nothing)"], width, font_size=24, bar=LEARNED)
-    text = _stacked([*asked, *said], width)
+    asked = lines(["question"], width, ink=FAINT), lines([question], width, font_size=20)
+    said = lines(["answer"], width, ink=FAINT), lines([answer or "(nothing)"], width, font_size=24, bar=LEARNED)
+    text = stacked([*asked, *said], width)
     sheet = Image.new("RGB", (picture.width + width, max(picture.height, text.height)), PAPER)
     sheet.paste(picture)
     sheet.paste(text, (picture.width, 0))
@@ -145,7 +145,7 @@ def _enlarged(image: Image.Image, width: int) -> Image.Image:
     return image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
 
 
-def _lines(
+def lines(
     texts: Sequence[str], width: int, *, font_size: int = _FONT, ink: Colour = INK, bar: Colour | None = None
 ) -> Image.Image:
     """Texts under each other, broken into lines between words; `bar` colours a bar on their left."""
@@ -184,7 +184,8 @@ def _broken(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     return lines
 
 
-def _stacked(parts: Sequence[Image.Image], width: int) -> Image.Image:
+def stacked(parts: Sequence[Image.Image], width: int) -> Image.Image:
+    """Pictures under each other on a sheet of this width."""
     sheet = Image.new("RGB", (width, sum(part.height for part in parts)), PAPER)
     top = 0
     for part in parts:

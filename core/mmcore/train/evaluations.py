@@ -102,6 +102,7 @@ class Evaluations:
             outcome = {} if self.failed is None else {"failed": self.failed}
             timing = {"seconds": round(time.monotonic() - began, 3)}
             self.recorder.write({"step": step, "eval": metrics, **outcome, "timing": timing})
+            self.recorder.pictures(step)
         found = brief(metrics) or "no metric is defined: the validation sets have nothing to find, or only crowds"
         self.say(f"step {step}: {found if self.failed is None else f'evaluation failed: {self.failed}'}")
         self._take(metrics)

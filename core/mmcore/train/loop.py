@@ -10,7 +10,7 @@ a run that goes on from such a checkpoint takes it from there, or evaluates if i
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ from mmcore.train.metrics import OpenTracker, Recorder
 from mmcore.train.objective import divisors
 from mmcore.train.oom import explaining_memory
 from mmcore.train.optim import freeze
-from mmcore.train.progress import Progress, Window
+from mmcore.train.progress import Curves, Progress, Window
 from mmcore.weights.fill import Keeping, fill, filling
 
 _FORWARD = name_key("forward")
@@ -75,6 +75,10 @@ class TrainSetup:
     """Draws a batch into a folder, for the guard."""
     log_every: int = 10
     tensorboard: bool = True
+    settings: str = ""
+    """Of the run as text, for TensorBoard."""
+    draw_curves: Callable[[], object] | None = None
+    """Draws the curves of the run anew, on the first process; called often enough to watch, never for long."""
     open_tracker: OpenTracker | None = None
     """Opens an experiment tracker on the first process."""
     show: bool = True
@@ -129,6 +133,7 @@ class _Run:
                 setup.run_dir,
                 self.position.step,
                 tensorboard=setup.tensorboard,
+                settings=setup.settings,
                 open_tracker=setup.open_tracker,
             )
             if here.is_first
@@ -143,6 +148,7 @@ class _Run:
             setup.run_dir, self.stage, setup.evaluate, self.stop_step, self.position, self.recorder, self._say
         )
         self.window = Window()
+        self.curves = Curves(setup.draw_curves if here.is_first else None)
         self._say(f"{'resumed at' if loaded else 'start at'} step {self.position.step} of {self.stop_step}")
 
     def to_the_end(self, signals: StopSignals) -> Trained:
@@ -160,6 +166,7 @@ class _Run:
                 self._stop(stop)
             if evaluate:
                 self.evaluations.run(self.engine)
+                self.curves.draw()
                 self.window = Window()
         path = stored.path_of(self.setup.run_dir, position.step)
         if self.setup.keep and not path.is_dir():  # --max-steps 0, or a finished run whose last checkpoint was deleted
@@ -266,6 +273,7 @@ class _Run:
         }  # fmt: skip
         self.recorder.write(record)
         self.progress.step(record)
+        self.curves.due()
 
     def _mean_losses(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
         """Each loss over the global batch: one copy to the host, one message among the hosts."""

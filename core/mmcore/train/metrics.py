@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmcore.base.failure import full_text
 from mmcore.base.files import replace_text
 from mmcore.base.jsonfile import parse_json
+from mmcore.train.stored import name_of
 
 if TYPE_CHECKING:
     from mmcore.train.track import Tracker
@@ -36,17 +37,26 @@ class Recorder:
         run_dir: created by the caller.
         step: the checkpoint that the run continues from; later lines are cut.
         tensorboard: whether to write TensorBoard events under `tensorboard/`.
+        settings: of the run as text, for TensorBoard.
         open_tracker: opens an experiment tracker, given where to say what goes wrong.
     """
 
     def __init__(
-        self, run_dir: Path, step: int, *, tensorboard: bool = True, open_tracker: "OpenTracker | None" = None
+        self,
+        run_dir: Path,
+        step: int,
+        *,
+        tensorboard: bool = True,
+        settings: str = "",
+        open_tracker: "OpenTracker | None" = None,
     ) -> None:
         self._path = run_dir / METRICS_NAME
         cut(self._path, step)
         self._metrics = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 see close
         self._log = open(run_dir / LOG_NAME, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._board = _board(run_dir / "tensorboard", step) if tensorboard else None
+        if self._board is not None and settings:
+            self._board.add_text("settings", f"```yaml\n{settings}\n```", step)
         self._tracker = open_tracker(self.say) if open_tracker else None
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -57,6 +67,20 @@ class Recorder:
                 self._board.add_scalar(name, value, int(record["step"]))
         if self._tracker is not None:
             self._tracker.log(dict(_flat(record, "")), int(record["step"]))
+
+    def pictures(self, step: int) -> None:
+        """Hand the pictures of a step, and what was said in them, to TensorBoard."""
+        if self._board is None:
+            return
+        for path in sorted((self._path.parent / "pictures").glob(f"*/{name_of(step)}.jpg")):
+            import numpy as np
+            from PIL import Image
+
+            name = f"validation/{path.parent.name}"
+            self._board.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+            if (words := path.with_suffix(".json")).exists():
+                said = json.loads(words.read_text(encoding="utf-8"))
+                self._board.add_text(name, _table(said), step)
 
     def evaluation(self, step: int) -> dict[str, float | None] | None:
         """The metrics that a resumed run had found at its checkpoint's step, or None."""
@@ -85,6 +109,14 @@ class Recorder:
         self._log.close()
         if self._board is not None:
             self._board.close()
+
+
+def _table(said: list[dict[str, str]]) -> str:
+    """Records of text with the same entries as a Markdown table."""
+    names = list(said[0]) if said else []
+    rows = [names, ["---"] * len(names), *([one.get(name, "") for name in names] for one in said)]
+    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def log_failure(run_dir: Path, error: BaseException, rank: int) -> None:

@@ -1,9 +1,10 @@
 """What a person sees while a run trains: one live line on a terminal, plain lines elsewhere."""
 
+import contextlib
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -11,9 +12,12 @@ from typing import Any
 
 import torch
 
-from mmcore.base.figures import written
+from mmcore.base.figures import is_loss, written
 from mmcore.base.progress import LiveLine, clock
 from mmcore.contract.values import Batch
+
+EVERY_S = 60.0
+"""Seconds between two drawings of the curves, at least."""
 
 
 @dataclass
@@ -57,6 +61,33 @@ def memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     # Kilobytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1) / 1e9
+
+
+class Curves:
+    """Has the curves drawn while a run goes on: at its first logged step, then about once a minute, and seldomer where
+    drawing would take more than a fiftieth of the time.
+
+    Args:
+        draw: draws them; None draws nothing.
+    """
+
+    def __init__(self, draw: Callable[[], object] | None) -> None:
+        self._draw, self._next = draw, 0.0
+
+    def due(self) -> None:
+        """Draw them if it is time."""
+        if time.monotonic() >= self._next:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw them now."""
+        if self._draw is None:
+            return
+        began = time.monotonic()
+        with contextlib.suppress(OSError):  # a full disk is told where it costs something
+            self._draw()
+        now = time.monotonic()
+        self._next = now + max(EVERY_S, 50 * (now - began))
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -110,7 +141,7 @@ def line(record: Mapping[str, Any], total: int) -> str:
 
 
 def brief(metrics: Mapping[str, float], most: int = 3) -> str:
-    """The first few metrics of each validation set; evaluators name the headline figures first.
+    """The first few metrics of each validation set, and its loss; evaluators name the headline figures first.
 
     >>> brief({"coco/AP": 0.25, "coco/AP50": 0.5, "coco/AP75": 0.2, "coco/APs": 0.1, "refcoco/P@0.5": 0.75})
     'coco/AP 25.0%, coco/AP50 50.0%, coco/AP75 20.0%, refcoco/P@0.5 75.0%'
@@ -120,6 +151,6 @@ def brief(metrics: Mapping[str, float], most: int = 3) -> str:
     for name, value in metrics.items():
         source = name.split("/")[0]
         seen[source] = seen.get(source, 0) + 1
-        if seen[source] <= most:
+        if seen[source] <= most or is_loss(name):
             shown.append(f"{name} {written(name, value)}")
     return ", ".join(shown)

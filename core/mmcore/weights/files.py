@@ -180,8 +180,9 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 def _numpy_scalars() -> list[Any]:
     """What a number of NumPy beside the tensors (`best_ap`, `epoch`) is made with; none of it runs anything else."""
+    scalar: Any = np.float64(0).__reduce__()[0]  # numpy's own name for it is not public
     kinds = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
-    return [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")] + [
+    return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")] + [
         np.dtype,
         *kinds,
     ]

@@ -59,7 +59,15 @@ def test_four_commands_lead_from_a_coco_file_to_a_model_that_answers_with_its_na
     assert code == 0, said
     code, said = run(*judge, "--workers", "0")
     assert code == 0, said
-    assert all(word in said for word in ("shelves_val", "at the start", "change")), said
+    assert all(word in said for word in ("shelves_val", "at the start", "change", "loss")), said
+    left = {path.name for path in (shelves / "runs" / "shelves" / "pictures" / "shelves_val").iterdir()}
+    assert {"step-00000000.jpg", "step-00000002.jpg"} <= left
+    [judged] = (shelves / "runs" / "shelves" / "evals").glob("shelves_val-step-*")
+    assert {"strip.jpg", "confusion.png", "precision-recall.png"} <= {path.name for path in judged.iterdir()}
+    names = {one["category_name"] for one in json.loads((judged / "predictions.json").read_text())}
+    assert names <= {f"my {kind}" for kind in miniature.kinds()}
+    code, said = run("report", "runs/shelves")
+    assert all(word in said for word in ("at the start", "predictions over time", "confusion")), said
     code, said = run(*export)
     assert code == 0, said
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mmcore.contract.protocols import DataSource
+from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import Draw, Sample
 from mmcore.data.formats.sa1b import sidecar_masks
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
 from mmcore.data.records import Record, Records
+from mmcore.data.shown import shown_record
 from mmcore.data.transforms import Transform
 from mmcore.errors import DataError
 
@@ -83,6 +84,12 @@ class ImageSource(DataSource):
         transform = self.pipeline.train(image.shape[:2], rng, crop=not countable)
         expression = int(rng.integers(len(record.expressions))) if record.expressions else 0
         return self.transformed(record, image, transform, draw, expression=expression)
+
+    def shown(self, position: int) -> Shown:
+        """The picture on disk with its objects."""
+        record = self.records[position]
+        categories: list[str] = self.records.index.meta["categories"]
+        return shown_record(self.read(record), record, categories, has_masks=self.has_masks and not self.sidecars)
 
     def read(self, record: Record) -> np.ndarray:
         """The image of a record as (height, width, 3) uint8.
