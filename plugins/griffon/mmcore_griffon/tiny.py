@@ -7,7 +7,7 @@ start from random weights where the published ones are trained, so every stage t
 from typing import Any
 
 from mmcore import AdamW, Data, Init, Source, Stage, Validation, WholeEpochs
-from mmcore.contract.mixture import SourcePerSample
+from mmcore.contract.mixture import SourcePerBatch
 
 from mmcore_griffon import recipes
 from mmcore_griffon.recipes import GENERAL, LOCALISATION, PROMPTED
@@ -80,10 +80,10 @@ PRETRAIN = recipes.PRETRAIN.replace(
         sources={
             "det": _source("det", "DET lines"),
             "reg": _source("reg", "REG lines", 0.3),
-            "vg": _source("vg", "VG lines", 2.0),
+            "vg": _source("vg", "VG lines", 3.0),
             "text": _source("text", "LLaVA JSON", 0.1),
         },
-        mixture=SourcePerSample(),
+        mixture=SourcePerBatch(),  # questions of one kind are about as long
     ),
     validation={"shapes_rec": REC_VAL},
     optim=AdamW(lr=1e-3, **_RATE),

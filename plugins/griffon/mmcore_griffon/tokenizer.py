@@ -12,16 +12,23 @@ from mmcore.runs.settings import cache_folder
 
 from mmcore_griffon.config import GriffonConfig
 
-VERSION = 1
+VERSION = 2
 """Grows when the words change: ids of older runs would mean something else."""
 
 WORDS = """
 user model system assistant You are a helpful language and vision assistant. You are able to understand the visual
-content that the user provides, and assist the user with a variety of tasks using natural language.
-Find every object of these classes and give its coordinates: Answer in the format: class name-[x1, y1, x2, y2], and
-concatenate them with &. Where is the red circle? Locate all objects like this one. What is at this place?
-a red circle, a green ring and a blue bar yellow purple black white orange cross square star
-None yes no left right top bottom large small
+content that the user provides, and assist the user with a variety of tasks using natural language. Answer in the
+format: class name-[x1, y1, x2, y2], and concatenate them with &. red green blue yellow purple circle square triangle
+cross zero one two three four How many shapes are there? What color is Which shape Which number comes after Describe
+this picture. What is in the picture? Say briefly what you see. None yes no left right ]& -[ , .
+Find every object of these classes in Give a box for each Every counts The are Mark all things that belong to one Look
+through objects the following Which and where Point out whose class is on this list Search anything Say below Go over
+Where do you see picture Please find Show me Draw around Put please Locate photo place What In which part I look it
+want know Tell Can point Could mark shows Write down give its Box Help There only One enough It single thing Answer
+with show holds at Here Describe so nothing else fits Name way means alone what sets apart Use words fit phrase How
+would call clear meant from rest few short description mean no other Take something See Of consider A marked Somebody
+Mind everything looks like Miss none example as well Small ones count too kind an more many resemble such Count boxes
+places
 """
 """What the sample data and its templates say; these words get tokens of their own first."""
 

@@ -30,6 +30,7 @@ from mmcore_griffon.data.wordings import chosen as chosen_wordings
 from mmcore_griffon.evaluate.descriptions import Descriptions
 from mmcore_griffon.evaluate.detection import DetectionFromText
 from mmcore_griffon.evaluate.expressions import Counts, Expressions, Phrases
+from mmcore_griffon.evaluate.questions import BENCHMARKS
 from mmcore_griffon.evaluate.reading import TextEvaluator, Truth
 from mmcore_griffon.tokenizer import open_tokenizer
 
@@ -125,7 +126,8 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
             asked = open_questions(
                 opened, reader.processor, suffix="", max_new_tokens=longest, max_pixels=reader.max_pixels
             )
-            sources[name], evaluators[name] = asked, partial(AnswerEvaluator, asked.questions)
+            scored = BENCHMARKS.get(opened.format.name, AnswerEvaluator)
+            sources[name], evaluators[name] = asked, partial(scored, asked.questions)
         else:
             source = sources[name] = _asked(opened, reader)
             evaluators[name] = _evaluator(opened, source)

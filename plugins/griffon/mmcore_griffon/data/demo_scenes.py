@@ -21,6 +21,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (142, 46, 182),
 }
 KINDS = ("circle", "square", "triangle", "cross")
+GRID = 20
+"""Corners lie on so many lines across and down, so that a twentieth has few digits to learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class DrawnScene:
 def draw_scene(seed: int, number: int, *, twins: bool = False) -> DrawnScene:
     """Picture `number` in the world of `seed`; equal arguments give equal bytes."""
     rng = np.random.Generator(np.random.PCG64([seed, number]))
-    width, height = (int(side) for side in rng.integers(112, 145, 2))
+    width, height = (GRID * int(side) for side in rng.integers(6, 8, 2))
     image = background(rng, width, height)
     count = int(rng.choice([2, 3, 4])) if twins else int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:count]]
@@ -72,17 +74,18 @@ def draw_scene(seed: int, number: int, *, twins: bool = False) -> DrawnScene:
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
     """Centre and reach of each shape, fractions, no two touching: rejection until all fit."""
-    low, high = ((0.2, 0.32), (0.17, 0.25), (0.14, 0.19), (0.13, 0.16))[count - 1]
+    low, high = ((8, 13), (7, 10), (6, 8), (5, 7))[count - 1]
     while True:
-        found = [
-            (float(rng.uniform(r + 0.02, 0.98 - r)), float(rng.uniform(r + 0.02, 0.98 - r)), r)
-            for r in (float(rng.uniform(low, high)) for _ in range(count))
-        ]
+        sides = rng.integers(low, high, count)
+        corners = np.array([[int(rng.integers(0, GRID + 1 - side)) for _ in "xy"] for side in sides])
         apart = (
-            max(abs(a[0] - b[0]), abs(a[1] - b[1])) > a[2] + b[2] for i, a in enumerate(found) for b in found[i + 1 :]
+            np.abs(2 * (corners[i] - corners[k]) + sides[i] - sides[k]).max() >= sides[i] + sides[k]
+            for i in range(count)
+            for k in range(i)
         )
         if all(apart):
-            return found
+            centres = (corners + sides[:, None] / 2) / GRID
+            return [(x, y, side / 2 / GRID) for (x, y), side in zip(centres.tolist(), sides.tolist())]
 
 
 def _draw(

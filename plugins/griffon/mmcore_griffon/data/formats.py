@@ -10,6 +10,7 @@ from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse
 
 from mmcore_griffon.data.lines import Kind, LineOptions, LineParser
+from mmcore_griffon.evaluate.questions import FORMATS as QUESTIONS
 
 KINDS: Mapping[str, Kind] = {f"{kind} lines": kind for kind in ("DET", "RANDDET", "VISJ", "VG", "REG", "REC")}  # type: ignore[misc]
 """Format -> kind of its lines."""
@@ -74,6 +75,7 @@ def _format(kind: Kind, short: str, title: str, task: str, metric: str | None) -
 
 
 FORMATS = (
+    *QUESTIONS,
     _format("DET", "det", "a picture's classes with their boxes, one picture a line", "detect", "bbox/AP"),
     _format("RANDDET", "randdet", "the same, asked for by exactly these classes", "detect", "bbox/AP"),
     _format("VISJ", "visj", "the same, of which one class is shown by an example and counted", "count", None),

@@ -1,0 +1,27 @@
+"""Golden cases of conversations, data sets, orders, boxes and evaluations."""
+
+import pytest
+from mmcore.parity import Case, Report
+from mmcore_griffon.parity.__main__ import kinds
+
+CASES = (
+    *(f"conv_{name}" for name in ("gemma", "llama", "llama3", "llama_legacy", "qwen2", "qwen25")),
+    *(f"data_{name}" for name in ("gemma", "llama", "qwen25")),
+    "eval_detection",
+    "eval_rec",
+    "eval_vqa",
+    "samplers",
+    "boxes_text",
+    "box_geometry",
+)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_stored_quantity_agrees(shared, name: str) -> None:
+    case = Case(shared / "goldens/griffon" / name)
+    report = Report(case)
+    check = next(check for prefix, check in kinds().items() if name.startswith(prefix))
+    check(case, report)
+    wrong = [line for line in report.lines if not line.ok]
+    assert not wrong
+    assert report.finish()
