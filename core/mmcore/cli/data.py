@@ -175,12 +175,12 @@ def _settle(values: dict[str, Any]) -> "tuple[OpenedPlugin, Settings]":
 
 def _sources(family: "OpenedPlugin", settings: "Settings", split: str) -> list[tuple[str, str]]:
     """Split and name of every source to look at; with --sources, the validation sets that a run of these would use."""
-    from mmcore.runs.settings import active_sources, validations
+    from mmcore.runs.settings import active_sources
 
     train = [("train", name) for name in active_sources(settings)] if split != "val" else []
     if split == "train" or not settings.stage.validation:
         return train
-    names = list(validations(settings))
+    names = list(settings.stage.validation)
     if settings.only:
         names = [name for name in names if _is_asked(family, settings, name)]
     return train + [("val", name) for name in names]

@@ -156,6 +156,8 @@ class Validation(Recipe):
     loss_on: int = Field(default=32, ge=0)
     """Records of the set, the first ones, whose training loss is measured beside the metrics, where a stage can be
     trained on such records; 0 measures none."""
+    training: bool = True
+    """Whether training evaluates it; False leaves it to `mmcore eval`, as benchmarks that take hours."""
     before: bool = False
     """Also evaluate the weights that the run starts from, once, to be shown beside what the run reaches."""
 

@@ -64,6 +64,22 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         return np.array(_to_rgb(ImageOps.exif_transpose(image)))
 
 
+def read_map(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A map of whole numbers as (height, width): the indices of a palette image, the values of a grey one.
+
+    Raises:
+        DataError: as `read_image`, or the image has colours.
+    """
+    with _opened(path, max_pixels) as image:
+        if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+            raise DataError(
+                f"a label map has one number a pixel, not {image.mode}",
+                where=path,
+                do="check that it is the label file",
+            )
+        return np.array(image)
+
+
 def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """Size and layout of an image from its header; no pixel is decoded.
 

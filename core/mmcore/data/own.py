@@ -41,6 +41,8 @@ class OwnFile(Recipe):
     """Folder below which the annotations name their pictures; None looks for it."""
     options: dict[str, Any] = Field(default={})
     """Of the format, or of a family."""
+    group: str | None = None
+    """Its kind or task, where it is added to a stage whose mixture goes by one."""
 
 
 class OwnData(Recipe):
@@ -66,6 +68,7 @@ class Part:
     options: Mapping[str, Any]
     tasks: tuple[str, ...]
     """What it is wanted for; never empty."""
+    group: str | None = None
 
     def _entry(self) -> dict[str, Any]:
         annotations = self.annotations[0] if len(self.annotations) == 1 else self.annotations
@@ -94,7 +97,7 @@ class Part:
 
     def source(self, weight: float) -> Source:
         """It as a training source of a recipe."""
-        return Source(weight=weight, **self._entry())
+        return Source(weight=weight, group=self.group, **self._entry())
 
     def validation(self, *, before: bool) -> Validation:
         """It as a validation set of a recipe."""
@@ -195,7 +198,7 @@ class _Place:
         options = dict(file.options)
         if "split" in format.options.model_fields:  # of formats whose one file describes both
             options.setdefault("split", self._split(format, found, split))
-        return Part(format, root, annotations, "" if inside == "." else inside, options, tasks)
+        return Part(format, root, annotations, "" if inside == "." else inside, options, tasks, file.group)
 
     def _split(self, format: Format, files: Sequence[Path], split: str) -> str | None:
         """The split that `train` or `val` means; None where the format's files do not have that one."""

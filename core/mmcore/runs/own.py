@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmcore.base.figures import LOSS
+from mmcore.contract.mixture import GROUPING
 from mmcore.contract.recipe import Source, Stage, Validation
 from mmcore.data.formats.registry import Formats
 from mmcore.data.names import merged
@@ -65,8 +66,24 @@ def with_added(
     for name in (*sources, *validation):
         if name in stage.data.sources or name in stage.validation:
             raise RecipeError(f"the stage has a source {name!r} already", where=path, do="give the data another name")
+    sources = {name: _grouped(source, stage, path) for name, source in sources.items()}
     data = stage.data.replace(sources={**stage.data.sources, **sources})
     return stage.replace(data=data, validation={**stage.validation, **validation}), notes
+
+
+def _grouped(source: Source, stage: Stage, path: Path) -> Source:
+    """The source with a group where the stage's mixture goes by one: its own, or the only one that there is."""
+    groups = sorted({str(one.group) for one in stage.data.sources.values() if one.group is not None})
+    if stage.data.mixture.kind not in GROUPING or source.group is not None:
+        return source
+    if len(groups) != 1:
+        raise RecipeError(
+            f"the stage mixes by {stage.data.mixture.kind}, and the data do not say which group they belong to",
+            where=path,
+            known=groups,
+            do="write `group: NAME` beside `annotations` in the own-data file",
+        )
+    return source.replace(group=groups[0])
 
 
 def _split(added: str) -> tuple[Path, float]:

@@ -19,7 +19,7 @@ from mmcore.runs.config import Origins, to_tree
 from mmcore.runs.memory import Memory, plan_memory
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.probe import Probe
-from mmcore.runs.settings import Request, Settings, active_sources, settle, validations
+from mmcore.runs.settings import Request, Settings, active_sources, for_training, settle, validations
 from mmcore.runs.validation_loss import learnable_sets
 from mmcore.train.schedule import beyond_the_end
 
@@ -248,6 +248,10 @@ def _describe_validation(family: OpenedPlugin, settings: Settings, plan: Plan) -
     """Each validation set, and whether its metrics exist; opened together, or one by one where one has a problem."""
     from mmcore.contract.protocols import Datasets
 
+    try:
+        settings = for_training(settings)
+    except MmcoreError as error:
+        plan.problems.append(str(error))
     entries = validations(settings)
     evaluators: dict[str, Any] = {}
     found: dict[str, int | str] = {}

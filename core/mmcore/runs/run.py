@@ -25,7 +25,7 @@ from mmcore.runs.config import to_tree
 from mmcore.runs.evaluation import Measuring, evaluation_of, measure_start
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.resume import Changes, changed, compare_data, compare_layout, compare_length
-from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_config, write_run_record
+from mmcore.runs.settings import CONFIG_NAME, Settings, for_training, read_settings, write_config, write_run_record
 from mmcore.train.schedule import beyond_the_end
 from mmcore.train.stored import steps_of
 
@@ -187,7 +187,8 @@ def _train_locked(
         prepare_demo(family, settings)
     distributed.barrier()
     datasets = build_datasets(family, settings, "train")
-    validation = build_datasets(family, settings, "val") if stage.validation else None
+    evaluated = for_training(settings)
+    validation = build_datasets(family, evaluated, "val") if evaluated.stage.validation else None
     order = build_order(settings, datasets)
     fresh = not steps_of(run_dir)
     fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}

@@ -163,8 +163,21 @@ def active_sources(settings: Settings) -> dict[str, Source]:
 
 
 def validations(settings: Settings) -> dict[str, Validation]:
-    """The validation sets of the recipe by name."""
-    return settings.stage.validation
+    """The validation sets that training evaluates, by name."""
+    return {name: entry for name, entry in settings.stage.validation.items() if entry.training}
+
+
+def for_training(settings: Settings) -> Settings:
+    """The settings without the validation sets that are left to `mmcore eval`."""
+    best = settings.stage.best_metric
+    sets = validations(settings)
+    if best is not None and best.partition("/")[0] in settings.stage.validation.keys() - sets.keys():
+        raise RecipeError(
+            f"training does not evaluate {best!r}, so it cannot choose the best checkpoint",
+            where="best_metric",
+            do=f"--set validation.{best.partition('/')[0]}.training=true, or name another metric",
+        )
+    return settings.replace(stage=settings.stage.replace(validation=sets))
 
 
 # Run folders

@@ -1,0 +1,239 @@
+"""From a recipe's entries to sources, collators and evaluators: what records are, and how they are asked."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+from mmcore.contract.entry import read_entries
+from mmcore.contract.protocols import Collate, DataContext, Datasets, DataSource, Evaluator
+from mmcore.contract.recipe import Recipe, Stage, Validation
+from mmcore.data.cache.choice import Features
+from mmcore.data.conversations import ConversationSource, open_questions
+from mmcore.data.entry import Entry, Opened, chosen, open_entry
+from mmcore.data.formats.llava import LlavaIndex
+from mmcore.data.formats.registry import Formats
+from mmcore.data.index import Index
+from mmcore.data.records import Records
+from mmcore.evaluate.captions import CaptionEvaluator
+from mmcore.evaluate.vqa import AnswerEvaluator
+from mmcore.language.processor import Processor
+from pydantic import Field
+
+from mmcore_glamm.config import GlammConfig, config_of
+from mmcore_glamm.data import readable, truth
+from mmcore_glamm.data.formats import registry as own
+from mmcore_glamm.data.formats.grand import Grand
+from mmcore_glamm.data.formats.label_maps import LabelMaps
+from mmcore_glamm.data.layout import placed
+from mmcore_glamm.data.sources import GroundedSource
+from mmcore_glamm.data.templates import BANKS, Banks, banks
+from mmcore_glamm.evaluate.gcg import GcgEvaluator
+from mmcore_glamm.evaluate.given import GivenEvaluator
+from mmcore_glamm.features import features_for
+from mmcore_glamm.tokens import TokenIds, open_tokenizer
+
+LEARNS = ("grounded_caption", "refer", "segment", "region_caption", "caption", "converse")
+"""The tasks of annotations that GLaMM learns; of several that a format serves the first one is taken."""
+MEASURES = (*LEARNS, "ask")
+
+
+class Nothing(Recipe):
+    """What `data.transform` may hold: the pictures are taken as they are."""
+
+
+class Options(Recipe):
+    """What GLaMM understands of an entry's `options`, beside those of its format."""
+
+    most: int = Field(default=3, ge=0)
+    """Classes or expressions of one conversation (`num_classes_per_sample`); 0 asks for all of them."""
+    intro: bool | None = None
+    """Ask for a region after the introduction of RefCOCO and RefCOCO+; None is the format's own way."""
+    first: int | None = Field(default=None, gt=0)
+    """Only so many records, from the first: validation takes 1000."""
+    task: Literal["grounded_caption", "refer", "segment", "region_caption"] | None = None
+    """What the records are used for, where the format serves several."""
+    request: str | None = None
+    """What is asked of every picture or box; None is our wording."""
+    max_new_tokens: int = Field(default=truth.MAX_NEW_TOKENS, gt=0)
+    """Longest answer."""
+    alike: Literal["bert", "words"] = "bert"
+    """How the phrases of grounded captions are compared."""
+    captioned: bool = True
+    """Whether grounded captions are scored by METEOR and CIDEr."""
+
+
+class Reader:
+    """What all entries of a run are read with."""
+
+    def __init__(self, stage: Stage, context: DataContext, split: str) -> None:
+        read_entries(Nothing, stage.data.transform, "GLaMM has no number", "data.transform")
+        self.stage, self.context, self.split = stage, context, split
+        self.config: GlammConfig = config_of(stage, context.variant)
+        tokenizer = open_tokenizer(self.config, [context.root])
+        self.ids = TokenIds.of(tokenizer)
+        self.processor: Processor = self.config.processor(tokenizer, stage.max_length)
+        self.banks: Banks = banks(stage, context)
+        self.formats = Formats.of({one.name: one for one in (*own.FORMATS, *context.formats)}.values())
+        self._features: Features | None = None
+
+    def open(self, name: str, entry: Entry, tasks: tuple[str, ...]) -> Opened[Options]:
+        """An entry whose files are there."""
+        there = placed(entry, self.context.root)
+        return open_entry(name, there, self.context, self.formats, tasks=tasks, options=Options)
+
+    def source(self, opened: Opened[Options]) -> DataSource:
+        """Conversations of an entry."""
+        if opened.format.content == "conversations" and opened.format.name != "COCO captions":
+            records, limit = LlavaIndex(opened.index()), self.stage.data.max_pixels
+            return ConversationSource(opened.name, records, opened.images, self.processor, max_pixels=limit)
+        manner = _manner(opened)
+        masks = manner in ("gcg", "segment", "refer", "parts")
+        return GroundedSource(
+            name=opened.name,
+            records=_records(opened, manner, self.stage.data.max_pixels),
+            images=opened.images,
+            manner=manner,
+            most=opened.options.most or 10**6,
+            banks=self.banks,
+            processor=self.processor,
+            features=self.features() if masks else None,
+            ids=self.ids,
+            cut_masks=self.config.published.cut_masks,
+            first=opened.options.first,
+            max_pixels=self.stage.data.max_pixels,
+        )
+
+    def features(self) -> Features:
+        """SAM's pixels or cached maps, asked for once."""
+        if self._features is None:
+            self._features = features_for(self.stage, self.context, self.split)
+        return self._features
+
+    def wordings(self) -> Mapping[str, tuple[str, ...]]:
+        """The banks, for whoever lists them."""
+        return self.banks if self.stage.data.templates else {name: bank.wordings for name, bank in BANKS.items()}
+
+
+def build_train(stage: Stage, context: DataContext) -> Datasets:
+    """Every source the run draws from.
+
+    Raises:
+        DataError: a format cannot be read, or a file is damaged.
+        MissingDataError: an annotation file or image folder is not there.
+        RecipeError: an option, a template or a model setting does not exist, or the tokenizer lacks tokens.
+    """
+    reader = Reader(stage, context, "train")
+    entries = chosen(stage.data.sources, context)
+    sources = {name: reader.source(reader.open(name, entry, LEARNS)) for name, entry in entries.items()}
+    collate = reader.config.collator(reader.processor)
+    return Datasets(sources, dict.fromkeys(sources, collate), wordings=reader.wordings())
+
+
+def build_val(stage: Stage, context: DataContext) -> Datasets:
+    """The validation sets: those named by --sources, else those of the chosen sources, else all.
+
+    Raises:
+        DataError: as `build_train`.
+        PluginError: captions are to be scored and the extra is not installed.
+    """
+    reader = Reader(stage, context, "val")
+    sources: dict[str, DataSource] = {}
+    collate: dict[str, Collate] = {}
+    evaluators: dict[str, Callable[[], Evaluator]] = {}
+    for name, entry in _chosen_validations(stage, context).items():
+        opened = reader.open(name, entry, MEASURES)
+        sources[name], evaluators[name], given = _validation(reader, opened)
+        collate[name] = reader.config.collator(reader.processor, **({"given": True} if given else _LEFT))
+    return Datasets(sources, collate, evaluators)
+
+
+_LEFT: dict[str, Any] = {"padding_side": "left"}
+
+
+def _validation(reader: Reader, opened: Opened[Options]) -> tuple[DataSource, Callable[[], Evaluator], bool]:
+    """Source and evaluator of a validation set, and whether its answers are given."""
+    options, name = opened.options, opened.format.name
+    if name == own.GCG_TRUTH:
+        asked = truth.gcg_questions(opened.files[0], opened.images)
+        source = _asked(reader, opened, asked, options.request or truth.REQUEST, segment=True)
+        words = options.alike == "words"
+        return source, partial(GcgEvaluator, *opened.files, words=words, captioned=options.captioned), False
+    if name == own.REGION_TRUTH:
+        asked = truth.region_questions(opened.files[0])
+        source = _asked(reader, opened, asked, options.request or truth.REGION_REQUEST, segment=False)
+        return source, partial(CaptionEvaluator, {one.id: one.answers for one in asked}), False
+    if opened.format.content == "questions" or (opened.format.content == "conversations" and name != "COCO captions"):
+        limit = reader.stage.data.max_pixels
+        asked_source = open_questions(
+            opened, reader.processor, suffix="", max_new_tokens=options.max_new_tokens, max_pixels=limit
+        )
+        return asked_source, partial(AnswerEvaluator, asked_source.questions), False
+    found = reader.source(opened)
+    assert isinstance(found, GroundedSource)
+    return found, partial(GivenEvaluator, found.features is not None), True
+
+
+def _asked(
+    reader: Reader, opened: Opened[Options], asked: tuple[truth.Asked, ...], request: str, *, segment: bool
+) -> truth.AskedSource:
+    content = "+".join([request, *(path.name for path in opened.files), str(len(asked))])
+    return truth.AskedSource(
+        name=opened.name,
+        asked=asked[: opened.options.first],
+        images=opened.images,
+        config=reader.config,
+        processor=reader.processor,
+        request=request,
+        segment=segment,
+        fingerprint=content,
+        max_new_tokens=opened.options.max_new_tokens,
+        max_pixels=reader.stage.data.max_pixels,
+    )
+
+
+def _manner(opened: Opened[Options]) -> own.Manner:
+    """How an entry's records become conversations."""
+    known = own.MANNERS.get(opened.format.name)
+    if known is not None:
+        wanted = opened.options.intro
+        intros: dict[bool, own.Manner] = {True: "region_intro", False: "region"}
+        return known.manner if wanted is None or known.task != "region_caption" else intros[wanted]
+    task = opened.options.task or next(task for task in LEARNS if task in opened.tasks)
+    by_task: dict[str, own.Manner] = {"refer": "refer", "region_caption": "region", "grounded_caption": "gcg"}
+    return by_task.get(task, "segment")
+
+
+def _records(opened: Opened[Options], manner: own.Manner, max_pixels: int) -> readable.Readable:
+    """The records of an entry with their parts."""
+    name, files = opened.format.name, opened.files
+    kinds = {own.ADE20K: "ade20k", own.COCOSTUFF: "cocostuff", own.MAPILLARY: "mapillary"}
+    if name in kinds:
+        config = files[1] if len(files) > 1 else None
+        return LabelMaps(files[0], kinds[name], config, max_pixels)  # type: ignore[arg-type]
+    if name in (own.GRAND_CAPTIONS, own.GRAND_REGIONS, own.GRAND_MASKS):
+        task = "caption" if name == own.GRAND_CAPTIONS else "expression"
+        return Grand(files[0], task, opened.format_options.split)
+    index = opened.index()
+    if name == "COCO captions":
+        return readable.Captions(LlavaIndex(index))
+    if opened.format.content == "grounded":
+        return readable.Indexed(index)
+    return readable.FromObjects(Records(index), _parts_of(index, manner))
+
+
+def _parts_of(index: Index, manner: own.Manner) -> Any:
+    """What of an image with objects is spoken of."""
+    if manner == "refer":
+        return readable.expressions
+    if manner in ("region", "region_intro"):
+        return readable.phrases
+    categories = index.meta["categories"]
+    return readable.Annotations(categories) if manner == "parts" else readable.Classes(categories)
+
+
+def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
+    entries = stage.validation
+    if context.only is None:
+        return entries
+    named = {name: entry for name, entry in entries.items() if name in context.only}
+    return named or {name: entry for name, entry in entries.items() if name.partition("_val")[0] in context.only}

@@ -1,0 +1,121 @@
+"""One sample picture: two or three coloured shapes on a muted ground, and what can be said about them.
+
+Kinds and colours differ within a picture, so "the circle" and "the red shape" each mean one thing.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from mmcore.data.demo.art import background
+from mmcore.geometry import masks
+from PIL import Image
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (218, 32, 38),
+    "green": (24, 150, 62),
+    "blue": (36, 76, 214),
+    "yellow": (248, 214, 28),
+    "purple": (142, 46, 182),
+    "black": (22, 22, 26),
+}
+KINDS = ("circle", "square", "triangle", "ring")
+JOINTS = {2: ("{0} lies {side} of {1}.", "{0} and {1}."), 3: ("{0}, {1} and {2}.", "{0} beside {1} and {2}.")}
+"""Sentences by the number of shapes; the shapes are named from left to right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One drawn shape."""
+
+    kind: str
+    colour: str
+    mask: np.ndarray
+    """(height, width) bool."""
+
+    @property
+    def phrase(self) -> str:
+        """What it is called in a caption."""
+        return f"a {self.colour} {self.kind}"
+
+    @property
+    def box_xywh(self) -> list[float]:
+        """Around the mask, pixels."""
+        left, top, right, bottom = masks.tight_box(self.mask) or (0, 0, 0, 0)
+        return [float(left), float(top), float(right - left), float(bottom - top)]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One picture with its shapes from left to right."""
+
+    number: int
+    size: tuple[int, int]
+    """Height and width, pixels."""
+    jpeg: bytes
+    shapes: tuple[Shape, ...]
+    caption: str
+    spans: tuple[tuple[int, int], ...]
+    """Of each shape's phrase in the caption."""
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return f"{self.number:06d}.jpg"
+
+    def expressions(self) -> list[tuple[int, list[str]]]:
+        """For each shape what means it and no other."""
+        found = []
+        for place, shape in enumerate(self.shapes):
+            side = {0: ["the left shape"], len(self.shapes) - 1: ["the right shape"]}.get(place, [])
+            found.append((place, [f"{shape.colour} {shape.kind}", f"the {shape.kind}", *side]))
+        return found
+
+
+def draw_scene(seed: int, number: int) -> Scene:
+    """The scene `number` of the world of `seed`; equal arguments give equal bytes."""
+    rng = np.random.Generator(np.random.PCG64([seed, number]))
+    width, height = (int(side) for side in rng.integers(112, 145, 2))
+    count = int(rng.choice([2, 3], p=[0.6, 0.4]))
+    kinds, colours = rng.permutation(KINDS)[:count], rng.permutation(list(COLOURS))[:count]
+    pixels = np.asarray(background(rng, width, height)).copy()
+    shapes = []
+    for place, (kind, colour) in enumerate(zip(kinds, colours)):
+        cell = width / count
+        radius = rng.uniform(0.36, 0.46) * min(cell, height / 1.6)
+        x = (place + 0.5) * cell + rng.uniform(-1, 1) * max(0.0, cell / 2 - radius)
+        y = rng.uniform(radius + 1, height - radius - 1)
+        mask = _inside(str(kind), x, y, radius, height, width)
+        pixels[mask] = (np.array(COLOURS[str(colour)]) + rng.integers(-12, 13, 3)).clip(0, 255)
+        shapes.append(Shape(str(kind), str(colour), mask))
+    caption, spans = _caption(shapes, rng)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return Scene(number, (height, width), buffer.getvalue(), tuple(shapes), caption, spans)
+
+
+def _inside(kind: str, x: float, y: float, radius: float, height: int, width: int) -> np.ndarray:
+    """(height, width) bool: pixels of a shape around (x, y)."""
+    rows, columns = np.mgrid[:height, :width]
+    dx, dy = (columns + 0.5 - x) / radius, (rows + 0.5 - y) / radius
+    distance = np.hypot(dx, dy)
+    if kind == "circle":
+        return distance < 1
+    if kind == "ring":
+        return (distance < 1) & (distance > 0.5)
+    if kind == "square":
+        return np.maximum(abs(dx), abs(dy)) < 0.88
+    return (dy < 0.9) & (dy > -1 + 2.1 * abs(dx))
+
+
+def _caption(shapes: list[Shape], rng: np.random.Generator) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """A sentence that names the shapes from left to right, and where it does."""
+    wordings = JOINTS[len(shapes)]
+    wording = wordings[int(rng.integers(len(wordings)))].replace("{side}", "left")
+    text, spans = "", []
+    for piece in wording.replace("}", "{").split("{"):
+        phrase = shapes[int(piece)].phrase if piece.isdigit() else None
+        if phrase is not None:
+            spans.append((len(text), len(text) + len(phrase)))
+        text += phrase or piece
+    return text, tuple(spans)

@@ -1,0 +1,1 @@
+"""How GLaMM is judged: masks of given answers, grounded captions, region captions."""
