@@ -11,6 +11,7 @@ from mmcore import Family, Stage, hookimpl
 if TYPE_CHECKING:
     from mmcore import DataContext, Datasets, Model
     from mmcore.data.cache.features import CacheJob
+    from mmcore.data.formats.format import Format
 
 
 @hookimpl
@@ -20,7 +21,7 @@ def family() -> Family:
         name="glamm",
         title="GLaMM: grounded conversations, region captions and referring segmentation",
         variants=("7b", "tiny"),
-        learns=("converse",),
+        learns=("grounded_caption", "refer", "segment", "region_caption", "caption", "converse"),
         requires_api=">=0.2,<0.3",
     )
 
@@ -47,6 +48,14 @@ def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Dataset
     from mmcore_glamm.data import build
 
     return build(stage, split, context)
+
+
+@hookimpl
+def annotation_formats() -> "tuple[Format, ...]":
+    """The formats of the published sets that the core does not read."""
+    from mmcore_glamm.data.formats.registry import FORMATS
+
+    return FORMATS
 
 
 @hookimpl

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from mmcore_glamm import weights
 from mmcore_glamm.batch import REGION, GlammBatch
 from mmcore_glamm.config import RANDOM, GlammConfig
+from mmcore_glamm.data.formats.registry import points_with
 from mmcore_glamm.mask_decoder import SegProjection, unread
 from mmcore_glamm.mask_losses import Frame, enlarge, frame, mask_totals
 from mmcore_glamm.region_encoder import RegionEncoder
@@ -201,7 +202,10 @@ class Glamm(LlavaModel):
     def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
         """Parts of SAM's decoder that no mask reads, and those that only other data use."""
         decoder = tuple(f"sam.mask_decoder.{name}" for name in unread(self.config.sam))
-        return (*decoder, *super().idle_parameters(stage))
+        used = points_with(source.format for source in stage.data.sources.values())
+        others = () if "boxes" in used else ("region_encoder",)
+        others += () if "masks" in used else ("sam", "seg_projection")
+        return (*decoder, *others, *super().idle_parameters(stage))
 
     def zero3_leaves(self) -> Sequence[nn.Module]:
         """Parts that read weights of the parts inside them."""

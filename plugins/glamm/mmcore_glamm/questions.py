@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from mmcore.contract.values import MAIN, SEGMENT, ConversationSample, Draw, Encoded, Turn, VisualPrompt
 from mmcore.errors import UsageError
+from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
 from mmcore.language.sequence import IGNORE
 from mmcore.language.tokens import tokenize
@@ -72,7 +73,8 @@ def sample(
         boxes: left, top, right, bottom in pixels.
         number: of the picture.
     """
-    turns = (Turn("user", f"{PREFIX}{text}"), Turn("assistant", ""))
+    asked = f"{PREFIX}{text}".replace(MARKER, processor.template.image)
+    turns = (Turn("user", asked), Turn("assistant", ""))
     ids = tokenize(processor.template.render(turns), processor.tokenizer)
     return ConversationSample(
         encoded=Encoded(ids, np.full_like(ids, IGNORE)),

@@ -87,7 +87,7 @@ class Reader:
             records, limit = LlavaIndex(opened.index()), self.stage.data.max_pixels
             return ConversationSource(opened.name, records, opened.images, self.processor, max_pixels=limit)
         manner = _manner(opened)
-        masks = manner in ("gcg", "segment", "refer", "parts")
+        masks = manner in own.MASKED
         return GroundedSource(
             name=opened.name,
             records=_records(opened, manner, self.stage.data.max_pixels),

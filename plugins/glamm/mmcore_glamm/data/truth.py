@@ -1,9 +1,8 @@
 """What GLaMM's published evaluations ask: every picture of a split, every box of a file; and what they compare with."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Id, Region
@@ -13,6 +12,7 @@ from mmcore.language.processor import Processor
 
 from mmcore_glamm.config import GlammConfig
 from mmcore_glamm.data.sources import read_placed
+from mmcore_glamm.evaluate.files import listed, read_json
 from mmcore_glamm.questions import sample
 
 REGION_REQUEST = "Please describe <bbox> of the picture in detail."
@@ -94,10 +94,10 @@ def gcg_questions(captions: Path, images: Path) -> tuple[Asked, ...]:
     """
     content = read_json(captions)
     said: dict[Id, list[str]] = {}
-    for one in _list(content, "annotations", captions):
+    for one in listed(content, "annotations", captions):
         said.setdefault(one["image_id"], []).append(str(one["caption"]))
     asked = []
-    for one in _list(content, "images", captions):
+    for one in listed(content, "images", captions):
         name = next((f"{one['id']}{end}" for end in ENDINGS if (images / f"{one['id']}{end}").is_file()), None)
         if name is None:
             raise MissingDataError(f"there is no picture {one['id']}", where=images, known=ENDINGS)
@@ -112,12 +112,12 @@ def region_questions(path: Path) -> tuple[Asked, ...]:
         DataError: the file is not in the format.
     """
     content = read_json(path)
-    by_id = {one["id"]: one for one in _list(content, "annotations", path)}
+    by_id = {one["id"]: one for one in listed(content, "annotations", path)}
     said: dict[Id, list[str]] = {}
     for one in by_id.values():
         said.setdefault(one["image_id"], []).append(str(one.get("caption", "")))
     asked = []
-    for image in _list(content, "images", path):
+    for image in listed(content, "images", path):
         annotation = by_id.get(image["id"])
         if annotation is None or unsafe_reason(str(image.get("file_name"))):
             problem = "no annotation of this id" if annotation is None else "no usable file name"
@@ -125,28 +125,3 @@ def region_questions(path: Path) -> tuple[Asked, ...]:
         x, y, w, h = annotation["bbox"]
         asked.append(Asked(image["id"], image["file_name"], (x, y, x + w, y + h), tuple(said[image["id"]])))
     return tuple(asked)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file that is read whole.
-
-    Raises:
-        MissingDataError: it is not there.
-        DataError: it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise MissingDataError("the file is missing", where=path, do="check the data root") from None
-    except ValueError as error:
-        raise DataError(f"not valid JSON: {error}", where=path) from None
-
-
-def _list(content: Any, key: str, path: Path) -> list[dict[str, Any]]:
-    found = content.get(key) if isinstance(content, dict) else None
-    wanted = ("id",) if key == "images" else ("image_id",)
-    if not isinstance(found, list) or not found:
-        raise DataError(f"the file has no list of {key}", where=path)
-    if not all(isinstance(one, dict) and all(name in one for name in wanted) for one in found):
-        raise DataError(f"an element of {key} has no {', '.join(wanted)}", where=path)
-    return found

@@ -27,7 +27,7 @@ from mmcore.geometry import masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmcore_glamm.data.truth import read_json
+from mmcore_glamm.evaluate.files import listed, read_json
 
 Alike = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 """(truth, predicted) -> how alike each pair of phrases is, 1 for equal."""
@@ -108,12 +108,12 @@ class Truth:
         self.pictures = tuple(pictures)
         self.captions: dict[Id, list[str]] = {}
         self.labels: dict[Id, list[str]] = {}
-        for one in said["annotations"]:
+        for one in listed(said, "annotations", captions):
             self.captions.setdefault(one["image_id"], []).append(one["caption"])
             self.labels.setdefault(one["image_id"], one["labels"])  # the first caption's are scored, as published
         wanted = set(pictures)
-        self.images = [one for one in drawn["images"] if one["id"] in wanted]
-        self.annotations = [one for one in drawn["annotations"] if one["image_id"] in wanted]
+        self.images = [one for one in listed(drawn, "images", masks) if one["id"] in wanted]
+        self.annotations = [one for one in listed(drawn, "annotations", masks) if one["image_id"] in wanted]
         self.masks: dict[Id, list[Mapping[str, Any]]] = {picture: [] for picture in pictures}
         for one in self.annotations:
             self.masks[one["image_id"]].append(one["segmentation"])

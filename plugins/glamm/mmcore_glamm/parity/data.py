@@ -4,6 +4,7 @@ The released code's draws are read off the case's trace in their order. Which re
 (and by its text where a picture has several); that part of the trace is left out.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from mmcore.language.conversation import MARKER
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE
 from mmcore.parity import Case, Check, Report
+from torch import Tensor
+
 from mmcore_glamm import recipe_sources as published
 from mmcore_glamm.data.assemble import LEARNS, Reader
 from mmcore_glamm.data.dialogue import speak
@@ -26,7 +29,6 @@ from mmcore_glamm.data.sources import GroundedSource
 from mmcore_glamm.recipes import GCG
 from mmcore_glamm.sam import normalised
 from mmcore_glamm.tokens import IMAGE_TEXT
-from torch import Tensor
 
 ENTRIES: Mapping[str, str] = {
     "GranDf": "grandf_gcg",
@@ -154,7 +156,7 @@ def _sample(
     source = _source(reader, _part(name, wanted), stored)
     tag = f"{name}.{number}"
     best: tuple[ConversationSample, Replayed | None] | None = None
-    for position in _positions(source, Path(wanted["image_path"]).name):
+    for position in _positions(source, _picture(wanted["image_path"])):
         draw = Draw(name, position, 0)
         if isinstance(source, ConversationSource):
             found, chance = source.sample(draw), None
@@ -184,6 +186,11 @@ def _part(name: str, wanted: Mapping[str, Any]) -> str:
     found = next((ours for theirs, ours in parts.items() if theirs in path), "cocostuff")
     # COCO's pictures are shared; annotations of parts are told by their draws.
     return "paco_lvis" if found == "cocostuff" and wanted.get("masks_dtype") == "uint8" else found
+
+
+def _picture(path: str) -> str:
+    """The file name at the end of a path, which the released code makes a tuple of for sets of parts."""
+    return re.findall(r"[^/'\" ]+\.\w+", path)[-1]
 
 
 def _positions(source: GroundedSource | ConversationSource, picture: str) -> Iterator[int]:
@@ -257,7 +264,7 @@ def _order(report: Report, reader: Reader, name: str, stored: Mapping[str, Any])
         report.equal(f"{name}.image_order", order, stored["image_order"])
     if "length" in stored and name != "Flickr_Reg":  # that one's length counts pictures which it leaves out
         report.equal(f"{name}.length", len(_source(reader, name, stored)), stored["length"])
-    if "file_order" in stored and name in ALL:
+    if stored.get("file_order") and name in ALL:
         # The released lists are in the order of the directory; ours are sorted.
         source = _source(reader, name, stored)
         names = sorted(Path(str(source.records[n].image)).name for n in range(len(source)))

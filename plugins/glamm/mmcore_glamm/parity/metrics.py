@@ -8,6 +8,7 @@ import numpy as np
 from mmcore.data.order.by_kind import ByKindOrder
 from mmcore.evaluate.captions import caption_scores
 from mmcore.parity import Case, Check, Report
+
 from mmcore_glamm import recipes
 from mmcore_glamm.evaluate import gcg
 

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import torch
 from mmcore.contract.values import MAIN, SEGMENT
 from mmcore.parity import Case, Check, Report, deterministic_image
+
 from mmcore_glamm.answers import MAX_NEW_TOKENS, read_answer
 from mmcore_glamm.config import B7
 from mmcore_glamm.mask_losses import frame

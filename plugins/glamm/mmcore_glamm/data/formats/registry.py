@@ -1,6 +1,6 @@
 """GLaMM's own formats by name, and what is asked about the records of every format that it reads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from mmcore.contract.recipe import Recipe
@@ -8,6 +8,7 @@ from mmcore.data.formats.coco import CocoInstances
 from mmcore.data.formats.format import Format
 from mmcore.data.formats.grounded_captions import GroundedCaptions
 from mmcore.data.formats.refer import ReferOptions
+from mmcore.data.formats.registry import CORE
 from pydantic import Field
 
 from mmcore_glamm.data.formats.coco_regions import CocoRegions
@@ -192,3 +193,18 @@ MANNERS: Mapping[str, Use] = {
     GRAND_CAPTIONS: Use("caption", "caption"),
 }
 """Of any other format with objects and masks the manner is "segment"."""
+MASKED: tuple[Manner, ...] = ("gcg", "segment", "refer", "parts")
+"""The manners whose answers have masks."""
+
+
+def points_with(sources: Iterable[str]) -> set[str]:
+    """What data of some formats point with: "masks", "boxes", both or neither."""
+    found = set()
+    core = {one.name: one for one in CORE}
+    for name in sources:
+        if name in MANNERS:
+            manner = MANNERS[name].manner
+            found |= {"masks"} if manner in MASKED else {"boxes"} if manner != "caption" else set()
+        elif name not in core or core[name].content == "objects":
+            found.add("masks")
+    return found
