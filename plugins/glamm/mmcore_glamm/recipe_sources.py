@@ -112,7 +112,7 @@ def _given(entry: Entry, metrics: tuple[str, ...], annotations: str | tuple[str,
     )
 
 
-MASKS, TEXT = ("gIoU", "cIoU"), ("loss",)
+MASKS, TEXT = ("gIoU", "cIoU"), ("ce",)
 GCG_VAL = {
     "flickr_gcg_val": _given(GROUNDED["flickr_gcg"], MASKS, f"{GCG}/flickr_mergedGT_GCG_val.json"),
     "refcocog_gcg_val": _given(GROUNDED["refcocog_gcg"], MASKS, f"{GCG}/RefCOCOg_GCG_val.json"),

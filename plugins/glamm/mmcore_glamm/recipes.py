@@ -101,7 +101,7 @@ REGCAP_REFCOCOG = GCG.replace(
         **published.REFCOCOG_REG_VAL,
         "refcocog_captions": published.REGION_PROTOCOL["refcocog_captions"],
     },
-    best_metric="refcocog_reg_val/loss",
+    best_metric="refcocog_reg_val/ce",
 )
 REGCAP_VG = REGCAP_REFCOCOG.replace(
     number=4,
@@ -113,7 +113,7 @@ REGCAP_VG = REGCAP_REFCOCOG.replace(
         **published.VG_REG_VAL,
         "visual_genome_captions": published.REGION_PROTOCOL["visual_genome_captions"],
     },
-    best_metric="visual_genome_reg_val/loss",
+    best_metric="visual_genome_reg_val/ce",
 )
 
 _REFSEG = ("refcoco", "refcoco_plus", "refcocog")
@@ -185,7 +185,7 @@ COMBINED = GCG.replace(
         **published.REFER_PROTOCOL,
         **published.REGION_PROTOCOL,
     },
-    best_metric="flickr_gcg_val/loss",
+    best_metric="flickr_gcg_val/ce",
 )
 COMBINED_DEFAULTS = COMBINED.replace(
     number=10,
@@ -210,7 +210,7 @@ COMBINED_DEFAULTS = COMBINED.replace(
         **published.REFCOCOG_REG_VAL,
         **{name: one.replace(metrics=published.TEXT) for name, one in published.REFCOCOG_SEG_VAL.items()},
     },
-    best_metric="coco_captions_val/loss",
+    best_metric="coco_captions_val/ce",
 )
 
 PRETRAIN = GCG.replace(
@@ -301,17 +301,17 @@ DEMO_CAPTIONS = Source(
 )
 DEMO_GIVEN = {"batch_size": 8, "images": f"{DEMO}/images"}
 GCG_DEMO_VAL = Validation(
-    format="GranD-f", annotations=f"{DEMO}/grounded_val.json", metrics=("gIoU", "cIoU", "loss"), **DEMO_GIVEN
+    format="GranD-f", annotations=f"{DEMO}/grounded_val.json", metrics=("gIoU", "cIoU", "ce"), **DEMO_GIVEN
 )
 REFER_DEMO_VAL = Validation(
     format="RefCOCO by image",
     annotations=DEMO_REFER.annotations,
-    metrics=("cIoU", "gIoU", "loss"),
+    metrics=("cIoU", "gIoU", "ce"),
     options={"split": "val"},
     **DEMO_GIVEN,
 )
 REGION_DEMO_VAL = Validation(
-    format="Visual Genome region captions", annotations=f"{DEMO}/regions_val.json", metrics=("loss",), **DEMO_GIVEN
+    format="Visual Genome region captions", annotations=f"{DEMO}/regions_val.json", metrics=("ce",), **DEMO_GIVEN
 )
 ASKED_DEMO_VAL = Validation(
     format="GCG evaluation",
@@ -345,8 +345,8 @@ _ALL = {"captions": DEMO_CAPTIONS, "regions": DEMO_REGIONS, "refer": DEMO_REFER}
 TINY = (
     _tiny(PRETRAIN, 400, _ALL, _REFER_VAL, "demo_refer_val/gIoU"),
     _tiny(GCG, 1200, {"grounded": DEMO_GCG}, _GCG_VAL, "demo_gcg_val/gIoU"),
-    _tiny(REGCAP_REFCOCOG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/loss"),
-    _tiny(REGCAP_VG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/loss"),
+    _tiny(REGCAP_REFCOCOG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/ce"),
+    _tiny(REGCAP_VG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/ce"),
     _tiny(REFSEG, 600, {"refer": DEMO_REFER}, _REFER_VAL, "demo_refer_val/cIoU"),
     _tiny(COMBINED, 600, {**_ALL, "grounded": DEMO_GCG}, {**_GCG_VAL, **_REFER_VAL}, "demo_gcg_val/gIoU"),
     _tiny(FINETUNE, 400, {"grounded": DEMO_GCG}, {}, "none/none").replace(

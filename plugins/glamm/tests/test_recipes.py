@@ -25,8 +25,8 @@ TABLE: dict[str, tuple[int, int | None, dict[str, float], set[str], str | None]]
     "pretrain": (1, 25_000, {"grand_captions": 1, "grand_regions": 1, "grand_expressions": 1}, set(), None),
     "gcg": (2, 10 * 500, {**shared(SEMANTIC, 1), **grounded(3, 3, 3, 1)}, GCG_VAL, "flickr_gcg_val/gIoU"),
     "gcg-script": (8, 10 * 500, {**shared(SEMANTIC, 3), **grounded(9, 9, 9, 1)}, GCG_VAL, "flickr_gcg_val/gIoU"),
-    "regcap-refcocog": (3, 5 * 500, {"refcocog_reg": 1}, {"refcocog_reg_val"}, "refcocog_reg_val/loss"),
-    "regcap-vg": (4, 5 * 500, {"visual_genome_reg": 1}, {"visual_genome_reg_val"}, "visual_genome_reg_val/loss"),
+    "regcap-refcocog": (3, 5 * 500, {"refcocog_reg": 1}, {"refcocog_reg_val"}, "refcocog_reg_val/ce"),
+    "regcap-vg": (4, 5 * 500, {"visual_genome_reg": 1}, {"visual_genome_reg_val"}, "visual_genome_reg_val/ce"),
     "refseg": (5, 5 * 350, shared(REFER, 1), {"refcocog_seg_val"}, "refcocog_seg_val/gIoU"),
     "refseg-passes": (
         9,
@@ -46,7 +46,7 @@ TABLE: dict[str, tuple[int, int | None, dict[str, float], set[str], str | None]]
             **grounded(2, 2, 2, 1),
         },
         GCG_VAL,
-        "flickr_gcg_val/loss",
+        "flickr_gcg_val/ce",
     ),
     "combined-defaults": (
         10,
@@ -59,7 +59,7 @@ TABLE: dict[str, tuple[int, int | None, dict[str, float], set[str], str | None]]
             **grounded(3, 3, 3, 1),
         },
         {"coco_captions_val", "refcocog_reg_val", "refcocog_seg_val"},
-        "coco_captions_val/loss",
+        "coco_captions_val/ce",
     ),
 }
 # reference/glamm.md, 5.1 and 3.5

@@ -54,7 +54,7 @@ class Spoken(NamedTuple):
                 if not 0 <= part < len(self.parts):
                     raise DataError("the annotation's own text holds [SEG] or <bbox>", do="take it out of the text")
                 found.append(Phrase(number, *mark.span("phrase" if mark["phrase"] else 0), (part,)))
-        if self.has_masks and segs != len(self.parts):
+        if segs != (len(self.parts) if self.has_masks else 0):
             raise DataError("the annotation's own text holds [SEG] or <bbox>", do="take it out of the text")
         return tuple(found)
 

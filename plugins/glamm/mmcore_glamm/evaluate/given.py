@@ -2,7 +2,7 @@
 
     cIoU     sum of intersections over sum of unions, in pixels
     gIoU     mean over masks of I / (U + 1e-5), an empty mask that stays empty counting 1
-    loss     mean over conversations of the cross entropy of a learned token
+    ce       mean over conversations of the cross entropy of a learned token
 
 The released validation (`train.py`, `eval/referring_seg/infer_and_evaluate.py`), in evaluation mode throughout: its
 cross entropy is taken with dropout on. Logits over 0 are inside; targets over 1 count as 1.
@@ -37,7 +37,7 @@ class GivenEvaluator(Evaluator):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """gIoU and cIoU where there are masks, then the cross entropy."""
-        return (*(("gIoU", "cIoU") if self.has_masks else ()), "loss")
+        return (*(("gIoU", "cIoU") if self.has_masks else ()), "ce")
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the predictions of one batch.
@@ -71,7 +71,7 @@ class GivenEvaluator(Evaluator):
             figures = mask_figures(pairs)
         learned = [item["loss"] / item["tokens"] for item in once if item["tokens"]]
         if learned:
-            figures["loss"] = float(np.mean(learned))
+            figures["ce"] = float(np.mean(learned))
         return figures
 
 
