@@ -104,7 +104,7 @@ def test_the_same_seed_says_the_same_and_nothing_comes_of_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("manner", "part"),
-    [("region", Part("a [SEG]", (0, 0, 1, 1))), ("region", Part("<bbox>", (0, 0, 1, 1))), ("segment", Part("[SEG]"))],
+    [("region", Part("a [SEG]", (0, 0, 1, 1))), ("region", Part("<bbox>", (0, 0, 1, 1))), ("caption", Part("a [SEG]"))],
 )
 def test_an_annotation_that_holds_a_mark_is_refused(manner: Manner, part: Part) -> None:
     with pytest.raises(DataError, match="own text holds"):
