@@ -22,6 +22,9 @@ class Family(Recipe):
     bases: tuple[Literal["language", "vision"], ...] = ()
     """Parts of its models that a user may name by a folder of transformers (`model.language=DIR`), for families on
     `mmcore.language.llava`: the folder's sizes then stand in `model.language` and `model.tower`."""
+    plain_llava: tuple[str, str] | None = None
+    """Variant and stage that are a LLaVA and nothing else: folders of transformers' `LlavaForConditionalGeneration` are
+    opened as such for `predict`, `eval` and `mmcore.load`. None for a family that has none."""
     hub: tuple[str, ...] = ()
     """Where its published checkpoints are: `hf://OWNER/NAME`, with or without a file."""
     shorthands: dict[str, dict[str, Any]] = Field(default={})

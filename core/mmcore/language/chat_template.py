@@ -11,6 +11,7 @@ over images as parts.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from mmcore.errors import WeightsError
@@ -36,7 +37,9 @@ PROBES = (
 """Conversations on which a template is compared with training; the last is left open."""
 
 
-def chat_template(template: Template, image: str, following: Sequence[str] = (), between: str = "\n") -> str:
+def chat_template(
+    template: Template, image: str, following: Sequence[str] = (), between: str = "\n", *, bos: bool = True
+) -> str:
     """The Jinja text of one model.
 
     Args:
@@ -44,6 +47,7 @@ def chat_template(template: Template, image: str, following: Sequence[str] = (),
         image: the image's placeholder token; the processor repeats it once per image token.
         following: the tokens that follow an image, in order.
         between: what stands between them and the text of the turn; nothing when the turn has no text.
+        bos: whether a conversation begins with the tokenizer's BOS.
 
     Raises:
         WeightsError: the template has no fixed text around each turn (an instruction inside the first question).
@@ -57,6 +61,7 @@ def chat_template(template: Template, image: str, following: Sequence[str] = (),
             do="export with --format upstream",
         )
     return _JINJA.format(
+        bos="{{- bos_token -}}\n" if bos else "",
         before=_quote(before),
         system=_quote(system),
         after=_quote(after),
@@ -85,9 +90,9 @@ def fitting(template: Template, trained: Any, exported: Any, image: str, followi
     """
     stands_for = {IMAGE: exported.convert_tokens_to_ids([image, *following])}
     wanted = [_training_ids(turns, template, trained, stands_for) for turns in PROBES]
-    for between in BREAKS:
-        text = chat_template(template, image, following, between)
-        if [_chat_ids(turns, text, exported) for turns in PROBES] == wanted:
+    for between, bos in product(BREAKS, (True, False)):
+        text = chat_template(template, image, following, between, bos=bos)
+        if [chat_ids(turns, text, exported) for turns in PROBES] == wanted:
             return text
     raise WeightsError(
         f"no chat template of {template.name} gives the token ids of training in one tokenisation",
@@ -103,13 +108,16 @@ def _training_ids(
     return [piece for index in ids for piece in stands_for.get(index, (index,))]
 
 
-def _chat_ids(turns: Sequence[Turn], text: str, tokenizer: Any) -> list[int]:
+def chat_ids(turns: Sequence[Turn], text: str, tokenizer: Any) -> list[int]:
+    """The ids of a conversation that a chat template writes; one that ends with an open turn awaits the answer."""
     is_open = not turns[-1].text
     messages = to_messages(turns[:-1] if is_open else turns)
     rendered = tokenizer.apply_chat_template(
         messages, chat_template=text, tokenize=False, add_generation_prompt=is_open
     )
-    return tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    # As transformers does it: a text that brings its BOS gets no other.
+    brings = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
+    return tokenizer(rendered, add_special_tokens=not brings)["input_ids"]
 
 
 def to_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
@@ -139,8 +147,7 @@ _JINJA = """\
 {{%- if system is not string -%}}
   {{%- set system = system | map(attribute="text") | join -%}}
 {{%- endif -%}}
-{{{{- bos_token -}}}}
-{{{{- {before} + system + {after} -}}}}
+{bos}{{{{- {before} + system + {after} -}}}}
 {{%- for message in rest -%}}
   {{%- if message.role == "user" -%}}
     {{{{- {user} -}}}}

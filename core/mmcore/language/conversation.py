@@ -109,6 +109,18 @@ class Template:
     """The text that ends an answer."""
     keep_first: bool = False
     """Whether a conversation may begin with the assistant; elsewhere such a turn is dropped."""
+    after_image: str = ""
+    """Written right behind every image: tokens of an exported folder that stand for constant vectors."""
+
+    def with_images(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+        """The turns with what stands behind their images."""
+        if not self.after_image:
+            return tuple(turns)
+        return tuple(Turn(role, text.replace(MARKER, MARKER + self.after_image)) for role, text in turns)
+
+    def written(self, turns: Sequence[Turn]) -> str:
+        """`render`, with what stands behind images."""
+        return self.render(self.with_images(turns))
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The text of a conversation; a turn without text is left open.

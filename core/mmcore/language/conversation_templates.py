@@ -135,15 +135,6 @@ TEMPLATES: Mapping[str, Template] = {
             ),
             tokens=("<start_of_turn>", "<end_of_turn>"),
         ),
-        _headed(
-            "qwen2",
-            _CHATML,
-            "You are a helpful assistant.",
-            "<|im_end|>\n",
-            # The published code takes the two names only where they are all the extra tokens, else InternLM's numbers.
-            TurnMask((198,), ("<|im_start|>", "<|im_end|>"), only_if_extra=2, otherwise=(92543, 92542)),
-            tokens=("<|im_start|>", "<|im_end|>"),
-        ),
         # Qwen 2, 2.5 and 3 as their makers write a conversation; only answers are learned, with the end of their turn
         _headed(
             "qwen_chatml",
@@ -161,6 +152,15 @@ TEMPLATES: Mapping[str, Template] = {
                 instruction_shift=0,
                 count_end=True,
             ),
+            tokens=("<|im_start|>", "<|im_end|>"),
+        ),
+        _headed(
+            "qwen2",
+            _CHATML,
+            "You are a helpful assistant.",
+            "<|im_end|>\n",
+            # The published code takes the two names only where they are all the extra tokens, else InternLM's numbers.
+            TurnMask((198,), ("<|im_start|>", "<|im_end|>"), only_if_extra=2, otherwise=(92543, 92542)),
             tokens=("<|im_start|>", "<|im_end|>"),
         ),
         _headed(

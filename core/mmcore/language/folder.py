@@ -56,7 +56,14 @@ def read_language(entries: Mapping[str, Any], where: object) -> dict[str, Any]:
     sizes = {name: value for name, value in said.items() if name not in _NO_SIZES and value is not None}
     if "layer_types" not in given:  # follows from the others
         sizes.pop("layer_types", None)
-    return {"model_type": kind, **sizes, **_rope(said.get("rope_parameters"))}
+    return _tuples({"model_type": kind, **sizes, **_rope(said.get("rope_parameters"))})
+
+
+def _tuples(value: Any) -> Any:
+    """As recipes hold lists."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(entry) for name, entry in value.items()}
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 def _rope(parameters: Mapping[str, Any] | None) -> dict[str, Any]:

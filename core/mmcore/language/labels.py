@@ -43,6 +43,7 @@ def encode(
     Raises:
         DataError: the template cannot write these turns.
     """
+    turns = template.with_images(turns)
     encoder, used = encoder_of(tokenizer), placeholders if has_image else None
 
     def tokenise(text: str) -> Ids:

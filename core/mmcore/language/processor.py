@@ -87,5 +87,5 @@ class Processor:
 
     def asked(self, turns: Sequence[Turn]) -> Encoded:
         """Turns of which the last is left open, as at inference."""
-        ids = tokenize(self.template.render(turns), self.tokenizer, self.placeholders)
+        ids = tokenize(self.template.written(turns), self.tokenizer, self.placeholders)
         return Encoded(ids, np.full_like(ids, IGNORE))

@@ -84,6 +84,7 @@ class Plugin:
             "title": self.title,
             "variants": list(self.variants),
             "hub": list(self.family.hub) if self.family else [],
+            "plain_llava": list(self.family.plain_llava or ()) if self.family else [],
             "hooks": list(self.hooks),
             "problem": self.problem,
             "remedy": self.trouble.do if self.trouble else None,

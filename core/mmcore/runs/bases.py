@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WRITTEN: Mapping[str, tuple[str, ...]] = {"language": ("language", "tokenizer", "template"), "vision": ("tower",)}
 """What a base stands for among the entries of `model`."""
+_OF_LLAVA: Mapping[str, tuple[str, ...]] = {"language": ("after_image_text", "suppressed")}
+"""What the whole of a LLaVA says besides."""
 _RUN, _CONFIG = "config.yaml", "config.json"
 
 
@@ -103,25 +105,34 @@ def _check_parts(named: Mapping[str, Any], stage: Stage, family: "OpenedPlugin",
 def _read(part: str, source: str, model: Mapping[str, Any], origins: Origins) -> dict[str, Any]:
     from mmcore.language.llava.base import read_base
 
-    chosen = {name: model[name] for name in _WRITTEN[part] if f"model.{name}" in origins and name != part}
-    return read_base(part, source, chosen)
+    return read_base(part, source, _chosen(part, model, origins))
+
+
+def _chosen(part: str, model: Mapping[str, Any], origins: Origins) -> dict[str, Any]:
+    """Entries beside the part that a user gave."""
+    return {name: model[name] for name in _WRITTEN[part] if f"model.{name}" in origins and name != part}
 
 
 def _of_start(part: str, start: str, model: Mapping[str, Any], origins: Origins) -> dict[str, Any]:
     """What the first --init says of a part: a run that was given a base itself, or a LLaVA of transformers."""
     if start == "random" or hub.is_hub(start):
         return {}
-    folder = Path(start).expanduser()
+    folder, written = Path(start).expanduser(), (*_WRITTEN[part], *_OF_LLAVA.get(part, ()))
     if (folder / _RUN).is_file():
         there = (read_yaml(folder / _RUN).get("stage") or {}).get("model") or {}
         whole = there.get(_WRITTEN[part][0])
         is_base = isinstance(whole, Mapping) and bool({"model_type", "kind"} & whole.keys())
-        return {name: there[name] for name in _WRITTEN[part] if name in there and name not in model} if is_base else {}
+        return {name: there[name] for name in written if name in there and name not in model} if is_base else {}
     if not (folder / _CONFIG).is_file():
         return {}
     from mmcore.language.llava.base import is_llava
 
-    return _read(part, start, model, origins) if is_llava(folder) else {}
+    if not is_llava(folder):
+        return {}
+    from mmcore.language.llava.opened import read_llava
+
+    entries = read_llava(start, _chosen(part, model, origins))
+    return {name: entries[name] for name in written if name in entries}
 
 
 def _init(stage: Stage, family: "OpenedPlugin", sources: Mapping[str, str]) -> Init:

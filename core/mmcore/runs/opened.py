@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.base.jsonfile import read_json
-from mmcore.errors import WeightsError
+from mmcore.errors import PluginError, WeightsError
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.config import from_tree
 from mmcore.runs.plugin import OpenedPlugin
@@ -76,6 +77,8 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     folder = Path(folder)
     try:
         written = read_json(folder / CONFIG)
+        if written.get("model_type") == "llava":
+            return _open_llava(folder)
         if "mmcore" not in written and written.get("architectures"):
             raise WeightsError(
                 f"the folder holds a {written['architectures'][0]}, not a model in mmcore's own format",
@@ -93,6 +96,50 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     load_exactly(model, read_tensors(folder), str(folder))
     attach(model, settings, folder)
     return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
+
+
+def _open_llava(folder: Path) -> OpenedModel:
+    """A `LlavaForConditionalGeneration` of transformers, by the family that has a plain LLaVA.
+
+    Raises:
+        PluginError: no installed family has one.
+        RecipeError, WeightsError: it computes something that ours does not; its tensors do not fit.
+    """
+    from mmcore.language.llava.opened import read_llava
+    from mmcore.plugins import find_stage
+    from mmcore.weights.fill import unfilled
+    from mmcore.weights.skeleton import skeleton
+
+    entries = read_llava(str(folder), {})
+    able = _families_with_a_llava()
+    if not able:
+        raise PluginError(
+            "no installed family opens a LLaVA of transformers",
+            where=folder,
+            do="install one that does; `mmcore plugins list` shows what there is",
+        )
+    family = OpenedPlugin.open(able[0])
+    assert family.family.plain_llava is not None
+    variant, name = family.family.plain_llava
+    stage = find_stage(family.stages(variant), name, family.plugin)
+    settings = Settings(
+        plugin=able[0], variant=variant, stage=stage.replace(model={**stage.model, **entries}), data="data"
+    )
+    with skeleton():
+        model = build_model(family, settings)
+    attach(model, settings, folder)
+    model.initialise(folder)
+    if empty := unfilled(model):
+        raise WeightsError(f"the folder lacks {len(empty)} tensors, such as {empty[0]}", where=folder)
+    return OpenedModel(model.eval(), settings, family, None, 0, str(folder))
+
+
+@cache
+def _families_with_a_llava() -> list[str]:
+    """Asked of all plugins in a process of their own, once."""
+    from mmcore.plugins.survey import survey
+
+    return [told["name"] for told in survey() if told["plain_llava"]]
 
 
 def load_exactly(model: "nn.Module", state: Mapping[str, Any], where: str) -> None:

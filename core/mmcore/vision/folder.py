@@ -66,7 +66,21 @@ def read_tower(entries: Mapping[str, Any], folder: Path, name: str) -> dict[str,
     for side in ("image_size", "patch_size"):
         if not isinstance(tower[side], int):
             raise WeightsError(f"{side} {tower[side]} is no square", where=folder / "config.json")
+    if model_type == "llava":
+        tower |= _read_rows(entries, tower["kind"], folder / "config.json")
     return tower | _read_pixels(folder, tower["image_size"])
+
+
+def _read_rows(entries: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]:
+    """Which state of the tower a LLaVA reads, and which of its rows."""
+    layer, rows = entries.get("vision_feature_layer", -2), entries.get("vision_feature_select_strategy", "default")
+    if not isinstance(layer, int):
+        raise WeightsError(f"vision_feature_layer {layer} reads several states at once", where=path)
+    if kind == "siglip":
+        if rows != "full":
+            raise WeightsError(f"vision_feature_select_strategy {rows!r} leaves out SigLIP's first patch", where=path)
+        return {"select_layer": layer}
+    return {"select_layer": layer, "select_feature": {"default": "patch", "full": "cls_patch"}[rows]}
 
 
 def _with_llava_sizes(part: dict[str, Any], model_type: str) -> dict[str, Any]:
@@ -101,7 +115,7 @@ def _read_pixels(folder: Path, side: int) -> dict[str, Any]:
     result: dict[str, Any] = {"resample": _FILTERS[resample]}
     for name in ("image_mean", "image_std"):
         if name in said:
-            result[name] = [float(value) for value in said[name]]
+            result[name] = tuple(float(value) for value in said[name])
     return result
 
 

@@ -24,6 +24,7 @@ def family() -> Family:
         variants=("llama3-vit", "llama3-convnext", "phi3-vit", "phi3-convnext", "llava15-llama3-vit", "tiny"),
         learns=("converse", "caption"),
         bases=("language", "vision"),
+        plain_llava=("llava15-llama3-vit", "ift"),
         requires_api=">=0.2,<0.3",
     )
 

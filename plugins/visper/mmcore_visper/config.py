@@ -109,7 +109,7 @@ class VisperConfig(LlavaConfig):
     language: Mapping[str, Any] = field(default_factory=lambda: dict(LLAMA3))
     tokenizer: str = "meta-llama/Meta-Llama-3-8B-Instruct"
     template: str = "llava_llama_3"
-    image_aspect: Literal["square", "pad"] = "square"
+    image_aspect: Literal["square", "pad", "squash"] = "square"
     """Published stage pt cuts the centre out, the others pad."""
 
     tasks: tuple[TaskConfig, ...] = (GEN, DEPTH, SEG)

@@ -17,7 +17,7 @@ import torch
 from mmcore.errors import MmcoreError
 from mmcore.language.conversation_templates import template
 from mmcore.language.llava.folder import PlainLlava, generation_config, write_original_files
-from mmcore.language.llava.layout import expressible
+from mmcore.language.llava.layout import lacking
 from torch import Tensor
 
 from mmcore_visper.config import VisperConfig
@@ -64,17 +64,25 @@ def export_hf(
     Raises:
         WeightsError: the tokenizer does not fit the model, or no chat template gives the token ids of training.
     """
-    if not expressible(config.language, config.tower):
+    if (part := lacking(config.language, config.tower, config.projector)) is not None:
+        _say(f"plain transformers has no LLaVA with this {part}; the folder is in mmcore's own format")
         return None
     plain = PlainLlava(
         language=config.language,
         tower=config.tower,
         template=template(config.template),
-        pad=config.image_aspect == "pad",
+        aspect=config.image_aspect,
         dropped=TRAINING_ONLY,
         token="<|visper_task_{}|>",
     )
-    return plain.write(state, tokenizer, folder, max_shard_bytes, task_rows(state, config))
+    vectors = torch.cat([_words_after(state, config, tokenizer), task_rows(state, config)])
+    return plain.write(state, tokenizer, folder, max_shard_bytes, vectors)
+
+
+def _words_after(state: Mapping[str, Tensor], config: VisperConfig, tokenizer: Any) -> Tensor:
+    """The rows of words that the model has stand behind every image already, for it came from such a folder."""
+    ids = tokenizer(config.after_image_text, add_special_tokens=False)["input_ids"] if config.after_image_text else []
+    return state["model.embed_tokens.weight"][ids].float()
 
 
 def task_rows(state: Mapping[str, Tensor], config: VisperConfig) -> Tensor:
@@ -113,8 +121,11 @@ def after_training(run: "FinishedRun") -> None:
     name = run.settings.stage.name
     if name in WITHOUT_ANSWERS:
         _say(f"not exported after stage {name}; `mmcore export {run.run_dir}` does it")
-    elif not expressible(config.language, config.tower):
-        _say(f"not exported, plain transformers has no such model; `mmcore export {run.run_dir}` writes our own format")
+    elif (part := lacking(config.language, config.tower, config.projector)) is not None:
+        _say(
+            f"not exported, plain transformers has no LLaVA with this {part};"
+            f" `mmcore export {run.run_dir}` writes our own format"
+        )
     else:
         try:
             _say(f"exported for plain transformers: {_export(run)}")

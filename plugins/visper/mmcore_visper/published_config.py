@@ -90,6 +90,9 @@ def to_published(config: VisperConfig) -> dict[str, Any]:
     Raises:
         WeightsError: the published code has no class for it.
     """
+    if config.image_aspect == "squash" or config.after_image_text:
+        what = "image_aspect squash" if config.image_aspect == "squash" else "words behind every image"
+        raise WeightsError(f"the published code knows no {what}", where="config.json", do="export with --format hf")
     model = config.language["model_type"]
     stage = "probe" if config.probe else "pt" if config.predictors and config.tasks else "ift"
     if (stage, model) not in _CLASSES:

@@ -28,6 +28,7 @@ def test_every_optional_method_has_an_answer(tmp_path: Path) -> None:
     answers = {
         "published_parts": model.published_parts({}),
         "initialise": model.initialise(tmp_path),
+        "initialise_part": model.initialise_part(tmp_path, "tower"),
         "attach": model.attach(None, None),  # type: ignore[arg-type]
         "keep_files": model.keep_files(tmp_path),
         "export_hf": model.export_hf(tmp_path, {}, 1),

@@ -43,7 +43,7 @@ def answer(
         max_new_tokens=batch.max_new_tokens or MAX_NEW_TOKENS,
         stop=Stop(ids=tuple(end_ids(config.language, template(config.template), tokenizer))),
         # Rows of the matrix that are no word; published code cuts them off when it loads a model.
-        forbid=range(len(tokenizer), language.embed_tokens.num_embeddings),
+        forbid=[*range(len(tokenizer), language.embed_tokens.num_embeddings), *config.suppressed],
         padding=int(tokenizer.pad_token_id or 0),
     )
     texts = tokenizer.batch_decode(found.ids, skip_special_tokens=True)

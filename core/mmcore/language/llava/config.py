@@ -1,5 +1,6 @@
 """The settings that LLaVA and its descendants share; a family's configuration inherits them and adds its own."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -37,6 +38,10 @@ class LlavaConfig:
     """Folder or Hub name of the tokenizer."""
     template: str = "vicuna_v1"
     """Conversation template of `mmcore.language.conversation_templates`."""
+    after_image_text: str = ""
+    """Written right behind every image: the tokens with which an exported folder keeps its family's vectors."""
+    suppressed: tuple[int, ...] = ()
+    """Ids that are never said, as an exported folder lists them; rows that are no word never are."""
     max_length: int = 4096
     """Longest sequence after images and what follows them were put in, tokens."""
     image_aspect: Literal["square", "pad", "squash"] = "square"
@@ -112,7 +117,7 @@ class LlavaConfig:
             max_length: of the stage, where it is shorter.
         """
         return Processor(
-            template=template(self.template),
+            template=dataclasses.replace(template(self.template), after_image=self.after_image_text),
             tokenizer=tokenizer,
             pixels=ClipImages(self.image_size, self.image_aspect, **image_options(self.tower)),
             max_length=min(self.max_length, max_length or self.max_length),

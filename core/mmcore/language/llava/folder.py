@@ -17,8 +17,8 @@ from mmcore.language.generate import end_ids
 from mmcore.language.llava.layout import fold, model_config, processor_config
 from mmcore.language.llava.placement import Placement, place
 from mmcore.language.tokenizer_files import copy_tokenizer, save_tokenizer, write_json
-from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
-from mmcore.vision.towers import Tower
+from mmcore.vision.clip_images import FILTERS
+from mmcore.vision.towers import Tower, image_options
 from mmcore.weights.files import write_safetensors
 
 USE = """
@@ -52,8 +52,8 @@ class PlainLlava:
     tower: Tower
     template: Template
     """How conversations were written in training."""
-    pad: bool
-    """Whether pictures were padded to a square; else their middle is cut out."""
+    aspect: str
+    """How pictures became square: padded (`pad`), cut (`square`), or their aspect ratio lost (`squash`)."""
     dropped: Collection[str] = ()
     """Beginnings of published names that a plain LLaVA has no use for."""
     token: str = "<|after_image_{}|>"
@@ -86,7 +86,7 @@ class PlainLlava:
         generation = generation_config(self.language, self.template, placed.tokenizer, placed.suppressed)
         write_json(folder / "generation_config.json", generation)
         write_json(folder / "processor_config.json", processor_config(self.tower, placed.image))
-        write_json(folder / "preprocessor_config.json", image_processor_config(self.tower.image_size, self.pad))
+        write_json(folder / "preprocessor_config.json", image_processor_config(self.tower, self.aspect))
         save_tokenizer(placed.tokenizer, folder)
         (folder / "chat_template.jinja").write_text(self._chat_template(tokenizer, placed, folder))
         return USE
@@ -121,21 +121,23 @@ def generation_config(
     return result | ({"suppress_tokens": list(suppressed)} if suppressed else {})
 
 
-def image_processor_config(side: int, pad: bool) -> dict[str, Any]:
+def image_processor_config(tower: Tower, aspect: str) -> dict[str, Any]:
     """`preprocessor_config.json`: how a picture is prepared, padded to a square where training did so."""
+    side, options = tower.image_size, image_options(tower)
+    square = {"height": side, "width": side}
     return {
         "image_processor_type": "LlavaImageProcessor",
         "processor_class": "LlavaProcessor",
         "do_convert_rgb": True,
-        "do_pad": pad,
+        "do_pad": aspect == "pad",
         "do_resize": True,
-        "size": {"shortest_edge": side},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": side, "width": side},
+        "size": square if aspect == "squash" else {"shortest_edge": side},
+        "resample": int(FILTERS[options["resample"]]),
+        "do_center_crop": aspect != "squash",
+        "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(CLIP_MEAN),
-        "image_std": list(CLIP_STD),
+        "image_mean": list(options["mean"]),
+        "image_std": list(options["std"]),
     }

@@ -15,10 +15,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from mmcore.errors import WeightsError
 from mmcore.vision.clip_vit import ClipTower
+from mmcore.vision.siglip_vit import SiglipTower
 from mmcore.vision.towers import Tower
 
 _RENAMED = (
@@ -47,19 +49,37 @@ _TOWER_ALONE = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "
 """Version 5 writes a tower without the part of a larger model that it used to be in."""
 _EMBEDDINGS = "language_model.model.embed_tokens.weight"
 _OUTPUT = "language_model.lm_head.weight"
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "phi3": "Phi3ForCausalLM"}
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+PROJECTOR = "mlp2x_gelu"
+"""The only one there."""
 _STRATEGIES = {"patch": "default", "cls_patch": "full"}
 
 
-def expressible(language: Mapping[str, Any], tower: Tower) -> bool:
-    """Whether LLaVA of transformers computes such a model, with a projector of two layers.
+def expressible(language: Mapping[str, Any], tower: Tower, projector: str = PROJECTOR) -> bool:
+    """Whether LLaVA of transformers computes such a model, see `lacking`."""
+    return lacking(language, tower, projector) is None
+
+
+def lacking(language: Mapping[str, Any], tower: Tower, projector: str) -> str | None:
+    """Which part LLaVA of transformers does not have, or None when it computes such a model.
 
     Args:
-        language: configuration of the language model.
-        tower: has to be CLIP's vision transformer.
+        language: its configuration. Gemma 2 is left out: its published descendants scale a picture's rows like words.
+        tower: CLIP's or SigLIP's vision transformer.
+        projector: by its published name.
     """
-    is_clip = isinstance(tower, ClipTower) and tower.select_feature in _STRATEGIES
-    return is_clip and language.get("model_type") in _ARCHITECTURES
+    if language.get("model_type") not in _ARCHITECTURES:
+        return f"language model {language.get('model_type')}"
+    if not isinstance(tower, SiglipTower) and not (
+        isinstance(tower, ClipTower) and tower.select_feature in _STRATEGIES
+    ):
+        return f"vision tower {tower.name}"
+    return None if projector == PROJECTOR else f"projector {projector}"
 
 
 def published_names(names: Iterable[str]) -> dict[str, str]:
@@ -141,31 +161,44 @@ def model_config(
         rows: of the embedding matrix.
         dtype: of the tensors.
     """
-    assert isinstance(tower, ClipTower)
     precision = str(dtype).removeprefix("torch.")
     architecture = _ARCHITECTURES[language["model_type"]]
     text = {**language, "architectures": [architecture], "vocab_size": rows, "dtype": precision}
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
+        "transformers_version": transformers.__version__,  # Phi-3's window means another number before version 5
         "dtype": precision,
         "image_token_index": image_id,
         "image_seq_length": tower.num_tokens,
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": True,
-        "vision_feature_layer": tower.select_layer,
-        "vision_feature_select_strategy": _STRATEGIES[tower.select_feature],
+        "vision_feature_layer": _vit(tower).select_layer,
+        "vision_feature_select_strategy": _strategy(tower),
         "tie_word_embeddings": False,
         "text_config": text | {"tie_word_embeddings": False},
         "vision_config": vision_config(tower),
     }
 
 
-def vision_config(tower: ClipTower) -> dict[str, Any]:
-    """The part of `config.json` about CLIP's vision transformer."""
-    return {
-        "model_type": "clip_vision_model",
-        "architectures": ["CLIPVisionModel"],
+def _vit(tower: Tower) -> ClipTower | SiglipTower:
+    assert isinstance(tower, ClipTower | SiglipTower), "asked only where `lacking` is None"
+    return tower
+
+
+def _strategy(tower: Tower) -> str:
+    return _STRATEGIES[tower.select_feature] if isinstance(tower, ClipTower) else "full"
+
+
+def vision_config(tower: Tower) -> dict[str, Any]:
+    """The part of `config.json` about the vision transformer; SigLIP's pooling head is not in the folder."""
+    tower = _vit(tower)
+    if isinstance(tower, ClipTower):
+        kind = {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModel"]}
+        kind["projection_dim"] = tower.projection_dim  # type: ignore[assignment]
+    else:
+        kind = {"model_type": "siglip_vision_model", "architectures": ["SiglipVisionModel"], "vision_use_head": False}
+    return kind | {
         "hidden_size": tower.hidden_size,
         "intermediate_size": tower.intermediate_size,
         "num_hidden_layers": tower.num_layers,
@@ -174,17 +207,15 @@ def vision_config(tower: ClipTower) -> dict[str, Any]:
         "patch_size": tower.patch_size,
         "hidden_act": tower.act,
         "layer_norm_eps": tower.eps,
-        "projection_dim": tower.projection_dim,
     }
 
 
 def processor_config(tower: Tower, image: str) -> dict[str, Any]:
     """`processor_config.json`: how many placeholders an image becomes."""
-    assert isinstance(tower, ClipTower)
     return {
         "processor_class": "LlavaProcessor",
         "image_token": image,
-        "patch_size": tower.patch_size,
-        "num_additional_image_tokens": 1,
-        "vision_feature_select_strategy": _STRATEGIES[tower.select_feature],
+        "patch_size": _vit(tower).patch_size,
+        "num_additional_image_tokens": int(isinstance(tower, ClipTower)),
+        "vision_feature_select_strategy": _strategy(tower),
     }
