@@ -242,9 +242,10 @@ def test_adapters_are_folded_in_and_the_model_keeps_them(tmp_path):
     assert not [name for name in written if "lora" in name]
 
 
-def test_mmcore_says_that_the_folder_is_for_transformers(exported):
-    with pytest.raises(WeightsError, match="holds a LlavaForConditionalGeneration"):
-        from_pretrained(exported.root / "tiny")
+def test_a_folder_of_another_architecture_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["MambaForCausalLM"], "model_type": "mamba"}')
+    with pytest.raises(WeightsError, match="holds a MambaForCausalLM"):
+        from_pretrained(tmp_path)
 
 
 def test_half_precision_is_written_when_asked(tmp_path):
