@@ -20,6 +20,9 @@ import click
 )
 @click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Of a run.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--video", is_flag=True, help="A folder holds the frames of one video; video files are known as such.")
+@click.option("--every", type=click.IntRange(min=1), default=1, metavar="N", help="Of videos, take each N-th frame.")
+@click.option("--frames", type=click.IntRange(min=1), default=300, show_default=True, help="At most so many a video.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answers as JSON.")
 def predict(
     target: str,
@@ -31,21 +34,27 @@ def predict(
     out: Path | None,
     checkpoint: str,
     device: Literal["auto", "cpu", "cuda"],
+    video: bool,
+    every: int,
+    frames: int,
     as_json: bool,
 ) -> None:
-    """Predict on images (files, or folders of images): a JSON and a drawn PNG each.
+    """Predict on images (files, or folders of images): a JSON and a drawn PNG each. Videos: a strip and an MP4.
 
     Files that exist are never replaced: a second answer is NAME-2.
     """
     import json
 
+    from mmcore.data.video_files import is_video
     from mmcore.errors import DataError
     from mmcore.runs.build import choose_device
     from mmcore.runs.opened import open_model
     from mmcore.runs.predict import find_images, predict_file, with_class_names
+    from mmcore.runs.predict_video import predict_video
 
     question = _question(names, prompt, threshold, top)
-    paths = find_images(images)
+    films = [path for path in images if is_video(path) or (video and path.is_dir())]
+    paths = find_images([path for path in images if path not in films])
     opened = open_model(target, checkpoint=checkpoint)
     question = with_class_names(question, opened.settings.stage)
     place = choose_device(opened.settings.replace(device=device))
@@ -53,9 +62,12 @@ def predict(
     folder = out or (opened.run_dir / "predictions" if opened.run_dir else Path("predictions"))
     answers: list[dict[str, Any]] = []
     failures: list[DataError] = []
-    for path in paths:
+    for path in [*films, *paths]:
         try:
-            answer = predict_file(model, path, question, folder, device=place)
+            if path in films:
+                answer = predict_video(model, path, question, folder, device=place, every=every, most=frames)
+            else:
+                answer = predict_file(model, path, question, folder, device=place)
         except DataError as error:  # one damaged file among many: the rest is still wanted
             failures.append(error)
             continue
@@ -67,7 +79,8 @@ def predict(
     for error in failures:
         click.echo(f"{type(error).__name__}: {error}", err=True)
     if failures:
-        raise DataError(f"{len(failures)} of {len(paths)} images could not be read", do="see the messages above")
+        total = len(films) + len(paths)
+        raise DataError(f"{len(failures)} of {total} images could not be read", do="see the messages above")
 
 
 def _question(names: str | None, prompt: str | None, threshold: float | None, top: int | None) -> Any:
@@ -88,7 +101,14 @@ def _question(names: str | None, prompt: str | None, threshold: float | None, to
 
 
 def _line(answer: dict[str, Any]) -> str:
-    """`photo.jpg: kite 0.91, clock 0.77 -> predictions/photo.png`."""
+    """`photo.jpg: kite 0.91, clock 0.77 -> predictions/photo.png`; of a video its tracks."""
+    if "video" in answer:
+        told = [
+            f"#{t['track_id']} {t.get('name', 'object')} {t['score']:.2f} ({t['frames']})" for t in answer["tracks"][:6]
+        ]
+        more = [f"{len(answer['tracks']) - 6} more"] if len(answer["tracks"]) > 6 else []
+        said = ", ".join(told + more) or _nothing(answer["frames"][0])
+        return f"{answer['video']}: {said} -> {answer.get('film', answer['picture'])}"
     objects = answer["objects"]
     parts = [f"{one.get('name', 'object')} {one.get('score', 1.0):.2f}" for one in objects[:6]]
     if len(objects) > 6:

@@ -108,6 +108,25 @@ class Model(nn.Module):
             do="use `mmcore eval`, or ask the family's author to write `prepare(images, names=, prompt=)`",
         )
 
+    def prepare_video(
+        self, frames: "Sequence[np.ndarray]", *, names: Sequence[str] | None = None, prompt: str | None = None
+    ) -> Batch:
+        """The frames of one video as the batch that `predict` takes; its answers are one prediction a frame.
+
+        Args:
+            frames: (height, width, 3) uint8 RGB each, of one size, in order.
+            names: what to follow; None is the family's own vocabulary.
+            prompt: an expression for one thing, instead of names.
+
+        Raises:
+            UsageError: this family follows nothing through videos.
+        """
+        raise UsageError(
+            f"{type(self).__name__} follows nothing through videos",
+            where="mmcore predict",
+            do="give pictures; without --video a folder's pictures are answered one by one",
+        )
+
     # Files
 
     def keep_files(self, folder: Path) -> None:

@@ -178,6 +178,14 @@ class Glee(Model):
 
         return ask(images, names, prompt, self.transform)
 
+    def prepare_video(
+        self, frames: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
+    ) -> GleeBatch:
+        """The frames of one video as a batch for `predict`; the arguments are those of `prepare`."""
+        from mmcore_glee.data.question import ask_video
+
+        return ask_video(frames, names, prompt, self.transform)
+
     def normalise(self, batch: GleeBatch) -> Float[Tensor, "batch 3 height width"]:
         """Images with mean 0 and deviation 1; padding is exactly 0."""
         images = (batch.images - self.image_mean) / self.image_std

@@ -2,20 +2,38 @@
 
 annotations/refcoco-mixed/instances_train.json    one image entry and one annotation per referred object
 annotations/refcoco-unc-val/instances_val.json    the same; one object of a scene, with one expression
+clips/{train,val}/*, clips/{train,val}.json       things that move, in the form of YouTube-VIS
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcore.data.demo.clips import as_ytvis, draw_clip
 from mmcore.data.demo.scenes import Scene
-from mmcore.data.demo.write import NUM_TRAIN, NUM_VAL, More, Writer, coco_annotation
+from mmcore.data.demo.write import NUM_TRAIN, NUM_VAL, More, Writer, coco_annotation, coco_categories
 from mmcore.data.demo.write import write_demo as write_scenes
 
 
 def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = NUM_VAL) -> Path:
     """The sample scenes with the merged files; see `mmcore.data.demo.write.write_demo`."""
-    return write_scenes(root, seed=seed, train=train, val=val, more=More("merged references", _merged))
+    return write_scenes(root, seed=seed, train=train, val=val, more=More("merged references, clips", _more))
+
+
+CLIPS = {"train": (1, 60), "val": (900, 12)}
+"""First number and how many of each split."""
+FRAMES = 8
+"""Frames of a clip."""
+
+
+def _more(scenes: Mapping[str, Sequence[Scene]], out: Writer) -> None:
+    _merged(scenes, out)
+    for split, (first, count) in CLIPS.items():
+        clips = [draw_clip(0, number, FRAMES) for number in range(first, first + count)]
+        for clip in clips:
+            for name, content in zip(clip.names(), clip.frames, strict=True):
+                out.put(f"clips/{split}/{name}", content)
+        out.put_json(f"clips/{split}.json", as_ytvis(clips, coco_categories()))
 
 
 def _merged(scenes: Mapping[str, Sequence[Scene]], out: Writer) -> None:

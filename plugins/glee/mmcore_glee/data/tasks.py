@@ -73,6 +73,7 @@ _TASKS = (
     Task(name="uvo_video", vocabulary="uvo_video", denoising_classes=81, clips=True, clip_prompts="user"),
     Task(name="bdd_track_seg", vocabulary="bdd_inst", denoising_classes=8, clips=True, clip_prompts="drawn"),
     Task(name="bdd_track_box", vocabulary="bdd_inst", denoising_classes=8, clips=True, has_masks=False),
+    Task(name="coco_clip", vocabulary="coco", denoising_classes=80, clips=True, clip_prompts="user", by_order=False),
     Task(name="rvos", vocabulary="object", words="expression", denoising_classes=1, clips=True),
     Task(name="ytbvos", vocabulary="object", denoising_classes=1, clips=True, clip_prompts="drawn"),
     # assumed: the published code cannot train on these three; they are sampled as its LVIS is.

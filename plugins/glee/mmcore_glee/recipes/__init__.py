@@ -24,13 +24,13 @@ from mmcore_glee.recipes.multiscale import (
     PLUS_PRETRAIN,
     PLUS_SCALEUP,
 )
-from mmcore_glee.recipes.tiny import TINY_FINETUNE, TINY_JOINT
+from mmcore_glee.recipes.tiny import TINY_FINETUNE, TINY_JOINT, TINY_VIDEO
 
 _STAGES = {
     "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE, *video.stages("Lite")),
     "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE, *video.stages("Plus")),
     "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE, *video.stages("Pro")),
-    "tiny": (TINY_JOINT, TINY_FINETUNE),
+    "tiny": (TINY_JOINT, TINY_FINETUNE, TINY_VIDEO),
 }
 
 

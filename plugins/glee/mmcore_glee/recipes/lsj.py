@@ -3,7 +3,7 @@
 from mmcore import AdamW, Init, MultiStep
 
 from mmcore_glee.config import PRO
-from mmcore_glee.recipes.multiscale import HUB, LITE_FINETUNE, LITE_JOINT, LITE_PRETRAIN, LITE_SCALEUP
+from mmcore_glee.recipes.multiscale import CLIP, HUB, LITE_FINETUNE, LITE_JOINT, LITE_PRETRAIN, LITE_SCALEUP
 from mmcore_glee.recipes.sources import SA1B, VG_OBJECTS, VG_REGIONS, YTVOS_FRAMES
 
 LSJ = {  # base of the Pro files, INPUT
@@ -43,7 +43,7 @@ PRO_PRETRAIN = LITE_PRETRAIN.replace(
     optim=_OPTIM,
     schedule=_SCHEDULE,
     gradient_checkpointing=True,
-    init=Init(published=(f"{HUB}/converted_maskdino_r50_withoutclip.pth", "eva02_L_pt_m38m_p14to16.pt")),
+    init=Init(published=(f"{HUB}/converted_maskdino_r50_withoutclip.pth", CLIP, "eva02_L_pt_m38m_p14to16.pt")),
     checkpoint_every=20_000,
 )
 

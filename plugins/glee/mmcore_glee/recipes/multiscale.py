@@ -26,6 +26,8 @@ from mmcore_glee.recipes.sources import (
 )
 
 HUB = "hf://spaces/Junfeng5/GLEE_demo/MODEL_ZOO"
+CLIP = "hf://openai/clip-vit-base-patch32"
+"""Text encoder; the published code needs it to build its model, and MaskDINO's file is without it."""
 
 MULTISCALE = {  # base_clip_*_image_R50.yaml INPUT; the crop branch's short sides are fixed in the mapper's code
     "pipeline": "multiscale",
@@ -67,7 +69,7 @@ LITE_PRETRAIN = Stage(
     frozen=("text_encoder",),
     loss_weights=dict(LOSS_WEIGHTS),
     model={"text": "frozen", "visual_prompt": False},
-    init=Init(published=f"{HUB}/converted_maskdino_r50_withoutclip.pth"),
+    init=Init(published=(f"{HUB}/converted_maskdino_r50_withoutclip.pth", CLIP)),
     checkpoint_every=10_000,
 )
 
@@ -135,7 +137,9 @@ PLUS_PRETRAIN = LITE_PRETRAIN.replace(
         "backbone: swin_large_patch4_window12_384_22k.pth of microsoft/Swin-Transformer, into the folder weights",
     ),
     eval_every=3_000,
-    init=Init(published=(f"{HUB}/converted_maskdino_r50_withoutclip.pth", "swin_large_patch4_window12_384_22k.pth")),
+    init=Init(
+        published=(f"{HUB}/converted_maskdino_r50_withoutclip.pth", CLIP, "swin_large_patch4_window12_384_22k.pth")
+    ),
 )
 
 PLUS_JOINT = LITE_JOINT.replace(

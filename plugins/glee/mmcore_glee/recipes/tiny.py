@@ -1,6 +1,6 @@
 """The tiny variant: random weights, for --demo, tests and examples. Everything here is ours."""
 
-from mmcore import AdamW, Cosine, Init, MultiStep, WholeEpochs
+from mmcore import AdamW, Cosine, Init, MultiStep, Source, Validation, WholeEpochs
 
 from mmcore_glee.recipes.multiscale import LITE_JOINT, MULTISCALE
 from mmcore_glee.recipes.sources import COCO, COCO_VAL, REFCOCO, REFCOCO_VAL
@@ -48,4 +48,39 @@ TINY_FINETUNE = TINY_JOINT.replace(
     schedule=Cosine(warmup_ratio=0.04, warmup_factor=0.01, final_factor=0.01),
     init=Init(stage="joint", optional=True),
     checkpoint_every=500,
+)
+
+CLIPS = Source(
+    weight=1.0,
+    format="YouTube-VIS",
+    annotations="clips/train.json",
+    images="clips/train",
+    options={"task": "coco_clip", "num_frames": 2, "frame_range": 3},
+)
+CLIPS_VAL = Validation(
+    metrics=("segm/AP",),
+    annotations="clips/val.json",
+    images="clips/val",
+    format="YouTube-VIS",
+    options={"task": "coco_clip"},
+)
+
+TINY_VIDEO = TINY_JOINT.replace(
+    number=5,
+    name="video",
+    title="tracking with a tiny model on sample clips, from the joint stage",
+    notes=("assumed: what the joint stage learned is kept; two frames a clip teach which queries are the same thing",),
+    steps=500,
+    global_batch=4,
+    micro_batch=4,
+    data=TINY_JOINT.data.replace(sources={"clips": CLIPS}),
+    validation={"clips_val": CLIPS_VAL},
+    eval_every=250,
+    best_metric="clips_val/segm/AP",
+    optim=TINY_JOINT.optim.replace(lr=4e-4),
+    schedule=Cosine(warmup_ratio=0.04, warmup_factor=0.01, final_factor=0.01),
+    model={"text": "frozen", "visual_prompt": False},
+    frozen=("text_encoder",),
+    init=Init(stage="joint", optional=True),
+    checkpoint_every=250,
 )
