@@ -163,7 +163,7 @@ def test_eval_prints_percent_and_writes_fractions(opened: Path) -> None:
 
 def test_eval_takes_every_set_of_the_recipe_and_a_limit(opened: Path) -> None:
     result = invoke("eval", opened, "--limit", "1", "--json")
-    report = json.loads(result.output)
+    report = json.loads(result.stdout)
     assert list(report["sets"]) == ["coco_val", "other_val"]
     assert report["sets"]["coco_val"]["images"] == 1
     assert report["step"] == 12
