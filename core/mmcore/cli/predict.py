@@ -12,7 +12,14 @@ import click
 @click.option("--names", metavar="A,B,...", help="What to look for. Default: the family's own vocabulary.")
 @click.option("--prompt", metavar="TEXT", help="An expression or a question, such as 'the red kite'.")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Least score of an object. Default: 0.3, with --prompt 0."
+    "--example",
+    metavar="FILE|L,T,R,B",
+    help="What to look for, shown: an image of it, or a box in pixels of each image. For families with visual prompts.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Least score of an object. Default: 0.3, with --prompt or --example 0.",
 )
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="At most so many objects an image, the best.")
 @click.option(
@@ -29,6 +36,7 @@ def predict(
     images: tuple[Path, ...],
     names: str | None,
     prompt: str | None,
+    example: str | None,
     threshold: float | None,
     top: int | None,
     out: Path | None,
@@ -52,8 +60,10 @@ def predict(
     from mmcore.runs.predict import find_images, predict_file, with_class_names
     from mmcore.runs.predict_video import predict_video
 
-    question = _question(names, prompt, threshold, top)
+    question = _question(names, prompt, example, threshold, top)
     films = [path for path in images if is_video(path) or (video and path.is_dir())]
+    if films and example is not None:
+        raise click.UsageError("--example is for images; a video is asked by --names or --prompt.")
     paths = find_images([path for path in images if path not in films])
     opened = open_model(target, checkpoint=checkpoint)
     question = with_class_names(question, opened.settings.stage)
@@ -83,11 +93,13 @@ def predict(
         raise DataError(f"{len(failures)} of {total} images could not be read", do="see the messages above")
 
 
-def _question(names: str | None, prompt: str | None, threshold: float | None, top: int | None) -> Any:
-    from mmcore.runs.predict import Question
+def _question(
+    names: str | None, prompt: str | None, example: str | None, threshold: float | None, top: int | None
+) -> Any:
+    from mmcore.runs.predict import Question, read_example
 
-    if names is not None and prompt is not None:
-        raise click.UsageError("Give --names or --prompt, not both.")
+    if sum(one is not None for one in (names, prompt, example)) > 1:
+        raise click.UsageError("Give --names, --prompt or --example, one of them.")
     listed = None
     if names is not None:
         listed = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
@@ -96,8 +108,9 @@ def _question(names: str | None, prompt: str | None, threshold: float | None, to
     if prompt is not None and not prompt.strip():
         raise click.UsageError("--prompt is empty.")
     if threshold is None:
-        threshold = 0.3 if prompt is None else 0.0
-    return Question(names=listed, prompt=prompt, threshold=threshold, top=top)
+        threshold = 0.3 if prompt is None and example is None else 0.0
+    shown = None if example is None else read_example(example)
+    return Question(names=listed, prompt=prompt, example=shown, threshold=threshold, top=top)
 
 
 def _line(answer: dict[str, Any]) -> str:

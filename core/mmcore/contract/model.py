@@ -99,6 +99,9 @@ class Model(nn.Module):
             names: what to look for; None is the family's own vocabulary.
             prompt: an expression or a question, instead of names.
 
+        A family that can be shown what to look for takes `example` as well: a (height, width, 3) uint8 RGB picture of
+        it, instead of names. Others leave that argument out and are never given one.
+
         Raises:
             UsageError: this family cannot, or not with these arguments.
         """

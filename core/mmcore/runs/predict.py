@@ -4,11 +4,12 @@
 """
 
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from PIL import Image
 from mmcore.base.files import replace_text
 from mmcore.contract.model import Model
 from mmcore.contract.recipe import Stage
-from mmcore.contract.values import IGNORED, Prediction, Region
+from mmcore.contract.values import IGNORED, Box, Prediction, Region
 from mmcore.data.images import MAX_PIXELS, read_image
-from mmcore.errors import CheckpointError, MissingDataError, suggest
+from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
 from mmcore.geometry import masks
 from mmcore.show.conversation import draw_answer
 from mmcore.show.draw import draw_prediction, select
@@ -28,12 +29,63 @@ from mmcore.show.text import Run, with_text
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
 
 
+class Example(NamedTuple):
+    """What to look for, shown: a picture of it, or a box in every picture that is asked about."""
+
+    said: str
+    """As it was given."""
+    picture: np.ndarray | None = None
+    """(height, width, 3) uint8 RGB."""
+    box_xyxy: Box | None = None
+    """Pixels."""
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        """The example for one image: the picture, or what the box holds of the image.
+
+        Raises:
+            UsageError: the box holds nothing of it.
+        """
+        if self.picture is not None:
+            return self.picture
+        assert self.box_xyxy is not None
+        left, top, right, bottom = (round(side) for side in self.box_xyxy)
+        part = image[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+        if not part.size:
+            raise UsageError(
+                f"box {self.said} holds nothing of a {image.shape[1]}x{image.shape[0]} image",
+                where="--example",
+                do="give left,top,right,bottom in pixels of the image",
+            )
+        return part
+
+
+def read_example(said: str) -> Example:
+    """`left,top,right,bottom` in pixels, or an image file.
+
+    Raises:
+        UsageError: it is neither.
+        DataError: the image cannot be read.
+    """
+    numbers = said.split(",")
+    if len(numbers) == 4 and not Path(said).exists():
+        try:
+            left, top, right, bottom = (float(number) for number in numbers)
+        except ValueError:
+            raise UsageError(
+                f"{said!r} is no box", where="--example", do="write left,top,right,bottom in pixels, or name an image"
+            ) from None
+        return Example(said, box_xyxy=(left, top, right, bottom))
+    return Example(said, picture=read_image(said))
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What is asked of every image, and how much of the answer is kept."""
 
     names: tuple[str, ...] | None = None
     prompt: str | None = None
+    example: "Example | None" = None
+    """What to look for, shown instead of named."""
     threshold: float = 0.0
     """Objects scoring less are left out."""
     top: int | None = None
@@ -42,7 +94,8 @@ class Question:
 
 def with_class_names(question: Question, stage: Stage) -> Question:
     """The question with the model's own class names, where neither names nor a prompt are given."""
-    if question.names is not None or question.prompt is not None or not stage.class_names:
+    given = question.names is not None or question.prompt is not None or question.example is not None
+    if given or not stage.class_names:
         return question
     return dataclasses.replace(question, names=stage.class_names)
 
@@ -80,10 +133,15 @@ def predict_image(model: Model, image: np.ndarray, question: Question, device: t
         device: where the model is.
 
     Raises:
-        UsageError: the family cannot predict on loose images.
+        UsageError: the family cannot predict on loose images, or not by example.
     """
+    shown: dict[str, Any] = {} if question.example is None else {"example": question.example.of(image)}
+    if shown and "example" not in inspect.signature(model.prepare).parameters:
+        raise UsageError(
+            f"{type(model).__name__} cannot be shown what to look for", where="--example", do="use --names or --prompt"
+        )
     with torch.inference_mode():
-        batch = model.prepare([image], names=question.names, prompt=question.prompt)
+        batch = model.prepare([image], names=question.names, prompt=question.prompt, **shown)
         (prediction,) = model.predict(batch.to(device))
     return prediction
 
@@ -97,6 +155,8 @@ def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
         result["prompt"] = question.prompt
     if question.names is not None:
         result["names"] = list(question.names)
+    if question.example is not None:
+        result["example"] = question.example.said
     result["threshold"] = question.threshold
     result["objects"] = [_object(prediction, row) for row in kept]
     if not kept and (best := best_of(prediction)) is not None:

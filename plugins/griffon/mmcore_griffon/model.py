@@ -10,10 +10,11 @@ prompt becomes. Gemma 2's factor on embeddings reaches image and region tokens t
 (`mmcore.language.splice.embed`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 from mmcore import Stage
 from mmcore.contract.values import CROP
 from mmcore.language.batch import ConversationBatch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from mmcore_griffon import weights
 from mmcore_griffon.config import GriffonConfig
+from mmcore_griffon.prompts import samples
 from mmcore_griffon.region_tokenizer import RegionTokenizer
 from mmcore_griffon.tokenizer import MADE, open_tokenizer
 
@@ -79,3 +81,22 @@ class Griffon(LlavaModel):
         """Parts of both towers behind what is read."""
         region = () if self.region is None else tuple(f"region.encoder.{part}" for part in self.region.encoder.unread())
         return (*super().idle_parameters(stage), *region)
+
+    # Loose pictures
+
+    def prepare(
+        self,
+        images: Sequence[np.ndarray],
+        *,
+        names: Sequence[str] | None = None,
+        prompt: str | None = None,
+        example: np.ndarray | None = None,
+    ) -> ConversationBatch:
+        """One question about each (height, width, 3) uint8 RGB picture: by classes, in words, or by an example.
+
+        Raises:
+            UsageError: the prompt speaks of a region and nothing is shown.
+        """
+        processor = self.config.processor(self.tokenizer)
+        asked = samples(self.config, processor, images, names=names, prompt=prompt, example=example)
+        return self.config.collator(processor, padding_side="left")(asked, 0)

@@ -9,7 +9,7 @@ from mmcore.contract.model import Model
 from mmcore.contract.values import Batch, Phrase, Prediction
 from mmcore.errors import DataError, MissingDataError, UsageError
 from mmcore.geometry import masks
-from mmcore.runs.predict import Question, find_images, predict_file, predict_image, to_json
+from mmcore.runs.predict import Question, find_images, predict_file, predict_image, read_example, to_json
 from PIL import Image
 
 
@@ -86,3 +86,34 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fake\.png"):
         predict_file(Finder(), tmp_path / "fake.png", Question(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["fake.png"]
+
+
+class Shown(Finder):
+    """Is shown what to look for."""
+
+    def prepare(self, images, *, names=None, prompt=None, example=None):  # type: ignore[no-untyped-def]
+        self.example = example
+        return super().prepare(images, names=names, prompt=prompt)
+
+
+def test_what_to_look_for_may_be_shown(photo: Path, tmp_path: Path) -> None:
+    model, image = Shown(), np.zeros((30, 40, 3), np.uint8)
+    predict_image(model, image, Question(example=read_example("10,5,20.4,25")), "cpu")
+    assert model.example.shape == (20, 10, 3)
+    answer = predict_file(model, photo, Question(example=read_example(str(photo))), tmp_path / "out")
+    assert model.example.shape == (30, 40, 3)
+    assert answer["example"] == str(photo)
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "what"),
+    [
+        (Shown(), "50,5,60,25", "holds nothing of a 40x30 image"),
+        (Shown(), "a,b,c,d", "is no box"),
+        (Finder(), "1,2,3,4", "cannot be shown what to look for"),
+    ],
+)
+def test_an_example_that_shows_nothing_is_refused(model: Model, said: str, what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        predict_image(model, np.zeros((30, 40, 3), np.uint8), Question(example=read_example(said)), "cpu")
+    assert what in str(caught.value)
