@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": ("mmcore.cli.plan:plan", "Show the resolved recipe, data and parameters; train nothing."),
     "eval": ("mmcore.cli.evaluate:evaluate", "Evaluate a run by its family's published protocol."),
     "predict": ("mmcore.cli.predict:predict", "Predict on images: JSON and drawn pictures."),
+    "chat": ("mmcore.cli.chat:chat", "Talk about pictures with a language model, in the terminal."),
     "export": ("mmcore.cli.export:export", "Write a run's weights as safetensors for others to use."),
     "plugins": ("mmcore.cli.plugins:plugins", "List, show, create and check plugins."),
     "data": ("mmcore.cli.data:data", "Make sample data; check, draw and index data."),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from mmcore.contract.values import Batch, Losses, Prediction
+from mmcore.contract.values import Batch, Losses, Prediction, Turn
 from mmcore.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -128,6 +128,25 @@ class Model(nn.Module):
             f"{type(self).__name__} follows nothing through videos",
             where="mmcore predict",
             do="give pictures; without --video a folder's pictures are answered one by one",
+        )
+
+    def converse(self, image: "np.ndarray | None", turns: Sequence[Turn]) -> Batch:
+        """The batch that `predict` takes, made of a conversation whose last question is still open.
+
+        A family that writes this can be talked to (`mmcore chat`); the others answer one question at a time.
+
+        Args:
+            image: (height, width, 3) uint8 RGB, what is spoken of; None for a conversation in words alone.
+            turns: what was said, the user first, speakers in turn, the question last; without image markers.
+
+        Raises:
+            UsageError: this family holds no conversation, or not this one.
+        """
+        del image, turns
+        raise UsageError(
+            f"{type(self).__name__} holds no conversation",
+            where="mmcore chat",
+            do="ask one question at a time with `mmcore predict`",
         )
 
     # Files

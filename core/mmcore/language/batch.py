@@ -3,7 +3,7 @@
 A family whose samples bring more (region boxes, masks of a decoder) adds its tensors in a subclass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
@@ -43,6 +43,8 @@ class ConversationBatch(Batch):
     """Name -> what frozen networks said of the images beforehand, one row per image."""
     max_new_tokens: int | None = None
     """Longest answer that is asked for; None leaves it to the model."""
+    hear: Callable[[str], None] | None = None
+    """Told the first sample's answer while it grows, piece by piece; a family that hears nothing says it at the end."""
 
     @property
     def num_samples(self) -> int:

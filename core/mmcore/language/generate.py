@@ -111,6 +111,7 @@ def generate(
     padding: int = 0,
     keep_logits: bool = False,
     keep_hidden: bool = False,
+    hear: Callable[[Sequence[int]], None] | None = None,
 ) -> Generated:
     """Continue every row.
 
@@ -125,6 +126,7 @@ def generate(
         padding: id fed for rows that have ended.
         keep_logits: return the logits of every step.
         keep_hidden: return the last hidden states.
+        hear: told each new id of the first row as it comes; the host waits for the device at every step then.
 
     Raises:
         ShapeError: several prompts share a row.
@@ -150,6 +152,8 @@ def generate(
         if keep_logits:
             kept.append(logits)
         ids[:, step], probabilities[:, step] = pick(logits)
+        if hear is not None and bool(going[0]):
+            hear(ids[0, step : step + 1].tolist())
         lengths += going
         going = going & ~ends(ids[:, : step + 1], going)
         if step + 1 == max_new_tokens or (ends.can_end and not bool(going.any())):

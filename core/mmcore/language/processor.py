@@ -82,8 +82,18 @@ class Processor:
 
     def prompt(self, text: str, *, has_image: bool) -> tuple[Encoded, tuple[Turn, ...]]:
         """A question with the assistant's turn left open, as at inference."""
-        turns = (Turn("user", f"{MARKER}\n{text}" if has_image else text), Turn("assistant", ""))
-        return self.asked(turns), turns
+        return self.dialogue((Turn("user", text),), has_image=has_image)
+
+    def dialogue(self, turns: Sequence[Turn], *, has_image: bool) -> tuple[Encoded, tuple[Turn, ...]]:
+        """A conversation that ends with a question, the assistant's turn after it left open; the image comes first.
+
+        Args:
+            turns: the user first, speakers in turn; without image markers.
+            has_image: whether they speak of a picture.
+        """
+        (_, first), *rest = turns
+        whole = (Turn("user", f"{MARKER}\n{first}" if has_image else first), *rest, Turn("assistant", ""))
+        return self.asked(whole), whole
 
     def asked(self, turns: Sequence[Turn]) -> Encoded:
         """Turns of which the last is left open, as at inference."""

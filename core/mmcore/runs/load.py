@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmcore.base import hub
 from mmcore.errors import UsageError
 from mmcore.runs.build import choose_device
+from mmcore.runs.conversation import Conversation
 from mmcore.runs.opened import OpenedModel, open_model
 from mmcore.runs.predict import Question, draw, predict_image, to_json, with_class_names
 
@@ -90,7 +91,7 @@ class Predictor:
         return Answer(predict_image(self.model, pixels, asked, self.device), asked, pixels)
 
     def chat(self, image: "Picture", text: str) -> str:
-        """The model's answer in words to one question about a picture.
+        """The model's answer in words to one question about a picture; see `conversation` for more than one.
 
         Raises:
             UsageError: the family gives no words.
@@ -100,6 +101,20 @@ class Predictor:
             plugin = self.opened.settings.plugin
             raise UsageError(f"{plugin} answers without words", where="chat()", do="use predict()")
         return said
+
+    def conversation(self, image: "Picture | None" = None) -> Conversation:
+        """Questions and answers about one picture, each knowing those before; None talks without a picture.
+
+        Raises:
+            DataError: the picture cannot be read.
+            UsageError: the family gives no words.
+        """
+        pixels = None if image is None else _pixels(image)
+        return Conversation(self.model, self.device, pixels, self.opened.settings.plugin)
+
+    def answer_of(self, prediction: "Prediction", question: str, image: "np.ndarray") -> "Answer":
+        """One answer of a conversation as `predict` gives it, with its JSON and drawing."""
+        return Answer(prediction, Question(prompt=question), image)
 
 
 class Answer:

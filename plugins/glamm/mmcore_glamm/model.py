@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from mmcore.contract.recipe import Stage
-from mmcore.contract.values import SEGMENT, Loss, Losses, Prediction
+from mmcore.contract.values import SEGMENT, Loss, Losses, Prediction, Turn
+from mmcore.errors import UsageError
 from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
 from mmcore.language.models import Hidden
 from mmcore.vision.frozen import is_frozen
@@ -175,6 +176,19 @@ class Glamm(LlavaModel):
         processor = self.config.processor(self.tokenizer)
         collate = self.config.collator(processor, padding_side="left")
         return collate(prompts(self.config, processor, images, names, prompt), 0)
+
+    def converse(self, image: np.ndarray | None, turns: Sequence[Turn]) -> GlammBatch:
+        """The next answer of a conversation about a (height, width, 3) uint8 RGB picture.
+
+        Raises:
+            UsageError: there is no picture.
+        """
+        from mmcore_glamm.questions import conversation
+
+        if image is None:
+            raise UsageError("GLaMM speaks about a picture, and there is none", do="give one")
+        collate = self.config.collator(processor := self.config.processor(self.tokenizer), padding_side="left")
+        return collate([conversation(self.config, processor, image, turns)], 0)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -50,9 +50,34 @@ def prompts(
     if names is not None and prompt is not None:
         raise UsageError("names and a prompt ask for two things", where="--names, --prompt", do="give one of them")
     text = prompt or (SEGMENT_REQUEST.format(", ".join(names)) if names else REQUEST)
-    boxes = [tuple(map(float, found)) for found in _BOX.findall(text)]
-    text = _BOX.sub(BOX, text)
+    text, boxes = _pointed(text)
     return [sample(config, processor, image, text, boxes, number) for number, image in enumerate(images)]
+
+
+def conversation(
+    config: GlammConfig, processor: Processor, image: np.ndarray, turns: Sequence[Turn]
+) -> ConversationSample:
+    """A conversation about a picture whose last question is open; boxes in questions are read as regions.
+
+    Args:
+        config: of the model.
+        processor: of the model.
+        image: (height, width, 3) uint8 RGB.
+        turns: the user first, the question last.
+    """
+    said: list[Turn] = []
+    boxes: list[tuple[float, ...]] = []
+    for role, text in turns:
+        if role == "user":
+            text, own = _pointed(text)
+            boxes += own
+        said.append(Turn(role, text))
+    return sample(config, processor, image, said[-1].text, boxes, before=said[:-1])
+
+
+def _pointed(text: str) -> tuple[str, list[tuple[float, ...]]]:
+    """A question with `<bbox>` for each of its boxes, and the boxes."""
+    return _BOX.sub(BOX, text), [tuple(map(float, found)) for found in _BOX.findall(text)]
 
 
 def sample(
@@ -62,6 +87,7 @@ def sample(
     text: str,
     boxes: Sequence[Sequence[float]] = (),
     number: int = 0,
+    before: Sequence[Turn] = (),
 ) -> ConversationSample:
     """One question with the assistant's turn left open.
 
@@ -72,9 +98,11 @@ def sample(
         text: the question; `<bbox>` for each of `boxes`.
         boxes: left, top, right, bottom in pixels.
         number: of the picture.
+        before: what was said earlier about it.
     """
-    asked = f"{PREFIX}{text}".replace(MARKER, processor.template.image)
-    turns = (Turn("user", asked), Turn("assistant", ""))
+    (_, first), *rest = (*before, Turn("user", text))
+    asked = f"{PREFIX}{first}".replace(MARKER, processor.template.image)
+    turns = (Turn("user", asked), *rest, Turn("assistant", ""))
     ids = tokenize(processor.template.render(turns), processor.tokenizer)
     return ConversationSample(
         encoded=Encoded(ids, np.full_like(ids, IGNORE)),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmcore.base.distributed import is_distributed
 from mmcore.contract.model import Model
-from mmcore.contract.values import Loss, Losses, Prediction
+from mmcore.contract.values import Loss, Losses, Prediction, Turn
 from mmcore.errors import UsageError, WeightsError, suggest
 from mmcore.language import models
 from mmcore.language.batch import ConversationBatch
@@ -133,6 +133,12 @@ class LlavaModel(Model):
         processor = self.config.processor(self.tokenizer)
         collate = self.config.collator(processor, padding_side="left")
         return collate(answer.prompts(processor, images, prompt), 0)
+
+    def converse(self, image: np.ndarray | None, turns: Sequence[Turn]) -> ConversationBatch:
+        """The next answer of a conversation about a (height, width, 3) uint8 RGB picture, or in words alone."""
+        processor = self.config.processor(self.tokenizer)
+        collate = self.config.collator(processor, padding_side="left")
+        return collate([answer.conversation(processor, image, turns)], 0)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -1,0 +1,149 @@
+"""A conversation in a terminal or through a pipe: lines in, answers out.
+
+    photo.jpg                 a path alone: speak of this picture from now on (also dropped into the window)
+    photo.jpg What is red?    a picture and the first question about it
+    What else?                a question; what was said before is remembered
+    /new  /quit  /help
+
+Through a pipe the same lines are read, only questions and answers are written, and the first mistake ends it.
+"""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmcore.contract.values import Prediction
+from mmcore.errors import MissingDataError, UsageError, suggest
+from mmcore.runs.conversation import Conversation
+from mmcore.runs.load import Predictor
+from mmcore.runs.predict import SUFFIXES, free_stem
+
+HELP = """\
+  photo.jpg                 speak of this picture (drop the file into the window)
+  photo.jpg What is red?    a picture and the first question about it
+  What else?                the next question; what was said is remembered
+  /new                      forget what was said, keep the picture
+  /none                     speak of no picture
+  /quit                     end (Ctrl-D too); Ctrl-C stops an answer"""
+COMMANDS = ("/new", "/none", "/help", "/quit")
+
+
+@dataclass
+class Chat:
+    """Lines in, text out.
+
+    Args:
+        predictor: of a language-model family.
+        write: shows a piece of text as it is.
+        note: shows a line that is no part of an answer.
+        folder: where pictures with boxes and masks go.
+    """
+
+    predictor: Predictor
+    write: Callable[[str], None]
+    note: Callable[[str], None]
+    folder: Path
+    conversation: Conversation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.conversation = self.predictor.conversation()
+
+    def line(self, line: str) -> bool:
+        """Do what one line asks for; False when it asks to end.
+
+        Raises:
+            DataError: a picture is not there or cannot be read.
+            UsageError: an unknown command, or a question that cannot be answered.
+        """
+        line = line.strip()
+        if line.startswith("/") and (word := line.split()[0]) and not _picture(line)[0]:
+            return self._command(word)
+        path, question = _picture(line)
+        if path is not None:
+            self.look(path)
+        if question:
+            self.ask(question)
+        return True
+
+    def look(self, path: Path) -> None:
+        """Speak of another picture from now on.
+
+        Raises:
+            DataError: it is not there or cannot be read.
+        """
+        if not path.is_file():
+            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise MissingDataError(f"there is no picture {path}", do=suggest(path.name, near, "check the path"))
+        self.conversation = self.predictor.conversation(path)
+        assert self.conversation.image is not None
+        height, width = self.conversation.image.shape[:2]
+        self.note(f"[{path}, {width} x {height}]")
+
+    def ask(self, question: str) -> Prediction:
+        """Ask, and write the answer while it grows; objects below it, and where they are drawn."""
+        forgotten, heard = self.conversation.forgotten, list[str]()
+
+        def hear(piece: str) -> None:
+            heard.append(piece)
+            self.write(piece)
+
+        try:
+            answer = self.conversation.ask(question, hear)
+        except KeyboardInterrupt:
+            self.write("\n")
+            self.note("[stopped; this question is not remembered]")
+            raise
+        told, text = "".join(heard), answer.text or "(no words)"
+        # What a family makes of its marks for phrases and masks differs from what was heard: the reading counts.
+        self.write((text[len(told) :] if text.startswith(told) else f"\n{text}") + "\n")
+        if (lost := self.conversation.forgotten - forgotten) > 0:
+            self.note(f"[too long for the model: the first {lost} of the rounds that it knew are forgotten]")
+        self._show(answer, question)
+        return answer
+
+    def _show(self, prediction: Prediction, question: str) -> None:
+        image = self.conversation.image
+        if image is None or (prediction.boxes_xyxy is None and not prediction.masks and not prediction.regions):
+            return
+        answer = self.predictor.answer_of(prediction, question, image)
+        for number, one in enumerate(answer.json()["objects"], 1):
+            parts = [one.get("name") or "object", *([f"{one['score']:.2f}"] if "score" in one else [])]
+            parts += (
+                ["box " + " ".join(f"{v:.0f}" for v in one["box_xyxy"] if v is not None)] if "box_xyxy" in one else []
+            )
+            self.note(f"  {number} {', '.join(parts)}{', a mask' if 'mask' in one else ''}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{free_stem(self.folder, 'answer')}.png"
+        answer.draw().save(path)
+        self.note(f"  drawn: {path}")
+
+    def _command(self, word: str) -> bool:
+        if word == "/help":
+            self.note(HELP)
+        elif word == "/new":
+            self.conversation.turns.clear()
+            self.note("[a new conversation]")
+        elif word == "/none":
+            self.conversation = self.predictor.conversation()
+            self.note("[no picture]")
+        elif word != "/quit":
+            raise UsageError(f"there is no command {word}", known=COMMANDS, do=suggest(word, COMMANDS, "type /help"))
+        return word != "/quit"
+
+
+def _picture(line: str) -> tuple[Path | None, str]:
+    """The picture that a line begins with, and what follows it; quotes and escaped blanks as a terminal drops them."""
+    whole = Path(line.strip("'\"")).expanduser()
+    if whole.suffix.lower() in SUFFIXES and whole.is_file():
+        return whole, ""
+    try:
+        reader = shlex.shlex(line, posix=True, punctuation_chars=False)
+        reader.whitespace_split, reader.commenters = True, ""
+        first = reader.get_token()
+    except ValueError:  # a quotation mark that is not closed: a sentence
+        return None, line
+    path = Path(first or "").expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        return None, line
+    return path, reader.instream.read(-1).strip()
