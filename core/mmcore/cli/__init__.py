@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": ("mmcore.cli.evaluate:evaluate", "Evaluate a run by its family's published protocol."),
     "predict": ("mmcore.cli.predict:predict", "Predict on images: JSON and drawn pictures."),
     "chat": ("mmcore.cli.chat:chat", "Talk about pictures with a language model, in the terminal."),
+    "app": ("mmcore.cli.app:app", "Try a model in the browser: pictures, names, questions."),
     "export": ("mmcore.cli.export:export", "Write a run's weights as safetensors for others to use."),
     "plugins": ("mmcore.cli.plugins:plugins", "List, show, create and check plugins."),
     "data": ("mmcore.cli.data:data", "Make sample data; check, draw and index data."),

@@ -36,7 +36,7 @@ def draw_prediction(
         vocabulary: names of the classes of a label map.
     """
     kept = select(prediction, threshold, top)
-    colours = {row: _colour(prediction, row, place) for place, row in enumerate(kept)}
+    colours = colours_of(prediction, kept)
     boxes = None if prediction.boxes_xyxy is None else prediction.boxes_xyxy.tolist()
     marks = [
         Mark(
@@ -47,17 +47,34 @@ def draw_prediction(
         )
         for row in kept
     ]
-    runs = _phrase_runs(prediction.text or "", prediction.phrases, colours)
-    asked, said = _asked(prediction.regions, len(kept))
-    runs = _joined(runs, said)
+    asked, _ = _asked(prediction.regions, len(kept))
+    legend: list[Run] = []
     if prediction.label_map is not None:
         image, legend = _tinted(image, prediction.label_map.numpy(), vocabulary)
-        runs = _joined(runs, legend)
+    return draw_marks(image, [*marks, *asked], words_of(prediction, kept, legend))
+
+
+def colours_of(prediction: Prediction, kept: Sequence[int]) -> dict[int, Colour]:
+    """The colour of each of these rows of objects, in pictures and in words."""
+    return {row: _colour(prediction, row, place) for place, row in enumerate(kept)}
+
+
+def words_of(prediction: Prediction, kept: Sequence[int], legend: Sequence[Run] = ()) -> list[Run]:
+    """What was said, its phrases in the colours of their objects: text, regions, classes, count, what was not read.
+
+    Args:
+        prediction: of any family.
+        kept: rows of the objects that are shown, best first.
+        legend: names of classes in their colours.
+    """
+    runs = _phrase_runs(prediction.text or "", prediction.phrases, colours_of(prediction, kept))
+    runs = _joined(runs, _asked(prediction.regions, len(kept))[1])
+    runs = _joined(runs, list(legend))
     if prediction.count is not None:
         runs = _joined(runs, [Run(f"count: {prediction.count}")])
     if prediction.unread:
         runs = _joined(runs, [Run("could not be read: " + ", ".join(prediction.unread))])
-    return draw_marks(image, [*marks, *asked], runs)
+    return runs
 
 
 def draw_clip(
