@@ -101,11 +101,11 @@ def _find(gr: Any, predictor: Predictor, can: Abilities, picture: Any, outputs: 
         least = gr.Slider(0, 1, value=0.3, step=0.05, label="Least score")
         button = gr.Button("Find", variant="primary")
 
-    def find(path: str | None, named: str, said: str, threshold: float) -> tuple[Any, ...]:
+    def find(path: str | None, named: str | None, said: str | None, threshold: float) -> tuple[Any, ...]:
         if not path:
             raise gr.Error("choose a picture first", print_exception=False)
-        prompt = said.strip() or None
-        listed = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip())) or None
+        prompt = (said or "").strip() or None  # a field that is not shown is None
+        listed = list(dict.fromkeys(name.strip() for name in (named or "").split(",") if name.strip())) or None
         if prompt is not None:  # one expression names one thing: its best object, however sure
             listed, threshold = None, 0.0
         with _told(gr):
