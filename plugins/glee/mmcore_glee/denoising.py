@@ -16,6 +16,7 @@ from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import GleeConfig
 from mmcore_glee.layers import inverse_sigmoid
 from mmcore_glee.outputs import Draws
+from mmcore_glee.vocabulary import known_lists
 
 TABLES = {
     "coco": 80,
@@ -62,6 +63,7 @@ TABLE_OF_TASK = {
     "burst": "obj365",
     "lvvis": "obj365",
     "tao_video": "obj365",
+    **{name: "coco" for name in known_lists() if name.startswith("odinw13_")},
 }
 """Which label embedding each task noises its labels with."""
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from mmcore.errors import RecipeError, suggest
 
+from mmcore_glee.vocabulary import known_lists
+
 Words = Literal["all", "sampled", "phrases", "expression"]
 """How the names of a batch are chosen:
 
@@ -82,7 +84,14 @@ _TASKS = (
     Task(name="tao_video", vocabulary="image_tao", clips=True, has_masks=False, **_SAMPLED),
 )
 
-TASKS = {task.name: task for task in _TASKS}
+_ODINW = tuple(
+    # assumed: the published code cannot train on these; their denoising queries are labelled by COCO's embedding.
+    Task(name=name, vocabulary=name, denoising_classes=80, has_masks=False)
+    for name in known_lists()
+    if name.startswith("odinw13_")
+)
+
+TASKS = {task.name: task for task in (*_TASKS, *_ODINW)}
 
 
 def task_named(name: object, where: str) -> Task:

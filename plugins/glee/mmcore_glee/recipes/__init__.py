@@ -4,6 +4,7 @@
     multiscale  Lite and Plus on images
     lsj         Pro on images
     video       all sizes on videos
+    odinw       all sizes on thirteen small sets
     tiny        ours, for laptops
 
 Numbers come from the YAML files below `projects/GLEE/configs` of FoundationVision/GLEE (commit 6f5a19d3) and, for file
@@ -12,7 +13,7 @@ names, from `projects/GLEE/glee/data`. Where documents and code differ the code 
 
 from mmcore import Stage
 
-from mmcore_glee.recipes import video
+from mmcore_glee.recipes import odinw, video
 from mmcore_glee.recipes.lsj import PRO_FINETUNE, PRO_JOINT, PRO_PRETRAIN, PRO_SCALEUP
 from mmcore_glee.recipes.multiscale import (
     LITE_FINETUNE,
@@ -27,9 +28,9 @@ from mmcore_glee.recipes.multiscale import (
 from mmcore_glee.recipes.tiny import TINY_FINETUNE, TINY_JOINT, TINY_VIDEO
 
 _STAGES = {
-    "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE, *video.stages("Lite")),
-    "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE, *video.stages("Plus")),
-    "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE, *video.stages("Pro")),
+    "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE, *video.stages("Lite"), odinw.stage(LITE_FINETUNE)),
+    "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE, *video.stages("Plus"), odinw.stage(PLUS_FINETUNE)),
+    "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE, *video.stages("Pro"), odinw.stage(PRO_FINETUNE)),
     "tiny": (TINY_JOINT, TINY_FINETUNE, TINY_VIDEO),
 }
 
