@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmcore_glamm.batch import SEG, GlammBatch
-from mmcore_glamm.tokens import PHRASE, PHRASE_END, TokenIds
+from mmcore_glamm.tokens import PHRASE, PHRASE_END, TokenIds, decode
 from mmcore_glamm.tokens import SEG as SEG_TEXT
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def answer(model: "Glamm", batch: GlammBatch) -> list[Prediction]:
     found = generate_with_masks(model, batch, TokenIds.of(model.tokenizer).seg)
     result = []
     for row, ids in enumerate(found.ids):
-        said = read_answer(model.tokenizer.decode(ids, skip_special_tokens=False), stop_of(model.tokenizer))
+        said = read_answer(decode(model.tokenizer, ids), str(model.tokenizer.eos_token))
         result.append(prediction(batch, row, said, found.masks[row][found.in_prompt[row] :]))
     return result
 
@@ -175,11 +175,6 @@ def _segs_by_phrase(text: str) -> list[tuple[int, ...]]:
         own = [next(numbers) for _ in range(inside + text[end:following].count(SEG_TEXT))]
         found.append(tuple(own[inside:]))
     return found
-
-
-def stop_of(tokenizer: Any) -> str:
-    """What ends an answer, as text."""
-    return str(tokenizer.eos_token)
 
 
 def prediction(batch: GlammBatch, row: int, said: Said, logits: Tensor) -> Prediction:

@@ -61,10 +61,12 @@ class GlammCollator(ConversationCollator):
     Args:
         box_id: vocabulary id of `<bbox>`.
         cut_masks: whether masks beyond the number of a sample's `[SEG]`s are dropped, as in the released code.
+        rounded_boxes: whether boxes are rounded to half and then to bfloat16 precision, as in the released evaluation.
         given: see `GlammBatch.given`.
     """
 
     box_id: int = -1
+    rounded_boxes: bool = False
     cut_masks: bool = False
     given: bool = False
 
@@ -93,7 +95,7 @@ class GlammCollator(ConversationCollator):
         return fields | {
             "image_samples": torch.tensor([sample for sample, _ in placed], dtype=torch.int64),
             "image_rows": torch.tensor([row for _, row in placed], dtype=torch.int64),
-            "boxes": torch.cat(boxes) if boxes else torch.zeros(0, 4),
+            "boxes": _rounded(torch.cat(boxes)) if self.rounded_boxes else torch.cat(boxes),
             "region_rows": torch.tensor(regions, dtype=torch.int64),
             "box_rows": torch.tensor([regions.index(row) for row in owners], dtype=torch.int64),
             "seg_places": sequences.found[SEG][np.repeat([row is not None for row in segment], counts)] - 1,
@@ -130,6 +132,7 @@ def collator_of(config: "GlammConfig", ids: TokenIds, max_length: int, **layout:
         watch={SEG: ids.seg},
         box_id=ids.box,
         cut_masks=config.published.cut_masks,
+        rounded_boxes=config.published.rounded_boxes and layout.get("padding_side") == "left",
         **layout,
     )
 
@@ -184,6 +187,11 @@ def _boxes(sample: ConversationSample, count: int) -> Float[Tensor, "count 4"]:
     if len(given) < count:
         raise DataError(f"{count} <bbox> and {len(given)} boxes", where=f"{sample.draw.source}, {sample.record_id}")
     return given[:count]
+
+
+def _rounded(boxes: Tensor) -> Tensor:
+    """Boxes with about three digits; what is computed from their coordinates is rounded as well."""
+    return boxes.half().bfloat16()
 
 
 def _counts(sequences: Sequences) -> list[int]:

@@ -16,7 +16,7 @@ from mmcore_glamm.config import GlammConfig
 from mmcore_glamm.sam import padded
 from mmcore_glamm.tokens import BOX
 
-PREFIX = "The <image> provides an overview of the picture.\n"
+PREFIX = f"The {MARKER} provides an overview of the picture.\n"
 """Before the first question, as in training."""
 REQUEST = (
     "Could you please give me a detailed description of the image? Please respond with interleaved"

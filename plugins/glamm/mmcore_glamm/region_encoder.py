@@ -72,7 +72,7 @@ class RegionEncoder(nn.Module):
         self, levels: Levels, boxes: Float[Tensor, "boxes 4"], images: Int[Tensor, " boxes"]
     ) -> list[Float[Tensor, "boxes channels cells cells"]]:
         """What lies inside each box, level by level; sampled in float32."""
-        rois = torch.cat([images[:, None].float(), boxes.float() * self.config.box_side], dim=1)
+        rois = torch.cat([images[:, None].float(), (boxes * self.config.box_side).float()], dim=1)
         size = self.config.roi_size
         scales = [2 ** (len(levels) - 1 - number) / self.config.patch for number in range(len(levels))]
         with torch.autocast(rois.device.type, enabled=False):

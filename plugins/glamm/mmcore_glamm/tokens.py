@@ -75,3 +75,45 @@ def open_tokenizer(config: "GlammConfig", places: Sequence[Path] = ()) -> Any:
             do="take the tokenizer beside the weights, or set model.language.vocab_size",
         )
     return tokenizer
+
+
+def decode(tokenizer: Any, ids: Sequence[int], *, skip_special: bool = False) -> str:
+    """Ids to text as the slow tokenizer of transformers 4.28 wrote it: a blank on either side of an added token, one
+    before a beginning or an end.
+
+    Args:
+        tokenizer: from `open_tokenizer`.
+        ids: without placeholders.
+        skip_special: leave beginnings, ends and padding out; added tokens stay.
+    """
+    added = {int(tokenizer.convert_tokens_to_ids(token)): token for token in ADDED}
+    special = {int(number) for number in tokenizer.all_special_ids} - set(added)
+    pieces: list[str] = []
+    stretch: list[int] = []
+    for number in (int(number) for number in ids):
+        if skip_special and number in special:
+            continue
+        if number in added:
+            pieces += [_stretch(tokenizer, stretch, special)] * bool(stretch) + [added[number]]
+            stretch = []
+        else:
+            stretch.append(number)
+    return " ".join(pieces + [_stretch(tokenizer, stretch, special)] * bool(stretch))
+
+
+def _stretch(tokenizer: Any, ids: Sequence[int], special: set[int]) -> str:
+    """The text of ids without added tokens."""
+    text, words, after_special = "", [], False
+    for place, number in enumerate(ids):
+        if number not in special:
+            words.append(number)
+            after_special = False
+            continue
+        text += (" " if place and not after_special else "") + _words(tokenizer, words)
+        text += str(tokenizer.convert_ids_to_tokens(number))
+        words, after_special = [], True
+    return text + _words(tokenizer, words)
+
+
+def _words(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)) if ids else ""

@@ -127,9 +127,9 @@ def ids_of(case: Case) -> TokenIds:
     return TokenIds(case.data["config"]["bbox_token_idx"], case.data["config"]["seg_token_idx"])
 
 
-def built(case: Case, **changes: Any) -> Built:
+def built(case: Case, *, keys: Keys | None = None, **changes: Any) -> Built:
     """The model of a case with deterministic weights under the reference's names, adapters included."""
-    keys = keys_of(case)
+    keys = keys or keys_of(case)
     model = Glamm(config_of(case, keys, **changes), loss_weights(case))
     adapters = case.data.get("lora")
     if adapters and any(".lora_" in name for name in keys):
@@ -208,18 +208,19 @@ class Picture(NamedTuple):
 
 
 def batch_of(
-    case: Case, config: GlammConfig, pictures: Sequence[Picture], prefix: str = "in.", **layout: Any
+    case: Case, config: GlammConfig, pictures: Sequence[Picture], prefix: str = "in.", *, boxes: bool = True
 ) -> GlammBatch:
-    """A stored batch through the collator, conversation by conversation."""
+    """A stored batch through the collator; without boxes `<bbox>` is a word like others."""
     stored, ids = case.tensors, ids_of(case)
+    ids = ids if boxes else ids._replace(box=-1)
     rows, labels = stored[f"{prefix}input_ids"], stored.get(f"{prefix}labels")
     valid = stored.get(f"{prefix}attention_masks")
     offset = stored.get(f"{prefix}offset", torch.arange(len(rows) + 1)).tolist()
     clip = clip_pixels([picture.clip_seed for picture in pictures], config.image_size)
     samples = []
     for number, picture in enumerate(pictures):
-        boxes, masks = stored.get(f"{prefix}bboxes.{number}"), stored.get(f"{prefix}masks.{number}")
-        taken = 0
+        corners, masks = stored.get(f"{prefix}bboxes.{number}"), stored.get(f"{prefix}masks.{number}")
+        taken, size = 0, picture.size if picture.sam_seed is not None else (1, 1)
         for row in range(offset[number], offset[number + 1]):
             keep = torch.ones_like(rows[row], dtype=torch.bool) if valid is None else valid[row].bool()
             learned = labels[row][keep] if labels is not None else torch.full_like(rows[row][keep], -100)
@@ -234,14 +235,17 @@ def batch_of(
                     images=_images(clip[number], picture, config),
                     draw=Draw(case.name, row, 0),
                     image_id=number,
-                    # Boxes of cases are fractions already.
-                    original_size=picture.size if picture.sam_seed is not None else (1, 1),
+                    original_size=size,
                     regions=tuple(Region(mask=mask) for mask in own),
-                    prompts=() if boxes is None else tuple(VisualPrompt("box", box.view(2, 2)) for box in boxes),
+                    prompts=() if corners is None else tuple(_box(box, size) for box in corners),
                 )
             )
-    collate = collator_of(config, ids, 1 << 30, **layout)
-    return collate(samples, 0)
+    return collator_of(config, ids, 1 << 30)(samples, 0)
+
+
+def _box(fractions: Tensor, size: tuple[int, int]) -> VisualPrompt:
+    """A stored box, whose coordinates are fractions, as a person's in pixels."""
+    return VisualPrompt("box", fractions.view(2, 2) * torch.tensor([size[1], size[0]]))
 
 
 def _images(clip: Tensor, picture: Picture, config: GlammConfig) -> dict[str, tuple[Tensor, ...]]:

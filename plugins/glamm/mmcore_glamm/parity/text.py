@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from mmcore.contract.values import MAIN, SEGMENT
+from mmcore.language.tokens import encoder_of
 from mmcore.parity import Case, Check, Report, deterministic_image
 
 from mmcore_glamm.answers import MAX_NEW_TOKENS, read_answer
@@ -13,7 +14,7 @@ from mmcore_glamm.config import B7
 from mmcore_glamm.mask_losses import frame
 from mmcore_glamm.questions import sample
 from mmcore_glamm.sam import normalised
-from mmcore_glamm.tokens import BOX, open_tokenizer
+from mmcore_glamm.tokens import BOX, decode, open_tokenizer
 
 
 def text(case: Case, report: Report) -> None:
@@ -50,7 +51,8 @@ def text(case: Case, report: Report) -> None:
                 rounded = corners.half().to(getattr(torch, run["boxes_dtype"].removeprefix("torch.")))
                 report.equal(f"{tag}.boxes", [rounded.float().tolist()], run["boxes"])
                 report.equal(f"{tag}.<bbox> of the prompt", asked.count(BOX), len(made.prompts))
-            said = read_answer(run["answer_text"])
+            ids = encoder_of(processor.tokenizer).ids(run["answer_text"], None)[1:]
+            said = read_answer(decode(processor.tokenizer, ids))
             report.equal(f"{tag}.caption", said.text, run["caption"])
             if run["phrases"] is not None:
                 report.equal(f"{tag}.phrases", said.phrases, run["phrases"])
