@@ -167,6 +167,17 @@ class Model(nn.Module):
         """
         del folder, state, max_shard_bytes
 
+    def export_tensors(self, tensors: Mapping[str, Tensor], format: str, precision: str | None) -> Mapping[str, Tensor]:
+        """What published files of a format hold of a whole model: all of it, unless a family says otherwise.
+
+        Args:
+            tensors: published names and values, adapters folded in.
+            format: one of `published`.
+            precision: that was asked for; None leaves it to the family.
+        """
+        del format, precision
+        return tensors
+
     def export_files(self, folder: Path, format: str) -> None:
         """Write what stands beside exported weights: the original configuration and tokenizer.
 

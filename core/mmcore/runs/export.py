@@ -87,7 +87,9 @@ def _write(
     state = _state(opened, precision)
     use = opened.model.export_hf(folder, state, max_shard_bytes) if format == "hf" else None
     if use is None:
-        state = state if format == "hf" else opened.model.published(format).to_published(state)
+        if format != "hf":
+            published = opened.model.published(format).to_published(state)
+            state = dict(opened.model.export_tensors(published, format, precision))
         write_safetensors(state, folder, max_shard_bytes, metadata)
         if pth:
             _write_pth(state, folder / "model.pth")

@@ -113,11 +113,13 @@ class ClipVit(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "images 3 side side"], layers: Iterable[int] | None = None
-    ) -> Float[Tensor, "images tokens channels"] | dict[int, Float[Tensor, "images positions channels"]]:
-        """The rows that `config.select_feature` names, patches row by row of the picture; with `layers` what
-        `hidden_states` gives, as a call of the module, which engines that gather weights around calls wait for."""
+    ) -> Float[Tensor, "images tokens channels"] | tuple[Float[Tensor, "images positions channels"], ...]:
+        """The rows that `config.select_feature` names, patches row by row of the picture; with `layers` the whole
+        states of these, in order: a call of the module, which engines that gather weights around calls wait for."""
         if layers is not None:
-            return self.hidden_states(images, layers)
+            wanted = tuple(layers)
+            found = self.hidden_states(images, wanted)
+            return tuple(found[layer] for layer in wanted)
         state = self.config.state(self.config.select_layer)
         return self.select(self.hidden_states(images, [state])[state])
 

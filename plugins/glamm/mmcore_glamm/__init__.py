@@ -10,6 +10,7 @@ from mmcore import Family, Stage, hookimpl
 
 if TYPE_CHECKING:
     from mmcore import DataContext, Datasets, Model
+    from mmcore.contract.run import FinishedRun
     from mmcore.data.cache.features import CacheJob
     from mmcore.data.formats.format import Format
 
@@ -56,6 +57,14 @@ def annotation_formats() -> "tuple[Format, ...]":
     from mmcore_glamm.data.formats.registry import FORMATS
 
     return FORMATS
+
+
+@hookimpl
+def post_train(run: "FinishedRun") -> None:
+    """Fold the adapters in and write the folder that the released code opens."""
+    from mmcore_glamm.export import after_training
+
+    after_training(run)
 
 
 @hookimpl

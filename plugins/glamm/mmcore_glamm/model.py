@@ -14,6 +14,7 @@ train together each enters every part, with no rows if need be.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from mmcore.contract.values import SEGMENT, Loss, Losses, Prediction, Turn
 from mmcore.errors import UsageError
 from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
 from mmcore.language.models import Hidden
+from mmcore.vision.clip_vit import ClipVit
 from mmcore.vision.frozen import is_frozen
-from mmcore.weights.maps import WeightMap
+from mmcore.weights.files import read_tensors
+from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
 from mmcore_glamm import weights
@@ -48,10 +51,11 @@ class Glamm(LlavaModel):
     """
 
     config: GlammConfig
+    tower: ClipVit
+    PARTS = weights.PARTS
 
     def __init__(self, config: GlammConfig, loss_weights: Mapping[str, float] | None = None) -> None:
         super().__init__(config, loss_weights)
-        self.PARTS = weights.parts(config)
         self.region_encoder = RegionEncoder(config.region, config.tower.channels, config.width)
         self.seg_projection = SegProjection(config.width, config.sam.out_channels)
         self.sam = Sam(config.sam, fixed=config.sam_weights == RANDOM)
@@ -95,7 +99,7 @@ class Glamm(LlavaModel):
         """The states that projector and region encoder read, of every picture; a frozen tower keeps nothing."""
         wanted = self.config.region_states if len(batch.boxes) or self.is_shared else self.config.region_states[-1:]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.tower)):
-            return self.tower(batch.images, wanted)
+            return dict(zip(wanted, self.tower(batch.images, wanted), strict=True))
 
     def region_words(self, batch: GlammBatch, states: Mapping[int, Tensor]) -> Float[Tensor, "boxes width"]:
         """The word of every box; pictures without any are left out."""
@@ -210,6 +214,33 @@ class Glamm(LlavaModel):
     def published_parts(self, tensors: Mapping[str, Tensor]) -> WeightMap:
         """The map for a published folder, which lacks the tower, or for a LLaVA, which lacks what GLaMM adds."""
         return weights.whole(self.config, tensors)
+
+    def export_tensors(self, tensors: Mapping[str, Tensor], format: str, precision: str | None) -> Mapping[str, Tensor]:
+        """As published: without the tower, SAM and its projection in float32, the rest in bfloat16."""
+        del format
+        return weights.as_published(tensors, self.config, None if precision in ("fp32", "fp16") else torch.bfloat16)
+
+    def export_files(self, folder: Path, format: str) -> None:
+        """Configuration and tokenizer beside published weights."""
+        from mmcore_glamm.export import write_files
+
+        if format == "hf":
+            self.tokenizer.save_pretrained(folder)
+            return
+        write_files(self.config, self.tokenizer, folder)
+
+    def initialise(self, path: str | Path) -> LoadReport:
+        """Fill from a published file or folder: of a whole GLaMM, of a LLaVA, or of one part (`weights.PARTS`).
+
+        A training checkpoint's adapters are folded in with `adapter_alpha`.
+
+        Raises:
+            MissingDataError: there is no such file.
+            WeightsError: it is none of these, does not fit, or its configuration says other numbers.
+        """
+        tensors = weights.merged(read_tensors(path), self.config.adapter_alpha)
+        words, deviation = self.config.language["vocab_size"], self.config.language.get("initializer_range", 0.02)
+        return self._start_from(weights.with_new_words(tensors, words, deviation), path)
 
     # What the core asks
 

@@ -15,6 +15,7 @@ import torch
 from mmcore.errors import WeightsError
 from mmcore.language.llava import names as llava
 from mmcore.language.llava.names import COMPUTED, TOWER, Part, llava_rules
+from mmcore.language.published import EMBEDDING, OUTPUT
 from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor
 
@@ -64,9 +65,9 @@ _DECODER = {
 }
 
 
-def sam_rules(config: GlammConfig, published: str = "", ours: str = "sam.") -> list[Rule]:
-    """Names of segment-anything's parts behind a prefix, and ours."""
-    heads = _mlp("output_hypernetworks_mlps.*.", 3) | _mlp("iou_prediction_head.", config.sam.iou_depth)
+def sam_rules(published: str = "", ours: str = "sam.", *, iou_depth: int = 3) -> list[Rule]:
+    """Names of segment-anything's parts behind a prefix, and ours; `iou_depth` layers make its quality head."""
+    heads = _mlp("output_hypernetworks_mlps.*.", 3) | _mlp("iou_prediction_head.", iou_depth)
     decoder = {**_DECODER, **heads}
     names = {**ENCODER_NAMES, **_PROMPT, **{f"mask_decoder.{a}": f"mask_decoder.{b}" for a, b in decoder.items()}}
     names["mask_decoder.*"] = "mask_decoder.*"
@@ -90,7 +91,7 @@ def upstream(config: GlammConfig, new: tuple[str, ...] = ()) -> WeightMap:
         rules=(
             *(Rule(f"{REGION}{a}", f"region_encoder.{b}") for a, b in REGION_NAMES.items()),
             Rule(f"{PROJECTION}*", "seg_projection.*"),
-            *sam_rules(config, GROUNDING),
+            *sam_rules(GROUNDING, iou_depth=config.sam.iou_depth),
             *llava_rules(config.tower),
         ),
         ignored=(*COMPUTED, *SECOND_NAMES),
@@ -113,18 +114,33 @@ def whole(config: GlammConfig, names: Iterable[str]) -> WeightMap:
     )
 
 
-def parts(config: GlammConfig) -> dict[str, Part]:
-    """The files of single parts that training begins from."""
-    return {
-        **llava.PARTS,
-        "sam": Part(
-            label="SAM checkpoint",
-            fills="sam",
-            starts=("image_encoder.", "mask_decoder.", "prompt_encoder."),
-            rules=tuple(sam_rules(config)),
-            unused=("pixel_mean", "pixel_std"),
-        ),
-    }
+PARTS: Mapping[str, Part] = {
+    **llava.PARTS,
+    "sam": Part(
+        label="SAM checkpoint",
+        fills="sam",
+        starts=("image_encoder.", "mask_decoder.", "prompt_encoder."),
+        rules=tuple(sam_rules()),
+        unused=("pixel_mean", "pixel_std"),
+    ),
+}
+"""The files of single parts that training begins from."""
+
+
+def with_new_words(tensors: Mapping[str, Tensor], words: int, deviation: float) -> dict[str, Tensor]:
+    """A language model's tensors with rows for the words that GLaMM adds, drawn as transformers 4.28 draws them.
+
+    Args:
+        tensors: published names.
+        words: rows wanted.
+        deviation: of the normal distribution around 0.
+    """
+    result, chance = dict(tensors), torch.Generator().manual_seed(0)
+    for name in (EMBEDDING, OUTPUT):
+        if name in result and (missing := words - len(result[name])) > 0:
+            rows = torch.randn(missing, result[name].shape[1], generator=chance) * deviation
+            result[name] = torch.cat([result[name], rows.to(result[name].dtype)])
+    return result
 
 
 def merged(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ def test_every_optional_method_has_an_answer(tmp_path: Path) -> None:
         "attach": model.attach(None, None),  # type: ignore[arg-type]
         "keep_files": model.keep_files(tmp_path),
         "export_hf": model.export_hf(tmp_path, {}, 1),
+        "export_tensors": model.export_tensors({}, "upstream", None) or None,
         "export_files": model.export_files(tmp_path, "hf"),
         "idle_parameters": model.idle_parameters(None),  # type: ignore[arg-type]
         "checkpoint_blocks": model.checkpoint_blocks(),

@@ -4,13 +4,14 @@ import re
 
 import torch
 from mmcore.errors import DataError
+from mmcore.language.llava.names import llava_rules
 from mmcore.parity import Case, Report
 from mmcore.vision.projectors import build_projector
 from mmcore.vision.towers import build_tower
+from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor, nn
 
 from mmcore_glamm import weights
-from mmcore_glamm.config import GlammConfig
 from mmcore_glamm.mask_losses import enlarge, frame, pixel_losses
 from mmcore_glamm.parity.common import clip_pixels, deterministic, limits, sam_of, sam_pixels, tower_of
 from mmcore_glamm.region_encoder import RegionEncoder
@@ -18,7 +19,7 @@ from mmcore_glamm.sam import Sam, normalised
 from mmcore_glamm.sizes import RegionConfig, SamConfig
 
 
-def fill_part(module: nn.Module, map_: weights.WeightMap, ours: str = "", theirs: str = "") -> None:
+def fill_part(module: nn.Module, map_: WeightMap, ours: str = "", theirs: str = "") -> None:
     """Give a part the deterministic values of its published names.
 
     Args:
@@ -39,13 +40,14 @@ def clip_levels(case: Case, report: Report) -> None:
     given = case.data["config"]
     tower, bounds = tower_of(given), limits(case)
     model, projector = build_tower(tower), build_projector("mlp2x_gelu", tower.channels, given["hidden"])
-    rules = weights.WeightMap(rules=weights.llava_rules(tower))
+    rules = WeightMap(rules=llava_rules(tower))
     fill_part(model, rules, "tower.")
     fill_part(projector, rules, "projector.")
     seeds = [int(seed) for seed in re.findall(r"\d+", case.data["how"].split("seeds", 1)[1].split(";")[0])]
     levels = case.data["hidden_state_index_of_levels"]
     with torch.no_grad():
-        states = model(clip_pixels(seeds, tower.image_size), [*levels, case.data["select_index"]])
+        wanted = [*levels, case.data["select_index"]]
+        states = dict(zip(wanted, model(clip_pixels(seeds, tower.image_size), wanted), strict=True))
         selected = states[case.data["select_index"]]
         projected = projector(selected[:, 1:])
     rows, some = _steps(case, "projected"), _steps(case, "select")
@@ -73,9 +75,7 @@ def region_encoder(case: Case, report: Report) -> None:
     channels, width = given["clip_hidden"], given["hidden"]
     config = RegionConfig()
     encoder = RegionEncoder(config, channels, width)
-    rules = weights.WeightMap(
-        rules=tuple(weights.Rule(f"{weights.REGION}{a}", b) for a, b in weights.REGION_NAMES.items())
-    )
+    rules = WeightMap(rules=tuple(Rule(f"{weights.REGION}{a}", b) for a, b in weights.REGION_NAMES.items()))
     fill_part(encoder, rules)
     boxes = [case.tensors[f"in.bboxes.{n}"] for n in range(sum(name.startswith("in.bboxes") for name in case.tensors))]
     images = len(boxes)
@@ -144,7 +144,7 @@ def sam(case: Case, report: Report) -> None:
     given, size = case.data["config"], (case.data["H"], case.data["W"])
     config = sam_of(given, case.companion("keys.json"))
     model = Sam(config)
-    rules = weights.WeightMap(rules=tuple(weights.sam_rules(GlammConfig(sam=config), weights.GROUNDING)))
+    rules = WeightMap(rules=tuple(weights.sam_rules(weights.GROUNDING, iou_depth=config.iou_depth)))
     fill_part(model, rules, "sam.")
     seed = int(_prefix(case, r"image\((\d+),"))
     bounds = limits(case, "out")

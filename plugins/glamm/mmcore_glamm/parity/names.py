@@ -4,6 +4,7 @@ import torch
 from mmcore.contract.recipe import Lora
 from mmcore.parity import Case, Report
 from mmcore.train.lora import add_lora, fold
+from mmcore.weights.maps import WeightMap
 from mmcore.weights.skeleton import skeleton
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def _sam(case: Case, report: Report, tensors: dict[str, Tensor]) -> None:
     state, told = model.PARTS["sam"].map(model.state_dict()).to_ours(tensors, model.state_dict())
     report.equal("consumed: left out", told.ignored, [])
     report.equal("consumed: filled", sorted(state), sorted(n for n in model.state_dict() if n.startswith("sam.")))
-    rules = weights.WeightMap(rules=tuple(weights.sam_rules(B7)))
+    rules = WeightMap(rules=tuple(weights.sam_rules()))
     made = rules.to_published({name: tensor for name, tensor in model.state_dict().items() if name.startswith("sam.")})
     report.equal(
         "produced: names and shapes",
