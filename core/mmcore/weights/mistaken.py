@@ -97,8 +97,14 @@ def adapter_error(where: Path, base: str | None = None) -> WeightsError:
 
 
 def is_adapter(names: Iterable[str]) -> bool:
-    """Whether names of tensors are those of adapters that were not merged."""
-    return any(".lora_A." in name or ".lora_B." in name or ".lora_magnitude_vector" in name for name in names)
+    """Whether names of tensors are those of adapters without the weights that they are added to.
+
+    Trainers that wrap a model's layers in place (peft 0.5) save both side by side; a family may fold those together.
+    """
+    known = set(names)
+    marks = (".lora_A.", ".lora_B.", ".lora_magnitude_vector")
+    layers = {name.split(mark)[0] for name in known for mark in marks if mark in name}
+    return any(f"{layer}.weight" not in known for layer in layers)
 
 
 def shards_without_index(files: list[Path], folder: Path) -> list[Path] | None:

@@ -27,7 +27,6 @@ from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
 from mmcore.language.models import Hidden
 from mmcore.vision.clip_vit import ClipVit
 from mmcore.vision.frozen import is_frozen
-from mmcore.weights.files import read_tensors
 from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
@@ -229,18 +228,12 @@ class Glamm(LlavaModel):
             return
         write_files(self.config, self.tokenizer, folder)
 
-    def initialise(self, path: str | Path) -> LoadReport:
-        """Fill from a published file or folder: of a whole GLaMM, of a LLaVA, or of one part (`weights.PARTS`).
-
-        A training checkpoint's adapters are folded in with `adapter_alpha`.
-
-        Raises:
-            MissingDataError: there is no such file.
-            WeightsError: it is none of these, does not fit, or its configuration says other numbers.
-        """
-        tensors = weights.merged(read_tensors(path), self.config.adapter_alpha)
-        words, deviation = self.config.language["vocab_size"], self.config.language.get("initializer_range", 0.02)
-        return self._start_from(weights.with_new_words(tensors, words, deviation), path)
+    def _fill(self, path: str | Path, tensors: Mapping[str, Tensor]) -> LoadReport:
+        """As the base class; adapters in a training checkpoint are folded in, and new words are drawn first."""
+        language = self.config.language
+        tensors = weights.merged(tensors, self.config.adapter_alpha)
+        tensors = weights.with_new_words(tensors, language["vocab_size"], language.get("initializer_range", 0.02))
+        return super()._fill(path, tensors)
 
     # What the core asks
 
