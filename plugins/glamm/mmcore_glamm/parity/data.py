@@ -105,18 +105,18 @@ class Replayed:
 def data(case: Case, report: Report) -> None:
     """Every set of the case: its samples, then its batch."""
     with TemporaryDirectory() as scratch:
-        reader = _reader(case, Path(scratch))
+        reader = reader_of(case, Path(scratch))
         made: dict[str, list[ConversationSample]] = {}
         for name, stored in case.data["samples"].items():
             if "samples" in stored:
-                made[name] = [_sample(case, report, reader, name, stored, n) for n in range(len(stored["samples"]))]
+                made[name] = [sample_of(case, report, reader, name, stored, n) for n in range(len(stored["samples"]))]
                 _order(report, reader, name, stored)
                 if "batch" in stored:
                     _batch(case, report, reader, name, name, made[name], stored["batch"])
         _other_batches(case, report, reader, made)
 
 
-def _reader(case: Case, scratch: Path) -> Reader:
+def reader_of(case: Case, scratch: Path) -> Reader:
     """The recipe's reader over the case's files, with its tokenizer and its wordings."""
     model = {"tokenizer": str(_tokenizer(case, scratch)), "add_tokens": True, "published": {"cut_masks": True}}
     stage = GCG.replace(model=model, max_length=case.data.get("model_max_length", 1536))
@@ -149,9 +149,10 @@ def _source(reader: Reader, name: str, stored: Mapping[str, Any]) -> GroundedSou
     return found
 
 
-def _sample(
+def sample_of(
     case: Case, report: Report, reader: Reader, name: str, stored: Mapping[str, Any], number: int
 ) -> ConversationSample:
+    """One recorded sample of a set, compared with what the case stores of it."""
     wanted = stored["samples"][number]
     source = _source(reader, _part(name, wanted), stored)
     tag = f"{name}.{number}"
