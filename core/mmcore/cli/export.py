@@ -33,6 +33,10 @@ import click
     "--pth", is_flag=True, help="With --format upstream: also one .pth of plain tensors for the original code."
 )
 @click.option("--push-to-hub", metavar="OWNER/NAME", help="Upload the folder to this Hub repository.")
+@click.option("--private", is_flag=True, help="With --push-to-hub: a new repository is a private one.")
+@click.option(
+    "--license", "licence", metavar="ID", help="For the card, as the Hub writes it: apache-2.0, cc-by-nc-4.0, ..."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the written files as JSON.")
 def export(
     target: str,
@@ -43,6 +47,8 @@ def export(
     precision: str | None,
     pth: bool,
     push_to_hub: str | None,
+    private: bool,
+    licence: str | None,
     as_json: bool,
 ) -> None:
     """Write the weights of a run as safetensors, with config, tokenizer and a model card."""
@@ -51,19 +57,34 @@ def export(
     from mmcore.errors import UsageError
     from mmcore.runs.export import export as write
     from mmcore.runs.opened import open_model
+    from mmcore.runs.upload import check_name, upload, waiting
 
+    if private and not push_to_hub:
+        raise UsageError("--private belongs to --push-to-hub", do="give both or neither")
+    if push_to_hub:
+        check_name(push_to_hub)
     opened = open_model(target, checkpoint=checkpoint)
     if out is None:
         if opened.run_dir is None:
             raise UsageError("--out is needed when TARGET is not a run folder", where=target)
         out = opened.run_dir / "exports" / format_
-    files = write(opened, format_, out, max_shard_bytes=int(max_shard_gb * 1e9), pth=pth, precision=precision)
+    what = {
+        "origin": opened.origin,
+        "step": opened.step,
+        "format": format_,
+        "precision": precision,
+        "pth": pth,
+        "shard": max_shard_gb,
+        "license": licence,
+    }
+    if push_to_hub and waiting(out, what):
+        click.echo(f"{out} stands from a command whose upload did not come to an end", err=True)
+        files = sorted(path for path in out.rglob("*") if path.is_file())
+    else:
+        shard = int(max_shard_gb * 1e9)
+        files = write(opened, format_, out, max_shard_bytes=shard, pth=pth, precision=precision, licence=licence)
     if push_to_hub:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(push_to_hub, exist_ok=True)
-        api.upload_folder(repo_id=push_to_hub, folder_path=str(out))
+        click.echo(upload(out, push_to_hub, what, private=private), err=True)
     if as_json:
         click.echo(json.dumps({"files": [str(path) for path in files], "step": opened.step, "format": format_}))
         return

@@ -13,15 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcore.contract.recipe import Stage
 from mmcore.errors import CheckpointError, UsageError
 from mmcore.runs.adapter import write_adapter
+from mmcore.runs.card import write_card
 from mmcore.runs.config import to_tree
 from mmcore.runs.opened import CONFIG, OpenedModel
 from mmcore.version import __version__
 from mmcore.weights.files import write_safetensors
-
-CARD = "README.md"
 
 
 def export(
@@ -32,6 +30,7 @@ def export(
     max_shard_bytes: int = 5_000_000_000,
     pth: bool = False,
     precision: str | None = None,
+    licence: str | None = None,
 ) -> list[Path]:
     """Write a trained model into a new folder; nothing is left behind when it fails.
 
@@ -42,6 +41,7 @@ def export(
         max_shard_bytes: largest size of one file.
         pth: also write one `.pth` of plain tensors, which the published code's own loader takes.
         precision: "fp32", "bf16" or "fp16"; None keeps that of the weights.
+        licence: for the card, an identifier of the Hub such as "apache-2.0".
 
     Returns:
         Every file, in the order of writing.
@@ -59,10 +59,10 @@ def export(
     except OSError as error:
         raise _unwritable(out, error) from None
     try:
-        _write(opened, format, scratch, max_shard_bytes, pth, precision)
+        _write(opened, format, scratch, max_shard_bytes, pth, precision, licence)
+        _readable(scratch)
         if out.exists():
             out.rmdir()
-        scratch.chmod(0o755)
         scratch.replace(out)
     except OSError as error:
         raise _unwritable(out, error) from error
@@ -76,13 +76,26 @@ def _unwritable(out: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"cannot write the export: {error.strerror or error}", where=out, do=do)
 
 
+def _readable(folder: Path) -> None:
+    """Everybody may read an export, whatever made its files: a server often runs as somebody else."""
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def _write(
-    opened: OpenedModel, format: str, folder: Path, max_shard_bytes: int, pth: bool, precision: str | None
+    opened: OpenedModel,
+    format: str,
+    folder: Path,
+    max_shard_bytes: int,
+    pth: bool,
+    precision: str | None,
+    licence: str | None,
 ) -> None:
     metadata = {"mmcore": __version__, "plugin": opened.settings.plugin, "variant": opened.settings.variant}
     if format == "adapter":
         use = write_adapter(opened.model, opened.settings.stage, folder, metadata)
-        (folder / CARD).write_text(_card(opened, "peft's names, format `adapter`") + use)
+        write_card(opened, folder, "peft's names, format `adapter`", use=use, licence=licence, opens=False)
         return
     state = _state(opened, precision)
     use = opened.model.export_hf(folder, state, max_shard_bytes) if format == "hf" else None
@@ -97,7 +110,8 @@ def _write(
             (folder / CONFIG).write_text(json.dumps(_config(opened), indent=2) + "\n")
         opened.model.export_files(folder, format)
     whose = "transformers'" if use is not None else "mmcore's" if format == "hf" else "published"
-    (folder / CARD).write_text(_card(opened, f"{whose} names, format `{format}`") + (use or ""))
+    told = f"{whose} names, format `{format}`"
+    write_card(opened, folder, told, use=use, licence=licence, opens=format == "hf")
 
 
 def _state(opened: OpenedModel, precision: str | None) -> dict[str, Any]:
@@ -135,52 +149,3 @@ def _config(opened: OpenedModel) -> dict[str, Any]:
             "stage": to_tree(opened.settings.stage.replace(lora=None)),  # adapters are folded in
         },
     }
-
-
-def _card(opened: OpenedModel, tensors: str) -> str:
-    """A model card: what it is, what it was trained on, and what numbers it reached."""
-    settings, stage = opened.settings, opened.settings.stage
-    metrics = _last_metrics(opened.run_dir)
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
-    table = f"\n## Evaluation\n\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
-    sources = "\n".join(
-        f"- {name}: {source.format}, weight {source.weight:g}"
-        for name, source in stage.data.sources.items()
-        if settings.only is None or name in settings.only
-    )
-    return f"""---
-library_name: mmcore
-tags: [mmcore, {settings.plugin}]
----
-
-# {settings.plugin} {settings.variant}, stage {stage.number} {stage.name}
-
-{stage.title}.
-
-Trained with mmcore {__version__} ({opened.family.plugin.label}), {opened.step} optimiser steps, seed {settings.seed}.
-Recipe: {stage.origin}. Tensors: {tensors}.
-
-## Training data
-
-{sources}
-{_classes(stage)}{table}"""
-
-
-def _classes(stage: Stage) -> str:
-    """The class names that the model answers with."""
-    if not stage.class_names:
-        return ""
-    listed = "\n".join(f"{number}. {name}" for number, name in enumerate(stage.class_names, 1))
-    return f"\n## Classes\n\n{listed}\n"
-
-
-def _last_metrics(run_dir: Path | None) -> dict[str, float]:
-    """The newest evaluation in a run's `metrics.jsonl`."""
-    path = run_dir / "metrics.jsonl" if run_dir else None
-    if path is None or not path.exists():
-        return {}
-    for line in reversed(path.read_text().splitlines()):
-        entry = json.loads(line)
-        if entry.get("eval"):
-            return {name: value for name, value in entry["eval"].items() if isinstance(value, (int, float))}
-    return {}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from mmcore.errors import WeightsError
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.conversation_templates import template
 from mmcore.language.generate import Generated, Stop, end_ids, generate
+from mmcore.language.llava import answer as llava_answer
 from mmcore.language.llava.layout import expressible
 from mmcore.language.tokens import load_tokenizer
 from mmcore.runs import export as core_export
@@ -389,3 +392,19 @@ def test_a_clip_tower_is_what_transformers_has():
     assert isinstance(VARIANTS["tiny"].tower, ClipTower)
     told = {name: expressible(config.language, config.tower) for name, config in VARIANTS.items()}
     assert told == {name: "convnext" not in name for name in VARIANTS}
+
+
+def test_an_export_is_readable_by_everybody_and_its_lines_run(tmp_path, picture, monkeypatch, capsys):
+    model = visper(VARIANTS["tiny"])
+    core_export.export(opened(model, stages("tiny")[0]), "upstream", tmp_path / "upstream")
+    monkeypatch.setattr(type(model), "export_hf", lambda *_: None)  # as a family without a shape of transformers
+    core_export.export(opened(model, stages("tiny")[0]), "hf", tmp_path / "hf", licence="apache-2.0")
+    for path in (*tmp_path.glob("*"), *tmp_path.rglob("*/*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+    card = (tmp_path / "hf" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    shutil.copy(picture, tmp_path / "hf" / "photo.jpg")
+    monkeypatch.chdir(tmp_path / "hf")
+    monkeypatch.setattr(llava_answer, "MAX_NEW_TOKENS", 3)
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out
