@@ -178,6 +178,13 @@ class Model(nn.Module):
         del format, precision
         return tensors
 
+    def plain_config(self) -> Mapping[str, Any] | None:
+        """`config.json` of a plain transformers model that reads its part of this model's published names.
+
+        An export for transformers then holds published names: transformers opens that part, such as the language model,
+        and mmcore the whole. None where there is no such part.
+        """
+
     def export_files(self, folder: Path, format: str) -> None:
         """Write what stands beside exported weights: the original configuration and tokenizer.
 

@@ -99,17 +99,20 @@ def _write(
         return
     state = _state(opened, precision)
     use = opened.model.export_hf(folder, state, max_shard_bytes) if format == "hf" else None
+    plain = opened.model.plain_config() if format == "hf" and use is None else None
     if use is None:
         if format != "hf":
             published = opened.model.published(format).to_published(state)
             state = dict(opened.model.export_tensors(published, format, precision))
+        elif plain:
+            state = opened.model.published("upstream").to_published(state)
         write_safetensors(state, folder, max_shard_bytes, metadata)
         if pth:
             _write_pth(state, folder / "model.pth")
         if format == "hf":
-            (folder / CONFIG).write_text(json.dumps(_config(opened), indent=2) + "\n")
+            (folder / CONFIG).write_text(json.dumps(_config(opened, plain), indent=2) + "\n")
         opened.model.export_files(folder, format)
-    whose = "transformers'" if use is not None else "mmcore's" if format == "hf" else "published"
+    whose = "transformers'" if use is not None else "mmcore's" if format == "hf" and not plain else "published"
     told = f"{whose} names, format `{format}`"
     write_card(opened, folder, told, use=use, licence=licence, opens=format == "hf")
 
@@ -137,10 +140,11 @@ def _write_pth(state: Mapping[str, Any], path: Path) -> None:
     torch.save({name: tensor.contiguous().clone() for name, tensor in state.items()}, path)
 
 
-def _config(opened: OpenedModel) -> dict[str, Any]:
+def _config(opened: OpenedModel, plain: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
-        "model_type": f"mmcore-{opened.settings.plugin}",
+        **(plain or {"model_type": f"mmcore-{opened.settings.plugin}"}),
         "mmcore": {
+            "names": "published" if plain else "own",
             "version": __version__,
             "plugin": opened.settings.plugin,
             "plugin_version": opened.family.plugin.version,

@@ -93,7 +93,10 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     family = OpenedPlugin.open(settings.plugin)
     with skeleton():
         model = build_model(family, settings)
-    load_exactly(model, read_tensors(folder), str(folder))
+    tensors = read_tensors(folder)
+    if config.get("names") == "published":
+        tensors, _ = model.published("upstream").to_ours(tensors, model.state_dict())
+    load_exactly(model, tensors, str(folder))
     attach(model, settings, folder)
     return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
 

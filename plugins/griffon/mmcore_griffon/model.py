@@ -12,21 +12,29 @@ prompt becomes. Gemma 2's factor on embeddings reaches image and region tokens t
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from mmcore import Stage
-from mmcore.contract.values import CROP
+from mmcore.contract.values import CROP, Prediction
 from mmcore.language.batch import ConversationBatch
+from mmcore.language.llava.answer import said
 from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
+from mmcore.language.llava.names import Part
 from mmcore.weights.maps import WeightMap
 from torch import Tensor
 
-from mmcore_griffon import weights
+from mmcore_griffon import answers, weights
 from mmcore_griffon.config import GriffonConfig
+from mmcore_griffon.export import plain_config, write_hf_files, write_upstream_files
 from mmcore_griffon.prompts import samples
 from mmcore_griffon.region_tokenizer import RegionTokenizer
 from mmcore_griffon.tokenizer import MADE, open_tokenizer
+
+if TYPE_CHECKING:
+    from mmcore.contract.protocols import DataContext
 
 
 class Griffon(LlavaModel):
@@ -38,7 +46,6 @@ class Griffon(LlavaModel):
     """
 
     config: GriffonConfig
-    PARTS = weights.PARTS
     TOKENIZERS: ClassVar = MADE
 
     def __init__(self, config: GriffonConfig, loss_weights: Mapping[str, float] | None = None) -> None:
@@ -55,6 +62,31 @@ class Griffon(LlavaModel):
 
     def _no_crops(self, batch: ConversationBatch) -> Tensor:
         return batch.images.new_zeros(0, 3, self.config.region_size, self.config.region_size)
+
+    @torch.no_grad()
+    def predict(self, batch: ConversationBatch) -> list[Prediction]:
+        """The answer to each prompt, with the boxes that are written in it and how sure the model was of each."""
+        found, texts = said(self.language, self.config, self.tokenizer, batch, self.spliced(batch))
+        rows = zip(found.ids, found.probabilities, texts, batch.original_sizes, strict=True)
+        read = [
+            answers.read(text, size, answers.confidence(ids, sure, self._marks) if self._marks else ())
+            for ids, sure, text, size in rows
+        ]
+        return [
+            Prediction(image_id=image, size=size, record_id=record, **fields)
+            for image, record, size, fields in zip(
+                batch.image_ids, batch.record_ids, batch.original_sizes, read, strict=True
+            )
+        ]
+
+    @cached_property
+    def _marks(self) -> answers.Marks | None:
+        return answers.marks(self.tokenizer.get_vocab())
+
+    def attach(self, stage: Stage, context: "DataContext", folder: Path | None = None) -> None:
+        """Where the tokenizer is looked for."""
+        super().attach(stage, context, folder)
+        self.__dict__.pop("_marks", None)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -73,9 +105,22 @@ class Griffon(LlavaModel):
             raise unknown_format("Griffon", format)
         return weights.upstream(self.config)
 
+    def parts_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Part]:
+        """A CLIP file with as many positions as the region tokenizer's encoder is that, any other the main tower."""
+        return weights.parts(self.config, tensors)
+
     def published_parts(self, tensors: Mapping[str, Tensor]) -> WeightMap:
         """The published map for tensors of another stage: a region tokenizer that they lack stays new."""
         return weights.upstream(self.config, tensors)
+
+    def plain_config(self) -> dict[str, Any]:
+        """The language model's own `config.json`: plain transformers opens that part of an export."""
+        return plain_config(self.config)
+
+    def export_files(self, folder: Path, format: str) -> None:
+        """Configuration and tokenizer beside published weights."""
+        write = write_hf_files if format == "hf" else write_upstream_files
+        write(self.config, self.tokenizer, folder)
 
     def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
         """Parts of both towers behind what is read."""

@@ -12,7 +12,7 @@ from mmcore.errors import WeightsError
 from mmcore.language.llava.published_config import read_settings, write_settings
 from mmcore.vision.clip_vit import ClipTower
 
-from mmcore_griffon.config import HIGH, REGION_TOWER, GriffonConfig
+from mmcore_griffon.config import REGION_TOWER, GriffonConfig
 
 TEMPLATES: Mapping[str, str] = {"llama": "llava_llama_2", "gemma2": "gemma_instruct", "qwen2": "qwen2"}
 """Conversation template by language model."""
@@ -22,6 +22,18 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "qwen2": ("qwen2_Griffon", "GriffonQwen25ForCausalLM"),
 }
 _V1 = ("llava", "LlavaLlamaForCausalLM")
+_FIXED: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1, "rope_scaling": None},
+    "gemma2": {"attention_bias": False, "cache_implementation": "hybrid"},
+    "qwen2": {"rope_scaling": None, "sliding_window": None},
+}
+"""What upstream's transformers (4.45) writes besides, by language model."""
+_ALWAYS = {
+    "attention_dropout": 0.0,
+    "initializer_range": 0.02,
+    "transformers_version": "4.45.2",
+    "use_cache": False,
+}
 
 
 def from_published(
@@ -61,9 +73,12 @@ def from_published(
 def to_published(config: GriffonConfig) -> dict[str, Any]:
     """The entries of a published `config.json` for this model."""
     model = str(config.language["model_type"])
-    is_v1 = model == "llama" and config.region_tower is None and config.image_size < HIGH.image_size
+    is_v1 = model == "llama" and config.region_tower is None and config.projector == "linear"
     model_type, architecture = _V1 if is_v1 else _CLASSES[model]
-    return write_settings(config) | {
+    language = dict(config.language)
+    if model == "llama":
+        language.setdefault("head_dim", language["hidden_size"] // language["num_attention_heads"])
+    return {**_FIXED[model], **_ALWAYS, **write_settings(config.replace(language=language))} | {
         "model_type": model_type,
         "architectures": [architecture],
         "image_aspect_ratio": "square",  # upstream's word for squashing

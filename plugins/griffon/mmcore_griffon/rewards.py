@@ -21,6 +21,8 @@ from torch import Tensor
 
 TIGHTEN_AT = 1500
 """Step from which adaptive thresholds are stricter."""
+FAR = 10**6
+"""Pixels beyond which a number is no place in a picture."""
 _ENTRY = re.compile(
     r'\{"bbox_2d": \[(\d{1,3}|1000), (\d{1,3}|1000), (\d{1,3}|1000), (\d{1,3}|1000)\], "label": "([^"]+)"\}'
 )
@@ -90,7 +92,7 @@ def recall_reward(answer: str, truth: Truth, step: int | None = None) -> float:
     if (overlaps := _overlaps(answer, truth)) is None:
         return float(truth.count <= 0)
     least = 0.75 if step is not None and step >= TIGHTEN_AT else 0.5
-    recall = float(_clip(overlaps, least, least).sum() / truth.count)
+    recall = float(_clip(overlaps, least, least).sum() / max(truth.count, 1))
     return float(_clip(torch.tensor([recall]), *((0.0, 1.0) if step is None else (0.5, 0.75)))[0])
 
 
@@ -152,5 +154,7 @@ def _box(entry: Any) -> LabelledBox | None:
     try:
         left, top, right, bottom = (int(side) for side in box)
     except (TypeError, ValueError, OverflowError):
+        return None
+    if max(abs(side) for side in (left, top, right, bottom)) > FAR:
         return None
     return LabelledBox((left, top, right, bottom), entry.get("label"))

@@ -11,19 +11,43 @@ Positions learned at another resolution are resized when they are read, so that 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from mmcore.language.llava import names as llava
 from mmcore.language.llava.names import COMPUTED, TOWER, Part
 from mmcore.language.published import EMBEDDING, OUTPUT, language_rules
 from mmcore.vision.clip_vit import clip_rules
 from mmcore.weights.maps import Rule, WeightMap
+from torch import Tensor
 
 from mmcore_griffon.config import GriffonConfig
 
 ENCODER, PROMPT = "model.prompt_visual_encoder.vision_model.", "model.prompt_projector."
 REGION = (f"{ENCODER}*", f"{PROMPT}*")
 """Published names of the region tokenizer."""
-PARTS: Mapping[str, Part] = llava.PARTS
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
+"""In a file of a CLIP tower alone."""
+
+
+def parts(config: GriffonConfig, tensors: Mapping[str, Tensor]) -> Mapping[str, Part]:
+    """The files of single parts that this family starts from; there are two towers that a CLIP file may be.
+
+    Args:
+        config: of the model.
+        tensors: of the file. With as many positions as the region tokenizer's encoder it is that one's, else the main
+            tower's, enlarged while it is read.
+    """
+    clip, region = llava.PARTS["clip"], config.region_tower
+    main = replace(clip, rules=tuple(clip_rules("vision_model.", "tower.", grid=config.tower.grid)))
+    if region is None or POSITIONS not in tensors or len(tensors[POSITIONS]) != region.grid**2 + 1:
+        return {**llava.PARTS, "clip": main}
+    encoder = replace(
+        clip,
+        label="CLIP encoder of visual prompts",
+        fills="region.encoder",
+        rules=tuple(clip_rules("vision_model.", "region.encoder.")),
+    )
+    return {**llava.PARTS, "clip": encoder}
 
 
 def upstream(config: GriffonConfig, present: Iterable[str] | None = None) -> WeightMap:

@@ -33,6 +33,7 @@ def test_every_optional_method_has_an_answer(tmp_path: Path) -> None:
         "keep_files": model.keep_files(tmp_path),
         "export_hf": model.export_hf(tmp_path, {}, 1),
         "export_tensors": model.export_tensors({}, "upstream", None) or None,
+        "plain_config": model.plain_config(),
         "export_files": model.export_files(tmp_path, "hf"),
         "idle_parameters": model.idle_parameters(None),  # type: ignore[arg-type]
         "checkpoint_blocks": model.checkpoint_blocks(),
@@ -41,7 +42,7 @@ def test_every_optional_method_has_an_answer(tmp_path: Path) -> None:
     }
     with pytest.raises(UsageError, match="Least cannot predict on loose images"):
         model.prepare([np.zeros((2, 2, 3), np.uint8)])
-    assert {*answers, "prepare"} == set(OPTIONAL)
+    assert {*answers, "prepare", "prepare_video", "converse"} == set(OPTIONAL)
     assert answers.pop("published_parts") == "map of upstream"
     assert answers.pop("lora_modules") == (model,)
     assert set(answers.values()) == {None, ()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded, Prediction, Turn
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.conversation_templates import template
-from mmcore.language.generate import Stop, end_ids, generate
+from mmcore.language.generate import Generated, Stop, end_ids, generate
 from mmcore.language.llava.config import LlavaConfig
 from mmcore.language.models import LanguageModel
 from mmcore.language.processor import Processor
@@ -38,6 +38,23 @@ def answer(
         batch: prompts that end where the answer begins, one a row, padded on either side.
         rows: kind -> (images, rows, width), what stands among the words.
     """
+    _, texts = said(language, config, tokenizer, batch, rows)
+    return [
+        Prediction(image_id=image, size=size, record_id=record, text=text)
+        for image, record, size, text in zip(
+            batch.image_ids, batch.record_ids, batch.original_sizes, texts, strict=True
+        )
+    ]
+
+
+def said(
+    language: LanguageModel,
+    config: LlavaConfig,
+    tokenizer: Any,
+    batch: ConversationBatch,
+    rows: Mapping[str, Tensor],
+) -> tuple[Generated, list[str]]:
+    """The same as `answer` with the ids and their probabilities, for families that read more out of them."""
     found = generate(
         language,
         language.embed(batch.sequences, rows),
@@ -50,12 +67,7 @@ def answer(
         hear=None if batch.hear is None else Streamed(batch.hear, partial(tokenizer.decode, skip_special_tokens=True)),
     )
     texts = tokenizer.batch_decode(found.ids, skip_special_tokens=True)
-    return [
-        Prediction(image_id=image, size=size, record_id=record, text=text.strip())
-        for image, record, size, text in zip(
-            batch.image_ids, batch.record_ids, batch.original_sizes, texts, strict=True
-        )
-    ]
+    return found, [text.strip() for text in texts]
 
 
 def prompts(processor: Processor, images: Sequence[np.ndarray], text: str | None = None) -> list[ConversationSample]:

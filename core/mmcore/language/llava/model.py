@@ -196,10 +196,15 @@ class LlavaModel(Model):
         """
         return self._fill(path, only(part, read_published(path), path))
 
+    def parts_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Part]:
+        """What a file may be a part of; a family with two towers looks at its tensors to say which one it is."""
+        del tensors
+        return self.PARTS
+
     def _fill(self, path: str | Path, tensors: Mapping[str, Tensor]) -> LoadReport:
-        own = self.state_dict()
-        found = kind(tensors, self.PARTS)
-        part = self.PARTS.get(found)
+        own, parts = self.state_dict(), self.parts_of(tensors)
+        found = kind(tensors, parts)
+        part = parts.get(found)
         if part and not any(name.startswith(f"{part.fills}.") for name in own):
             raise WeightsError(f"this model has no use for a {part.label}: it has no {part.fills}", where=path)
         if found in (WHOLE, "language"):

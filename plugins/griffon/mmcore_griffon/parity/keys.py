@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmcore.language.llava.names import TOWER
 from mmcore.parity import Case, Check, Report
 
+from mmcore_griffon.config import GriffonConfig
 from mmcore_griffon.model import Griffon
-from mmcore_griffon.parity.common import CLIP_SIZES, published
+from mmcore_griffon.parity.common import published
+from mmcore_griffon.weights import ENCODER
 
 FAMILIES = {"gemma": "gemma", "qwen": "qwen"}
 """Words in a case's name; all others are LLaMA."""
@@ -45,41 +48,37 @@ def _check_list(case: Case, report: Report, expected: Mapping[str, tuple[str, li
         report.equal("parameters", count, case.data["parameters"])
 
 
-def _config(case: Case, expected: Mapping[str, Any]) -> Any:
+def _config(case: Case, expected: Mapping[str, Any]) -> GriffonConfig:
     family = next((word for word in FAMILIES if word in case.name), "llama")
-    words = {theirs: theirs for theirs in CLIP_SIZES} | {
-        "size": "image_size",
-        "patch": "patch_size",
-        "hidden": "hidden_size",
-    }
-    vision = case.data["vision"]
-    tower = {theirs: vision[word] for theirs, word in words.items() if word in vision}
-    tower["inter"] = _rows(expected, "model.vision_tower.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight")
+    heads = case.data["vision"]["heads"]
     kind = "linear" if "model.mm_projector.weight" in expected else case.data["how"].rsplit("mm_projector_type=", 1)[1]
     multimodal = {"mm_projector_type": kind, "unshared_visual_encoder": True}
-    return published(family, case.data["llm_config"], multimodal, tower, _region(expected, tower))
+    tower = tower_of(expected, TOWER + "vision_model.", heads)
+    assert tower is not None
+    return published(family, case.data["llm_config"], multimodal, tower, tower_of(expected, ENCODER, heads))
 
 
-def _region(expected: Mapping[str, Any], tower: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Sizes of the region tokenizer's tower, read off its tensors: cases only list them."""
-    prefix = "model.prompt_visual_encoder.vision_model."
-    if f"{prefix}embeddings.class_embedding" not in expected:
+def tower_of(listed: Mapping[str, Any], prefix: str, heads: int) -> dict[str, int] | None:
+    """Sizes of a tower, read off its tensors; the number of heads they do not show.
+
+    Args:
+        listed: published names, each with something and a shape.
+        prefix: of the tower's names.
+        heads: of the tower.
+    """
+    if f"{prefix}embeddings.class_embedding" not in listed:
         return None
-    (_, (width, _, patch, _)) = expected[f"{prefix}embeddings.patch_embedding.weight"]
-    grid = round((_rows(expected, f"{prefix}embeddings.position_embedding.weight") - 1) ** 0.5)
-    layers = {name.split(".")[5] for name in expected if name.startswith(f"{prefix}encoder.layers.")}
+    width, _, patch, _ = listed[f"{prefix}embeddings.patch_embedding.weight"][1]
+    positions = listed[f"{prefix}embeddings.position_embedding.weight"][1][0]
+    layers = {name.removeprefix(prefix).split(".")[2] for name in listed if name.startswith(f"{prefix}encoder.layers.")}
     return {
         "hidden": width,
         "layers": len(layers),
-        "heads": tower["heads"],
-        "inter": _rows(expected, f"{prefix}encoder.layers.0.mlp.fc1.weight"),
-        "size": grid * patch,
+        "heads": heads,
+        "inter": listed[f"{prefix}encoder.layers.0.mlp.fc1.weight"][1][0],
+        "size": round((positions - 1) ** 0.5) * patch,
         "patch": patch,
     }
-
-
-def _rows(expected: Mapping[str, Any], name: str) -> int:
-    return expected[name][1][0]
 
 
 KINDS: dict[str, Check] = {"keys_": check_keys}
