@@ -1,12 +1,20 @@
 """Tokenizers are found where they lie, and kept so that others read text as training did."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from mmcore.data.demo.tiny_tokenizer import SPECIAL, make_tokenizer, write_tokenizer
 from mmcore.errors import RecipeError
 from mmcore.language.conversation_templates import template
-from mmcore.language.tokenizer_files import copy_tokenizer, find_tokenizer, open_tokenizer, save_tokenizer
+from mmcore.language.tokenizer_files import (
+    copy_tokenizer,
+    find_tokenizer,
+    keep_tokenizer,
+    open_tokenizer,
+    save_tokenizer,
+)
 from mmcore.language.tokens import load_tokenizer, tokenize
 
 
@@ -55,8 +63,8 @@ def test_merges_are_written_in_the_form_that_old_tokenizers_read(tmp_path):
 
 
 def test_an_unchanged_tokenizer_is_copied_and_one_that_grew_is_written_anew(tmp_path):
-    source = tmp_path / "source"
-    make_tokenizer().save_pretrained(source)
+    source = _made(tmp_path / "source")
+    save_tokenizer(make_tokenizer(), source)
     copy_tokenizer(load_tokenizer(source), _made(tmp_path / "same"))
     for path in source.glob("tokenizer*"):
         assert (tmp_path / "same" / path.name).read_bytes() == path.read_bytes()
@@ -66,5 +74,55 @@ def test_an_unchanged_tokenizer_is_copied_and_one_that_grew_is_written_anew(tmp_
 
 
 def _made(folder):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     return folder
+
+
+TEXTS = ("<|user|>\nhello there<|end|>\n x", " a b", "<image>\nWhat?", "hi<|end|> there")
+
+
+def assert_version_4_reads(folder: Path, tokenizer: Any) -> None:
+    """Transformers 4.41 knows no class of version 5, and its tokenizers no merges but text."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] in ("PreTrainedTokenizerFast", "LlamaTokenizer")
+    if (path := folder / "tokenizer.json").exists():
+        merges = json.loads(path.read_text())["model"].get("merges", [])
+        assert all(isinstance(pair, str) or " " in "".join(pair) for pair in merges)
+    again = load_tokenizer(folder)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    for text in TEXTS:
+        assert tokenize(text, again).tolist() == tokenize(text, tokenizer).tolist()
+
+
+@pytest.mark.parametrize("name", ["tokenizer_llama3", "tokenizer_phi3", "tokenizer_phi3_fast"])
+def test_a_published_tokenizer_survives_a_run_folder(name, shared, tmp_path):
+    source = shared / "goldens/visper/data_conversations" / name
+    tokenizer = load_tokenizer(source)
+    keep_tokenizer(tokenizer, tmp_path / "run")
+    keep_tokenizer(load_tokenizer(tmp_path / "run"), tmp_path / "run")  # a resume writes into the same place
+    copy_tokenizer(load_tokenizer(tmp_path / "run"), _made(tmp_path / "export"))
+    assert_version_4_reads(tmp_path / "export", tokenizer)
+    if name != "tokenizer_llama3":  # which gets a padding token
+        for path in source.iterdir():
+            assert (tmp_path / "export" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_tokenizer_that_version_5_wrote_is_repaired_at_every_export(tmp_path):
+    make_tokenizer("zebra").save_pretrained(tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "TokenizersBackend", "nothing to repair any more?"
+    tokenizer = load_tokenizer(tmp_path / "run")
+    copy_tokenizer(tokenizer, _made(tmp_path / "export"))
+    assert_version_4_reads(tmp_path / "export", tokenizer)
+    assert json.loads((tmp_path / "run" / "tokenizer_config.json").read_text()) == written
+
+
+def test_a_folder_that_a_user_named_comes_before_what_lies_below_the_data_root(tmp_path):
+    for place in (tmp_path / "mine" / "words", tmp_path / "data" / "weights" / "words"):
+        place.mkdir(parents=True)
+        (place / "tokenizer.json").write_text("{}")
+    named = str(tmp_path / "mine" / "words")
+    assert find_tokenizer(named, [tmp_path / "run", tmp_path / "data"]) == named
+    _made(tmp_path / "run" / "tokenizer")
+    (tmp_path / "run" / "tokenizer" / "tokenizer.json").write_text("{}")
+    assert find_tokenizer(named, [tmp_path / "run", tmp_path / "data"]) == str(tmp_path / "run" / "tokenizer")

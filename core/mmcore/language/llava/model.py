@@ -31,7 +31,7 @@ from mmcore.language.llava import answer
 from mmcore.language.llava.config import LlavaConfig
 from mmcore.language.llava.names import COMPUTED, PARTS, WHOLE, Part, kind, llava_rules, only, read_published
 from mmcore.language.published import check_numbers, with_all_words
-from mmcore.language.tokenizer_files import FOLDER, open_tokenizer
+from mmcore.language.tokenizer_files import FOLDER, keep_tokenizer, open_tokenizer
 from mmcore.vision.frozen import is_frozen
 from mmcore.vision.projectors import build_projector
 from mmcore.vision.towers import build_tower
@@ -160,7 +160,7 @@ class LlavaModel(Model):
 
     def keep_files(self, folder: Path) -> None:
         """Copy the tokenizer into a run's folder: answers must not depend on where the data were."""
-        self.tokenizer.save_pretrained(folder / FOLDER)
+        keep_tokenizer(self.tokenizer, folder / FOLDER)
 
     # Weights
 
