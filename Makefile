@@ -11,6 +11,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO ?= runs/demo
 DEMO_VISPER ?= runs/demo-visper
+DEMO_GRIFFON ?= runs/demo-griffon
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -36,7 +37,7 @@ export PIP_PROGRESS_BAR := off
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-visper test test-slow lint format types bench docs wheels clean
+.PHONY: help setup demo demo-visper demo-griffon test test-slow lint format types bench docs wheels clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -79,6 +80,18 @@ demo-visper: $(STAMP) ## VisPer-LM: learn captions, then questions; answer some;
 	  --prompt "How many shapes are there?" --out $(DEMO_VISPER)/pictures
 	@printf '\nLook at:\n'
 	@ls -1 $(DEMO_VISPER)/*/curves.png $(DEMO_VISPER)/pictures/*.png
+
+demo-griffon: export MMCORE_CACHE := $(CURDIR)/.cache
+demo-griffon: $(STAMP) ## Griffon: captions, then boxes in text, then both; find shapes; about ten minutes on two cores
+	@init=""; for stage in alignment pretrain instruct; do \
+	  if test -f $(DEMO_GRIFFON)/$$stage/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_GRIFFON)/$$stage || exit 1; \
+	  else set -x; $(MMCORE) train --plugin griffon --stage $$stage --demo $$init --out $(DEMO_GRIFFON)/$$stage || exit 1; fi; \
+	  { set +x; } 2>/dev/null; init="--init $(DEMO_GRIFFON)/$$stage"; done
+	@rm -rf $(DEMO_GRIFFON)/pictures
+	$(MMCORE) predict $(DEMO_GRIFFON)/instruct $$(ls $(MMCORE_CACHE)/demo/griffon/pictures/50*.jpg | head -4) \
+	  --names circle,square,triangle,cross --threshold 0 --out $(DEMO_GRIFFON)/pictures
+	@printf '\nLook at:\n'
+	@ls -1 $(DEMO_GRIFFON)/*/curves.png $(DEMO_GRIFFON)/pictures/*.png
 
 test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not slow" $(PYTEST_ARGS)

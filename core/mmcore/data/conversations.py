@@ -22,6 +22,7 @@ from mmcore.data.entry import Opened
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.questions import Question, read_questions
 from mmcore.data.images import MAX_PIXELS, read_facts, read_image, safe_join
+from mmcore.data.pictures import picture_at
 from mmcore.errors import DataError
 from mmcore.language.processor import Processor
 
@@ -171,7 +172,7 @@ class QuestionSource(DataSource):
         if question.image is None:
             return ConversationSample(encoded, turns, {}, draw, None, (0, 0), question.id, max_new_tokens=longest)
         try:
-            rgb = read_image(safe_join(self.images, question.image), max_pixels=self.max_pixels)
+            rgb = read_image(picture_at(self.images, question.image), max_pixels=self.max_pixels)
         except DataError as error:
             where = f"{self.label}, record {draw.position} (id {question.id}): {error.where}"
             raise type(error)(error.what, where=where, known=error.known, do=error.do) from None

@@ -47,7 +47,20 @@ class ImageFacts(NamedTuple):
     """Pillow's name of the pixel layout, such as RGB, L, P, CMYK or I;16."""
 
 
-def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width 3"]:
+class Held(NamedTuple):
+    """An image file that is in memory already, such as a value of an LMDB."""
+
+    content: bytes
+    label: str
+    """What errors call it."""
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def read_image(
+    path: str | os.PathLike[str] | Held, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "height width 3"]:
     """An image as (height, width, 3) uint8 RGB, rotated as its EXIF entry says.
 
     Palette, grey and CMYK images are converted; transparency is dropped, as Pillow's conversion to RGB does; 16 bit
@@ -171,7 +184,7 @@ def unsafe_reason(relative: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str], max_pixels: int) -> Generator[Image.Image]:
+def _opened(path: str | os.PathLike[str] | Held, max_pixels: int) -> Generator[Image.Image]:
     """The image with its header checked; whatever goes wrong inside becomes a DataError that names the file."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # the recipe trusts larger files than Pillow does
@@ -197,7 +210,9 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Generator[Image.Im
         ) from error
 
 
-def _regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+def _regular(path: str | os.PathLike[str] | Held) -> io.BufferedIOBase:
+    if isinstance(path, Held):
+        return io.BytesIO(path.content)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -205,7 +220,7 @@ def _regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     return open(handle, "rb")
 
 
-def _refuse_filled(image: Image.Image, path: str | os.PathLike[str]) -> None:
+def _refuse_filled(image: Image.Image, path: str | os.PathLike[str] | Held) -> None:
     """A JPEG that ends before its last row or column.
 
     Raises:
@@ -225,7 +240,7 @@ def _bytes_needed(image: Image.Image) -> int:
     return image.width * image.height * (own + (0 if image.mode == "RGB" else 4) + 6)
 
 
-def _check(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:
+def _check(image: Image.Image, path: str | os.PathLike[str] | Held, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise _bomb(path, max_pixels, f"{width}x{height} are {width * height}")
@@ -240,7 +255,7 @@ def _check(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) ->
         raise DataError("image is an animation", where=path, do="extract the frame that was annotated")
 
 
-def _bomb(path: str | os.PathLike[str], max_pixels: int, detail: object) -> UnsafeDataError:
+def _bomb(path: str | os.PathLike[str] | Held, max_pixels: int, detail: object) -> UnsafeDataError:
     return UnsafeDataError(
         f"image has too many pixels ({detail}; the budget is {max_pixels})",
         where=path,

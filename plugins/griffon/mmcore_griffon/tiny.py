@@ -66,34 +66,34 @@ COUNT_VAL = Validation(
 ALIGNMENT = recipes.ALIGNMENT.replace(
     **ON_A_LAPTOP,
     title="captions of sample pictures from random weights",
-    steps=400,
+    steps=300,
     data=Data(sources={"captions": _source("captions", "LLaVA JSON")}, mixture=WholeEpochs()),
-    optim=AdamW(lr=1e-3, **_RATE),
+    optim=AdamW(lr=2e-3, **_RATE),
     init=Init(optional=True),
-    checkpoint_every=400,
+    checkpoint_every=300,
 )
 PRETRAIN = recipes.PRETRAIN.replace(
     **ON_A_LAPTOP,
     title="localisation of shapes",
-    steps=2000,
+    steps=1300,
     data=Data(
         sources={
             "det": _source("det", "DET lines"),
-            "reg": _source("reg", "REG lines", 0.3),
+            "reg": _source("reg", "REG lines", 1.0),
             "vg": _source("vg", "VG lines", 3.0),
             "text": _source("text", "LLaVA JSON", 0.1),
         },
         mixture=SourcePerBatch(),  # questions of one kind are about as long
     ),
     validation={"shapes_rec": REC_VAL},
-    optim=AdamW(lr=1e-3, **_RATE),
+    optim=AdamW(lr=2e-3, **_RATE),
     init=Init(stage="alignment", optional=True),
-    checkpoint_every=1000,
+    checkpoint_every=650,
 )
 INSTRUCT = recipes.INSTRUCT.replace(
     **ON_A_LAPTOP,
     title="shapes by class, expression and place, and questions about them",
-    steps=1000,
+    steps=400,
     data=recipes.INSTRUCT.data.replace(
         sources={
             "general": _source("general", "LLaVA JSON", group=GENERAL),
@@ -106,9 +106,9 @@ INSTRUCT = recipes.INSTRUCT.replace(
     ),
     validation={"shapes_rec": REC_VAL, "shapes_det": DET_VAL},
     best_metric="shapes_rec/accuracy@0.5",
-    optim=AdamW(lr=5e-4, **_RATE),
+    optim=AdamW(lr=1e-3, **_RATE),
     init=Init(stage="pretrain", optional=True),
-    checkpoint_every=500,
+    checkpoint_every=400,
 )
 VISUAL_REFERRING = recipes.VISUAL_REFERRING.replace(
     **{**ON_A_LAPTOP, "trainable": ("language", "projector", "region.projector")},

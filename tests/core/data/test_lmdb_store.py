@@ -1,11 +1,15 @@
 """An LMDB is read by key in any process, and one that is missing or damaged is told instead of ending the process."""
 
+import io
 import pickle
 from pathlib import Path
 
 import pytest
+from mmcore.data.images import read_image
 from mmcore.data.lmdb_store import Store
+from mmcore.data.pictures import picture_at
 from mmcore.errors import DataError, MissingDataError
+from PIL import Image
 
 lmdb = pytest.importorskip("lmdb", reason="the extra lmdb is not installed")
 
@@ -46,3 +50,17 @@ def test_another_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"no database" * 1000)
     with pytest.raises(DataError, match="cannot be read"):
         len(Store(tmp_path))
+
+
+def test_pictures_may_lie_in_a_store(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (30, 20), (200, 40, 10)).save(content, "PNG")
+    with lmdb.open(str(tmp_path / "store"), map_size=1 << 24) as store, store.begin(write=True) as transaction:
+        transaction.put(b"sub/a.png", content.getvalue())
+        transaction.put(b"b.png", content.getvalue()[:40])
+    assert read_image(picture_at(tmp_path / "store", "sub/a.png"))[0, 0].tolist() == [200, 40, 10]
+    with pytest.raises(DataError, match="key b"):
+        read_image(picture_at(tmp_path / "store", "b.png"))
+    with pytest.raises(MissingDataError, match="no key"):
+        picture_at(tmp_path / "store", "c.png")
+    assert picture_at(tmp_path, "a.png") == tmp_path / "a.png"

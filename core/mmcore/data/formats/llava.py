@@ -23,8 +23,9 @@ from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import kind_of
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.spoken import BOX, RecordFault, understand
-from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.data.index import Index, Prepared, Report, open_index
+from mmcore.data.pictures import picture_at
 from mmcore.errors import DataError
 from mmcore.geometry.box_text import BoxText
 from mmcore.geometry.coordinates import convention
@@ -105,7 +106,7 @@ class Conversation(NamedTuple):
         """
         assert self.image is not None, "a text record was asked for its image"
         try:
-            return read_image(safe_join(folder, self.image), max_pixels=max_pixels)
+            return read_image(picture_at(folder, self.image), max_pixels=max_pixels)
         except DataError as error:
             raise _placed(error, self.where) from None
 

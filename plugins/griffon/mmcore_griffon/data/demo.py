@@ -21,9 +21,9 @@ from mmcore.data.demo.write import Writer, write_once
 from mmcore_griffon.data.demo_scenes import COLOURS, KINDS, DrawnScene, draw_scene
 
 FOLDER = "griffon"
-VERSION = 2
+VERSION = 3
 """Grows when the pictures or questions change, so that older sample data is written anew."""
-NUM_TRAIN, NUM_VAL = 3000, 60
+NUM_TRAIN, NUM_VAL = 3000, 48
 NUMBERS = ("zero", "one", "two", "three", "four")
 _REQUESTS = ("Describe this picture.", "What is in the picture?", "Say briefly what you see.")
 

@@ -21,8 +21,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (142, 46, 182),
 }
 KINDS = ("circle", "square", "triangle", "cross")
-GRID = 20
-"""Corners lie on so many lines across and down, so that a twentieth has few digits to learn."""
+GRID = 10
+"""Corners lie on so many lines across and down, so that of every number one digit has to be learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class DrawnScene:
 def draw_scene(seed: int, number: int, *, twins: bool = False) -> DrawnScene:
     """Picture `number` in the world of `seed`; equal arguments give equal bytes."""
     rng = np.random.Generator(np.random.PCG64([seed, number]))
-    width, height = (GRID * int(side) for side in rng.integers(6, 8, 2))
+    width, height = (GRID * int(side) for side in rng.integers(12, 15, 2))
     image = background(rng, width, height)
-    count = int(rng.choice([2, 3, 4])) if twins else int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
+    count = int(rng.choice([2, 3, 4])) if twins else int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:count]]
     kinds = kinds[:1] * count if twins else kinds
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:count]]
@@ -74,7 +74,7 @@ def draw_scene(seed: int, number: int, *, twins: bool = False) -> DrawnScene:
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
     """Centre and reach of each shape, fractions, no two touching: rejection until all fit."""
-    low, high = ((8, 13), (7, 10), (6, 8), (5, 7))[count - 1]
+    low, high = ((3, 6), (3, 5), (3, 4), (3, 4))[count - 1]
     while True:
         sides = rng.integers(low, high, count)
         corners = np.array([[int(rng.integers(0, GRID + 1 - side)) for _ in "xy"] for side in sides])

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import CROP, MAIN, Box, ConversationSample, Draw, Images, Phrase, Region, Turn
-from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.data.images import MAX_PIXELS, read_image
+from mmcore.data.pictures import picture_at
 from mmcore.errors import DataError
 from mmcore.language.conversation import normalise
 from mmcore.language.processor import Processor
@@ -62,7 +63,7 @@ class Reader:
             DataError: it is missing or damaged, or has another shape than the record says.
         """
         try:
-            rgb = read_image(safe_join(folder, scene.image), max_pixels=self.max_pixels)
+            rgb = read_image(picture_at(folder, scene.image), max_pixels=self.max_pixels)
         except DataError as error:
             where = f"{scene.where}: {error.where}" if error.where else scene.where
             raise type(error)(error.what, where=where, known=error.known, do=error.do) from None
@@ -258,7 +259,7 @@ class AskedSource(DataSource):
             images=self.reader.images(rgb, scene, asked.example),
             draw=draw,
             image_id=scene.id,
-            original_size=(rgb.shape[0], rgb.shape[1]),
+            original_size=scene.size,  # boxes are judged in the record's pixels
             record_id=draw.position if self.kind != "DET" or len(self.lists) > 1 else None,
             max_new_tokens=self.max_new_tokens,
         )

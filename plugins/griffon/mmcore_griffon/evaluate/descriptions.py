@@ -1,7 +1,10 @@
-"""Descriptions of places in words (REG): how near they are to what people said."""
+"""Descriptions of places in words (REG): METEOR and CIDEr against what people said, as region captions are judged."""
 
+import importlib.util
 from collections.abc import Sequence
 
+from mmcore.contract.values import Id
+from mmcore.evaluate.captions import METRICS, PACKAGES, caption_scores
 from mmcore.evaluate.vqa import normalise_answer
 
 from mmcore_griffon.evaluate.reading import Item, TextEvaluator, mean
@@ -10,29 +13,24 @@ from mmcore_griffon.evaluate.reading import Item, TextEvaluator, mean
 class Descriptions(TextEvaluator):
     """Descriptions of boxes, compared with the one of the file.
 
-    exact       share that say the same after the normalisation of the VQA challenge
-    words       mean F1 of the words of both
-    parse_rate  share of answers that are not empty
+    METEOR, CIDEr   as COCO's evaluation of captions gives them; with the extra `captions`, else left out
+    exact           share that say the same after the normalisation of the VQA challenge
+    parse_rate      share of answers that say anything
     """
 
-    metric_names = ("exact", "words", "parse_rate")  # type: ignore[assignment]
+    metric_names = (*METRICS, "exact", "parse_rate")  # type: ignore[assignment]
 
     def summarise(self, items: Sequence[Item]) -> dict[str, float]:
-        """The figures, fractions."""
+        """The figures."""
         pairs = [(truth.said, item["text"]) for truth, item in self.answered(items)]
         if not pairs:
             return {}
-        same = [normalise_answer(said) == normalise_answer(text) for said, text in pairs]
-        return {
-            "exact": mean(same),
-            "words": mean([_words(said, text) for said, text in pairs]),
+        scores: dict[str, float] = {}
+        if all(importlib.util.find_spec(name) is not None for name in PACKAGES):
+            references: dict[Id, list[str]] = {number: [said] for number, (said, _) in enumerate(pairs)}
+            texts: dict[Id, str] = {number: text for number, (_, text) in enumerate(pairs)}
+            scores = caption_scores(references, texts)
+        return scores | {
+            "exact": mean([normalise_answer(said) == normalise_answer(text) for said, text in pairs]),
             "parse_rate": mean([bool(text.strip()) for _, text in pairs]),
         }
-
-
-def _words(said: str, text: str) -> float:
-    """F1 of two bags of words."""
-    meant, got = normalise_answer(said).split(), normalise_answer(text).split()
-    left = list(meant)
-    shared = sum(word in left and left.remove(word) is None for word in got)
-    return 2 * shared / max(1, len(meant) + len(got))
