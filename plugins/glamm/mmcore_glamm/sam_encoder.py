@@ -1,13 +1,8 @@
 """SAM's image encoder (Kirillov et al. 2023; ViTDet, Li et al. 2022): a picture of 1024 px to a map of 64 x 64.
 
 Written out rather than taken from transformers: its encoder refuses a batch of no pictures, with which a process that
-has none enters the same modules as the others, and it lays out the whole table of relative positions for every pair of
-patches. Here those positions travel inside queries and keys:
-
-    q·k + q·R_row[i - i'] + q·R_column[j - j']  =  [q, q·R_row[i - ·], q·R_column[j - ·]] · [k, row of k, column of k]
-
-where "row of k" and "column of k" are one-hot. So any fused attention kernel serves, and nothing of the size
-patches x patches is kept. The sums are the published ones.
+has none enters the same modules as the others, and it lays out the table of relative positions for every pair of
+patches of every picture. Here a few rows of patches ask at a time, so that only their share of the table is there.
 """
 
 import torch
@@ -16,6 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmcore_glamm.sizes import SamConfig
+
+PAIRS_AT_ONCE = 1 << 25
+"""Pairs of patches, over heads and pictures, whose positions are laid out at a time; 64 MB in half precision."""
 
 
 class SamEncoder(nn.Module):
@@ -90,13 +88,16 @@ class SamAttention(nn.Module):
         offsets = relative(side, hidden.device)
         rows = torch.einsum("nhijc,ikc->nhijk", q, self.rel_pos_h.to(q.dtype)[offsets])
         columns = torch.einsum("nhijc,jkc->nhijk", q, self.rel_pos_w.to(q.dtype)[offsets])
-        q = torch.cat([q * head**-0.5, rows.to(q.dtype), columns.to(q.dtype)], -1).flatten(2, 3)
-        places = torch.eye(side, dtype=k.dtype, device=k.device)
-        where = torch.cat([places[:, None].expand(-1, side, -1), places[None].expand(side, -1, -1)], -1)
-        k = torch.cat([k, where.expand(squares, self.num_heads, -1, -1, -1)], -1).flatten(2, 3)
-        v = F.pad(v.flatten(2, 3), (0, 2 * side))  # fused kernels want one width for all three
-        attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head]
+        k, v = k.flatten(2, 3), v.flatten(2, 3)
+        step = max(1, PAIRS_AT_ONCE // max(1, squares * self.num_heads * side**3))
+        parts = zip(q.split(step, 2), rows.split(step, 2), columns.split(step, 2), strict=True)
+        attended = torch.cat([self._some(q, k, v, r, c) for q, r, c in parts], 2)
         return self.proj(attended.transpose(1, 2).reshape(squares, side, side, width))
+
+    def _some(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """What some rows of patches attend to; `rows` and `columns` are added for the row and column of each key."""
+        bias = (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
+        return F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias.to(q.dtype))
 
 
 class ChannelNorm(nn.LayerNorm):
