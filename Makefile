@@ -120,6 +120,7 @@ bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/messages.py
 	$(BIN)/python bench/phrases.py
 	$(BIN)/python bench/generation.py
+	$(BIN)/python bench/glamm_step.py
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
