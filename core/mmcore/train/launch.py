@@ -26,6 +26,7 @@ from mmcore.base.failure import FOLDER_VARIABLE, collect
 from mmcore.base.signals import SIGNALS
 from mmcore.base.terminal import tell
 from mmcore.errors import LaunchError
+from mmcore.train.heard import Heard
 
 USAGE_S = 10.0
 """How much later than another the first process may find that the usage is wrong."""
@@ -250,16 +251,33 @@ def _through_deepspeed(hostfile: Path, nproc: int, arguments: Sequence[str]) -> 
     command += ["--num_gpus", str(nproc)] if nproc > 1 else []
     command += ["--no_local_rank", "--module", "mmcore", *arguments]
     environment = {key: value for key, value in os.environ.items() if key not in RANK}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
+    # One machine keeps the terminal and its live line; of several every line bears a name, which is listened for.
+    pipe = subprocess.PIPE if _num_hosts(hostfile) > 1 else None
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, preexec_fn=_end_with_parent, stdout=pipe, stderr=pipe
+    )
+    heard = Heard(process) if pipe is not None else None
     with _Reaper([process]), _Forward([process]) as forward:
         while (code := process.poll()) is None:
             forward.end_the_stuck()
             time.sleep(0.05)
+    ended = heard.finish() if heard is not None else None
     if forward.received:
         raise SystemExit(128 + forward.received)
+    if code and ended is not None:
+        raise LaunchError(
+            f"a process on {ended.host} {_how(ended.code)}; the run was ended on all machines",
+            where=f"--hostfile {hostfile}, {ended.host}",
+            do="see what it said above; a process killed by SIGKILL often ran out of memory, see `mmcore doctor`",
+        )
     if code:
         raise LaunchError(
             f"DeepSpeed's launcher failed with exit code {code}",
             where=f"--hostfile {hostfile}",
             do="see its message above; it needs ssh without a password to every host, and pdsh",
         )
+
+
+def _num_hosts(hostfile: Path) -> int:
+    lines = (line.partition("#")[0].strip() for line in hostfile.read_text(encoding="utf-8").splitlines())
+    return sum(bool(line) for line in lines)
