@@ -44,7 +44,7 @@ def change(root: Path, edit: Callable[[dict], None]) -> None:
     ("arguments", "words"),
     [
         (["--plugin", "gle", "--stage", "2"], ["no plugin named 'gle'", "did you mean 'glee'?"]),
-        (["--plugin", "glee", "--stage", "9"], ["glee has no stage 9", "1 pretrain, 2 joint, 3 scaleup"]),
+        (["--plugin", "glee", "--stage", "99"], ["glee has no stage 99", "1 pretrain, 2 joint, 3 scaleup"]),
         (["--plugin", "glee", "--stage", "2", "--set", "optim.lrr=1"], ["no recipe key 'lrr'", "did you mean 'lr'?"]),
         (["--plugin", "glee", "--stage", "2", "--sources", "refcco"], ["no data source 'refcco'", "'refcoco'"]),
         (["--plugin", "glee", "--stage", "2", "--variant", "light"], ["no variant 'light'", "'lite'"]),

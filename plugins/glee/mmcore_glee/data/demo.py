@@ -21,7 +21,7 @@ def write_demo(root: Path, *, seed: int = 0, train: int = NUM_TRAIN, val: int = 
 
 
 CLIPS = {"train": (1, 60), "val": (900, 12)}
-"""First number and how many of each split."""
+"""First number and how many of each split; no more than there are scenes."""
 FRAMES = 8
 """Frames of a clip."""
 
@@ -29,7 +29,7 @@ FRAMES = 8
 def _more(scenes: Mapping[str, Sequence[Scene]], out: Writer) -> None:
     _merged(scenes, out)
     for split, (first, count) in CLIPS.items():
-        clips = [draw_clip(0, number, FRAMES) for number in range(first, first + count)]
+        clips = [draw_clip(0, number, FRAMES) for number in range(first, first + min(count, len(scenes[split])))]
         for clip in clips:
             for name, content in zip(clip.names(), clip.frames, strict=True):
                 out.put(f"clips/{split}/{name}", content)

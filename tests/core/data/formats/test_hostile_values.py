@@ -17,6 +17,7 @@ from mmcore.data.formats.questions import read_questions
 from mmcore.data.formats.registry import Formats
 from mmcore.data.grounded import GroundedIndex
 from mmcore.data.records import Records
+from mmcore.data.videos import VideoRecords
 from mmcore.errors import MmcoreError
 
 FORMATS = Formats.of()
@@ -81,7 +82,8 @@ def read_all(root: Path, name: str, annotations: Any, images: str, cache: Path) 
     )
     if FORMATS[name].content == "questions":
         return len(read_questions(entry.files[0]))
-    kind = {"conversations": LlavaIndex, "grounded": GroundedIndex}.get(FORMATS[name].content, Records)
+    kinds = {"conversations": LlavaIndex, "grounded": GroundedIndex, "videos": VideoRecords}
+    kind = kinds.get(FORMATS[name].content, Records)
     records, good = kind(entry.index()), 0
     for position in range(len(records)):
         try:
