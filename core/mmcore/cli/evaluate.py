@@ -97,6 +97,7 @@ def evaluate(
                 batch_size=batch_size,
                 workers=settings.workers if workers is None else workers,
                 limit=limit,
+                policy=settings.stage.data.bad_samples,
             )
             if not here.is_first:
                 continue
@@ -213,6 +214,11 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
     if record["records"] != record["images"]:
         seen = f"{record['records']} records, {seen}"
     console.print(f"[bold]{source}[/bold]  {seen}, {record['seconds']:.0f} s, percent")
+    if record["left_out"]:
+        told = (
+            f"  incomplete: {len(record['left_out'])} records are left out, so this is not the figure of the whole set"
+        )
+        console.print(told, highlight=False)
     if not kinds:
         console.print("  no metric is defined: these images have no objects to find, or only crowds", highlight=False)
     for kind, values in kinds.items():

@@ -62,8 +62,9 @@ def evaluate(
         limit: only this many images, from the first.
         autocast: run `predict` under automatic mixed precision of this type.
         progress: show a progress line on stderr.
-        policy: what a record that cannot be read does. "error" stops, for a benchmark with images left out would not
-            be one; otherwise another record is predicted in its place, and it is left out of the metrics and told.
+        policy: what a record that cannot be read does. "error" stops; otherwise another record is predicted in its
+            place, it is left out of the metrics, and the evaluation is told to be incomplete: a benchmark with images
+            left out is none.
         take_bad: is given the records that were left out, on the process that met them.
         watch: is given every batch with its predictions, on the process that made them.
         more: figures that were measured elsewhere, such as the loss; they stand with the metrics.
@@ -92,7 +93,7 @@ def evaluate(
             done = min(total, done + len(batch) * place.world_size)
             line(done, total)
     items = _gather(evaluator.state(), place)
-    _tell_left_out(left_out, source, total, place)
+    missing = _tell_left_out(left_out, source, total, place)
     if take_bad is not None:
         take_bad(left_out)
     with _together(place, source):
@@ -100,7 +101,7 @@ def evaluate(
             return {}
         metrics = _first(stage, source, {**evaluator.summarise(items), **(more or {})})
         if folder is not None:
-            _write(folder, source, evaluator, items, metrics, time.monotonic() - began)
+            _write(folder, source, evaluator, items, metrics, time.monotonic() - began, missing)
         return metrics
 
 
@@ -279,7 +280,8 @@ def _together(place: Place, source: str) -> Generator[None]:
         raise failure
 
 
-def _tell_left_out(left_out: Sequence[Incident], source: str, total: int, place: Place) -> None:
+def _tell_left_out(left_out: Sequence[Incident], source: str, total: int, place: Place) -> list[dict[str, Any]]:
+    """The records that no process could read, by their position; told by the first process."""
     own = sorted({(one.position, one.where, one.what) for one in left_out})
     parts = all_gather_json(own) if place.world_size > 1 else [own]
     every = {position: (where, what) for part in parts for position, where, what in part}
@@ -290,6 +292,9 @@ def _tell_left_out(left_out: Sequence[Incident], source: str, total: int, place:
             f"the first: {where}: {what}",
             file=sys.stderr,
         )
+    return [
+        {"position": position, "where": every[position][0], "what": every[position][1]} for position in sorted(every)
+    ]
 
 
 @contextlib.contextmanager
@@ -319,13 +324,21 @@ def _gather(items: list[Any], place: Place) -> list[Any]:
 
 
 def _write(
-    folder: Path, source: str, evaluator: Evaluator, items: list[Any], metrics: dict[str, float], seconds: float
+    folder: Path,
+    source: str,
+    evaluator: Evaluator,
+    items: list[Any],
+    metrics: dict[str, float],
+    seconds: float,
+    left_out: list[dict[str, Any]],
 ) -> None:
     record = {
         "source": source,
         "images": len({item["image_id"] for item in items if item.get("image_id") is not None}),
         "records": len({item.get("record_id", item["image_id"]) for item in items if "image_id" in item}),
         "seconds": round(seconds, 1),
+        "complete": not left_out,
+        "left_out": left_out,
         "metrics": metrics,
         "categories": {kind: dict(values) for kind, values in evaluator.category_ap.items()},
     }

@@ -147,3 +147,12 @@ def test_a_truncated_validation_picture_is_left_out_told_and_costs_nothing(run: 
     assert code == 1
     assert "the training is complete and saved; its last evaluation failed" in said
     assert list((folder / "third" / "checkpoints").glob("step-*1"))
+    code, said = run("eval", folder / "second", "--on", "coco_val")
+    assert code == 0, said
+    assert "incomplete: 1 records are left out, so this is not the figure of the whole set" in said
+    measured = json.loads(next((folder / "second" / "evals").glob("coco_val-step-*/metrics.json")).read_text())
+    assert measured["complete"] is False
+    assert pictures[0].name in measured["left_out"][0]["where"]
+    code, said = run("eval", folder / "second", "--on", "coco_val", "--set", "data.bad_samples=error")
+    assert code == 1
+    assert pictures[0].name in said
