@@ -32,7 +32,8 @@ _REMEDIES = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), f"check its permissions, or {_ELSEWHERE}"),
     errno.ENAMETOOLONG: "no name in a path may have more than 255 bytes",
     **dict.fromkeys(
-        (errno.ENOTDIR, errno.EISDIR), "a file lies where a folder should, or a folder where a file should"
+        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+        "a file lies where a folder should, or a folder where a file should",
     ),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n), or use fewer --workers"),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "its disk or network drive fails: see the system's log"),

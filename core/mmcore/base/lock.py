@@ -70,7 +70,7 @@ def run_lock(run_dir: Path) -> Generator[None, None, None]:
     except OSError as error:
         raise CheckpointError(
             f"the run folder {run_dir} cannot be written: {error.strerror}",
-            where=run_dir,
+            where=error.filename or run_dir,
             do="check its permissions, or choose another --out",
         ) from None
     _held.add(folder)

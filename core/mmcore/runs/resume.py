@@ -122,8 +122,11 @@ def compare_layout(run_dir: Path, processes: int, stage: Stage) -> str | None:
     if not isinstance(before, int) or before == processes:
         return None
     told = f"this run had {before} processes and goes on with {processes}: the same samples, sums in another order"
-    if stage.normalise == "process":
-        told += "; with normalise: process each divides by its own counts, so that the objective itself is another one"
+    if stage.normalise == "micro_batch":
+        told += (
+            "; with normalise: micro_batch losses are divided by the mean count of the processes that run beside one "
+            "another, so that the objective itself is another one"
+        )
     return "\n  ".join([told, *(note for note in stage.notes if "number of processes" in note)])
 
 

@@ -14,6 +14,7 @@ name, forced to disk, and renamed; the manifest is verified before anything is r
 """
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -128,7 +129,8 @@ class _together:  # noqa: N801 reads as a statement
 
 
 def _describe(error: OSError) -> dict[str, Any]:
-    return {"errno": error.errno, "text": error.strerror or str(error)}
+    name = f": {os.path.basename(os.fsdecode(error.filename))}" if error.filename else ""
+    return {"errno": error.errno, "text": f"{error.strerror or error}{name}"}
 
 
 def _cannot_write(number: int | None, text: str, where: Path, rank: int) -> CheckpointError:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mmcore.base.failure import full_text
 from mmcore.base.files import replace_text
@@ -52,12 +52,14 @@ class Recorder:
     ) -> None:
         self._path = run_dir / METRICS_NAME
         cut(self._path, step)
-        self._metrics = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 see close
-        self._log = open(run_dir / LOG_NAME, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._board = _board(run_dir / "tensorboard", step) if tensorboard else None
-        if self._board is not None and settings:
-            self._board.add_text("settings", f"```yaml\n{settings}\n```", step)
-        self._tracker = open_tracker(self.say) if open_tracker else None
+        with contextlib.ExitStack() as opened:
+            self._metrics = opened.enter_context(_lines(self._path))
+            self._log = opened.enter_context(_lines(run_dir / LOG_NAME))
+            self._board = _board(run_dir / "tensorboard", step) if tensorboard else None
+            if self._board is not None and settings:
+                self._board.add_text("settings", f"```yaml\n{settings}\n```", step)
+            self._tracker = open_tracker(self.say) if open_tracker else None
+            opened.pop_all()  # see close
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; numbers that are not finite become null."""
@@ -117,6 +119,10 @@ def _table(said: list[dict[str, str]]) -> str:
     rows = [names, ["---"] * len(names), *([one.get(name, "") for name in names] for one in said)]
     cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _lines(path: Path) -> TextIO:
+    return open(path, "a", encoding="utf-8", buffering=1)
 
 
 def log_failure(run_dir: Path, error: BaseException, rank: int) -> None:

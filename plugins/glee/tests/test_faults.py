@@ -120,6 +120,39 @@ def test_a_start_that_is_refused_writes_nothing(run: Run, started: Path, tmp_pat
     assert [path.name for path in (tmp_path / "taken").iterdir()] == [".lock"]
 
 
+DEEP = b"[" * 100_000
+DAMAGE = {
+    "config.yaml": [b"[]", b"{", b"stage: 3", b"\xff\xfe", b"a: &a [*a]", DEEP, None],
+    "run.json": [b"[]", b"\xff", None],
+    "metrics.jsonl": [DEEP, b"[]", b"\xff\n", None],
+    "bad_samples.jsonl": [DEEP, b"[]", b"\xff\n", b'{"source": 3}\n', None],
+    "log.txt": [b"\xff", None],
+    ".lock": [b"\xff", None],
+    "checkpoints/last": [b"\xff", b"step-00000007", None],
+    "checkpoints/best": [b"\xff", None],
+    "tensorboard": [b"a file"],
+    "curves.png": [None],
+}
+"""Content of a run folder's files after an accident; None puts a folder there."""
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, one) for name, several in DAMAGE.items() for one in several])
+def test_whatever_happened_to_a_run_folder_no_command_ends_in_a_traceback(
+    run: Run, folder: Path, name: str, content: bytes | None
+) -> None:
+    path = folder / "run" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.mkdir() if content is None else path.write_bytes(content)
+    for command in (["runs", folder / "run"], ["report", folder / "run"], ["train", "--resume", folder / "run"]):
+        quarantine = ["--set", "data.bad_samples=quarantine"] if name.startswith("bad") else []
+        more = ["--data", folder / "data", "--max-steps", "2", *quarantine] if command[0] == "train" else []
+        code, said = run(*command, *more)  # which finds no traceback
+        assert code in (0, 1, 2)
+        if code:
+            assert name.rpartition("/")[2] in said
+            assert "Error: " in said
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"starts": 3}', '{"starts": [3]}', "[" * 100_000])
 def test_a_damaged_record_is_told(run: Run, folder: Path, content: str) -> None:
     (folder / "run" / "run.json").write_text(content)

@@ -77,9 +77,9 @@ PT = Stage(
         "depth layers 18-20 as in the script; the argument's default is 8-20",
         "task_token_format expand_emb: pretrain.sh cannot start, its argument class lacks the entry",
         "no gradient clipping: the trainer's is without effect under DeepSpeed",
-        "normalise process: every rank divides by its own tokens, then ranks are averaged",
+        "normalise process: every micro-batch is divided by its own tokens, then all are averaged",
         "contrast over the targets of all processes, as published: the objective depends on the number of processes (8 "
-        "there, 256 images); model.contrast_pool=micro_batch and normalise=global make it independent of that",
+        "there, 256 images); model.contrast_pool=micro_batch, a pool of fixed size, makes it independent of that",
     ),
     epochs=1,
     global_batch=256,

@@ -29,6 +29,15 @@ def test_process_divisors_are_each_process_own() -> None:
     assert divisors(counts, "process", 1) == [{"n": 5.0 * 4}, {"n": 1.0 * 4}]
 
 
+@pytest.mark.parametrize("mode", ["global", "process"])
+def test_the_divisors_of_two_modes_do_not_depend_on_the_number_of_processes(mode) -> None:
+    """The same four micro-batches, each divided by the same, on one process, two and four."""
+    counts = [{"n": 3.0}, {"n": 5.0}, {"n": 0.5}, {"n": 2.0}]
+    laid_out = {world: [counts[rank::world] for rank in range(world)] for world in (1, 2, 4)}
+    divided = {world: [divisors(cut, mode, m % world)[m // world] for m in range(4)] for world, cut in laid_out.items()}
+    assert divided[1] == divided[2] == divided[4]
+
+
 def test_the_cut_of_a_global_batch_does_not_change_its_loss(toy, tmp_path: Path) -> None:
     """The same samples in micro-batches of one, two or four; dropout and noise off, since they differ per call."""
     losses = {}
