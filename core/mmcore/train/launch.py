@@ -30,6 +30,8 @@ from mmcore.train.heard import Heard
 
 USAGE_S = 10.0
 """How much later than another the first process may find that the usage is wrong."""
+ECHO_S = 15.0
+"""How long after one that only lost another process that other one may take to end: its connections close first."""
 GRACE_S = 30.0
 """How long the others may take to end after one has failed."""
 ORPHANS_S = 60.0
@@ -66,7 +68,7 @@ def spawn(command: Sequence[str], nproc: int) -> None:
         said = [folder / f"rank-{rank}.txt" for rank in range(nproc)]
         processes = _start(command, said)
         with _Reaper(processes), _Forward(processes) as forward:
-            failed = _wait(processes, forward)
+            failed = _wait(processes, forward, folder)
         if failed is None:
             return
         codes = [process.returncode for process in processes]
@@ -138,11 +140,13 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], forward: "_Forward") -> int | None:
+def _wait(processes: Sequence[subprocess.Popen[bytes]], forward: "_Forward", folder: Path) -> int | None:
     """Wait for all; the first one that failed, or None. Once one has failed the others are ended."""
     while True:
         forward.end_the_stuck()
         codes = [process.poll() for process in processes]
+        if any(codes):
+            codes = _with_the_cause(processes, folder)
         failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
             # Killed ones fail by themselves; those that end with a code in the same moment may have lost them.
@@ -155,6 +159,18 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], forward: "_Forward") -> 
             return first
         if all(code == 0 for code in codes):
             return None
+        time.sleep(0.05)
+
+
+def _with_the_cause(processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> list[int | None]:
+    """Exit codes once there is one that is no echo: nobody may be ended before it has said why it is ending."""
+    deadline = time.monotonic() + ECHO_S
+    while True:
+        codes = [process.poll() for process in processes]
+        echoes = {failure.rank for failure in collect(folder) if failure.echo}
+        own = any(code and rank not in echoes for rank, code in enumerate(codes))
+        if own or None not in codes or time.monotonic() > deadline:
+            return codes
         time.sleep(0.05)
 
 

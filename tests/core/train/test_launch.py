@@ -157,9 +157,11 @@ main(['train'])
 """
 
 
-def test_the_first_cause_is_told_with_its_rank_and_no_echo_of_it(capfd) -> None:
+@pytest.mark.parametrize("late_s", [0.5, 2.0])
+def test_the_first_cause_is_told_with_its_rank_and_no_echo_of_it(capfd, late_s: float) -> None:
+    """Also where its connections closed long before it came to say why."""
     with pytest.raises(SystemExit) as caught:
-        spawn(python(FAIL), 2)
+        spawn(python(FAIL.replace("sleep(0.5)", f"sleep({late_s})")), 2)
     assert caught.value.code == 1
     said = capfd.readouterr().err
     assert said.startswith("DataError: image is truncated\n  where: data worker 0, record 7\n  rank:  1 of 2")
@@ -175,8 +177,9 @@ def test_what_all_processes_find_is_told_once_without_a_rank(capfd) -> None:
     assert said.count("image is truncated") == 1
 
 
-def test_a_killed_process_is_the_cause_and_the_others_words_its_echo(capfd) -> None:
-    killed = FAIL.replace(
+@pytest.mark.parametrize("late_s", [0.5, 2.0])
+def test_a_killed_process_is_the_cause_and_the_others_words_its_echo(capfd, late_s: float) -> None:
+    killed = FAIL.replace("sleep(0.5)", f"sleep({late_s})").replace(
         "raise DataError('image is truncated', where='data worker 0, record 7')", "os.kill(os.getpid(), 9)"
     )
     with pytest.raises(LaunchError, match="process 1 of 2 was killed by SIGKILL"):
