@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from mmcore.contract.protocols import DataContext
-from mmcore.contract.recipe import Stage, matches, matches_any
+from mmcore.contract.recipe import Stage, matches_any
 from mmcore.contract.values import SEGMENT
 from mmcore.data.cache.choice import CachedFeatures, Choice, Demand, LiveFeatures, choose
 from mmcore.errors import RecipeError
@@ -146,9 +146,9 @@ def decide(stage: Stage, context: DataContext) -> Choice | None:
 
 def trains_encoder(stage: Stage) -> bool:
     """Whether a recipe trains SAM's image encoder."""
-    names = (f"{ENCODER}.pos_embed", f"{ENCODER}.layers.0.qkv.weight", f"{ENCODER}.neck.0.weight")
-    trained = any(matches_any(stage.trainable, name) and not matches_any(stage.frozen, name) for name in names)
-    return trained or any(matches(ENCODER, pattern) for pattern in stage.trainable)
+    names = [f"{ENCODER}.{name}" for name in ("pos_embed", "layers.0.attn.qkv.weight", "neck.0.weight")]
+    named = [pattern for pattern in stage.trainable if pattern != "*"]  # which leaves what is built frozen as it is
+    return any(matches_any(named, name) and not matches_any(stage.frozen, name) for name in names)
 
 
 def demand(config: GlammConfig, context: DataContext) -> Demand:
@@ -173,6 +173,8 @@ def plan_notes(stage: Stage, context: DataContext) -> tuple[str, ...]:
     """Where the maps of a run come from, and what a cache of them takes on disk."""
     config = config_of(stage, context.variant)
     choice = decide(stage, context)
+    if trains_encoder(stage):
+        return ("SAM's maps: live encoder, which this stage trains",)
     size = int(np.prod(config.sam.feature_shape)) * (2 if config.feature_dtype == "fp16" else 4)
     room = f"`mmcore data cache` keeps them at {size / 2**20:.3g} MB a picture ({config.feature_dtype})"
     if choice is None:

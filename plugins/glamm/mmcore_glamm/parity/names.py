@@ -2,6 +2,7 @@
 
 import torch
 from mmcore.contract.recipe import Lora
+from mmcore.language.llava.names import TOWER
 from mmcore.parity import Case, Report
 from mmcore.train.lora import add_lora, fold
 from mmcore.weights.maps import WeightMap
@@ -69,7 +70,7 @@ def _consumed(report: Report, model: Glamm, tensors: dict[str, Tensor], left: se
     state, told = model.published_parts(tensors).to_ours(tensors, model.state_dict())
     report.equal("consumed: left out", sorted(told.ignored), sorted(left))
     report.equal("consumed: filled", len(state), len(tensors) - len(left))
-    tower = any(name.startswith(weights.TOWER) for name in tensors)
+    tower = any(name.startswith(TOWER) for name in tensors)
     lacking = sorted(name for name in model.state_dict() if name not in state)
     report.equal("what the file lacks", [n for n in lacking if tower or not n.startswith("tower.")], [])
 
