@@ -77,6 +77,6 @@ def test_what_a_stage_trains_is_in_its_model_and_a_pretrained_tower_never_is(var
 def test_a_published_variant_starts_from_its_language_model_and_its_tower() -> None:
     start = stage("phi3-convnext", "pt").init.published
     assert start is not None
-    assert len(start) == 2
-    assert "Phi-3-mini-4k" in start[0]
-    assert "convnext_xxlarge" in start[1]
+    assert set(start) == {"language", "tower"}
+    assert "Phi-3-mini-4k" in start["language"]
+    assert "convnext_xxlarge" in start["tower"]

@@ -103,7 +103,7 @@ def test_numbers_that_shapes_do_not_show_are_compared(tmp_path, entry, value):
 
 
 def test_phi3_windows_of_published_folders_are_translated_before_they_are_compared(tmp_path):
-    language = {"model_type": "phi3", "sliding_window": 31, "pad_token_id": 0}
+    language = {**TINY.language, "model_type": "phi3", "sliding_window": 31, "pad_token_id": 0}
     model = fresh(language=language, template="llava_phi_3", predictors=False)
     write_safetensors(published(model), tmp_path)
     entries = to_published(model.config)
