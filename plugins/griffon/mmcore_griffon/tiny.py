@@ -78,9 +78,9 @@ PRETRAIN = recipes.PRETRAIN.replace(
     steps=1300,
     data=Data(
         sources={
-            "det": _source("det", "DET lines"),
+            "det": _source("det", "DET lines", 0.5),
             "reg": _source("reg", "REG lines", 1.0),
-            "vg": _source("vg", "VG lines", 3.0),
+            "vg": _source("vg", "VG lines", 4.0),
             "text": _source("text", "LLaVA JSON", 0.1),
         },
         mixture=SourcePerBatch(),  # questions of one kind are about as long

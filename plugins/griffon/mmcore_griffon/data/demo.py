@@ -21,7 +21,7 @@ from mmcore.data.demo.write import Writer, write_once
 from mmcore_griffon.data.demo_scenes import COLOURS, KINDS, DrawnScene, draw_scene
 
 FOLDER = "griffon"
-VERSION = 3
+VERSION = 4
 """Grows when the pictures or questions change, so that older sample data is written anew."""
 NUM_TRAIN, NUM_VAL = 3000, 48
 NUMBERS = ("zero", "one", "two", "three", "four")

@@ -57,7 +57,7 @@ def draw_scene(seed: int, number: int, *, twins: bool = False) -> DrawnScene:
     rng = np.random.Generator(np.random.PCG64([seed, number]))
     width, height = (GRID * int(side) for side in rng.integers(12, 15, 2))
     image = background(rng, width, height)
-    count = int(rng.choice([2, 3, 4])) if twins else int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
+    count = int(rng.choice([2, 3, 4])) if twins else int(rng.choice([1, 2, 3], p=[0.8, 0.15, 0.05]))
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))[:count]]
     kinds = kinds[:1] * count if twins else kinds
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:count]]
