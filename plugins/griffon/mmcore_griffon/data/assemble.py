@@ -14,6 +14,8 @@ from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
 from mmcore.data.records import Records
 from mmcore.errors import RecipeError, suggest
+from mmcore.evaluate.short_answers import BENCHMARKS
+from mmcore.evaluate.spoken_boxes import Counts, Expressions, Phrases, TextEvaluator, Truth
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.language.collate import ConversationCollator
 from pydantic import Field
@@ -29,9 +31,7 @@ from mmcore_griffon.data.sources import AskedSource, BoxSource, Reader, targets
 from mmcore_griffon.data.wordings import chosen as chosen_wordings
 from mmcore_griffon.evaluate.descriptions import Descriptions
 from mmcore_griffon.evaluate.detection import DetectionFromText
-from mmcore_griffon.evaluate.expressions import Counts, Expressions, Phrases
-from mmcore_griffon.evaluate.questions import BENCHMARKS
-from mmcore_griffon.evaluate.reading import TextEvaluator, Truth
+from mmcore_griffon.evaluate.reading import read_boxes
 from mmcore_griffon.tokenizer import open_tokenizer
 
 BOXES = ("detect", "refer", "ground", "region_caption", "count")
@@ -234,7 +234,7 @@ def _evaluator(opened: Opened[Options], source: AskedSource) -> Callable[[], Eva
         coco = opened.format.evaluator == "coco" and opened.format.truth == "file"
         truth = None if coco else partial(as_coco, source.scenes)
         return partial(DetectionFromText, opened.files[0], truth=truth, whole_names=whole)
-    return partial(EVALUATORS[source.kind], _truths(source))
+    return partial(EVALUATORS[source.kind], _truths(source), read_boxes)
 
 
 def _truths(source: AskedSource) -> Sequence[Truth]:

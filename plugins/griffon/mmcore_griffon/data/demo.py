@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmcore.data.demo.shapes import COLOURS, KINDS, DrawnScene, draw_scene
 from mmcore.data.demo.write import Writer, write_once
-
-from mmcore_griffon.data.demo_scenes import COLOURS, KINDS, DrawnScene, draw_scene
 
 FOLDER = "griffon"
 VERSION = 4

@@ -8,9 +8,9 @@ from typing import Any
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse
+from mmcore.evaluate.short_answers import FORMATS as QUESTIONS
 
 from mmcore_griffon.data.lines import Kind, LineOptions, LineParser
-from mmcore_griffon.evaluate.questions import FORMATS as QUESTIONS
 
 KINDS: Mapping[str, Kind] = {f"{kind} lines": kind for kind in ("DET", "RANDDET", "VISJ", "VG", "REG", "REC")}  # type: ignore[misc]
 """Format -> kind of its lines."""

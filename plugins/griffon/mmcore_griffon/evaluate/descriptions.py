@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from mmcore.contract.values import Id
 from mmcore.evaluate.captions import METRICS, PACKAGES, caption_scores
+from mmcore.evaluate.spoken_boxes import Item, TextEvaluator, mean
 from mmcore.evaluate.vqa import normalise_answer
-
-from mmcore_griffon.evaluate.reading import Item, TextEvaluator, mean
 
 
 class Descriptions(TextEvaluator):

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from mmcore.contract.values import Batch, Prediction
 from mmcore.evaluate.coco import CocoEvaluator
+from mmcore.evaluate.spoken_boxes import Item, item_of, parse_rate
 from mmcore.geometry.boxes import xyxy_to_xywh
 
 from mmcore_griffon.answers import read
-from mmcore_griffon.evaluate.reading import Item, boxes_of, item_of, parse_rate
+from mmcore_griffon.evaluate.reading import boxes_of, read_boxes
 
 
 class DetectionFromText(CocoEvaluator):
@@ -59,7 +60,7 @@ class DetectionFromText(CocoEvaluator):
 
     def summarise(self, items: Sequence[Item]) -> dict[str, float]:
         """COCO's figures and the parse rate."""
-        return super().summarise(items) | {"parse_rate": parse_rate([item["text"] for item in items])}
+        return super().summarise(items) | {"parse_rate": parse_rate([item["text"] for item in items], read_boxes)}
 
     def _truth(self) -> dict[str, Any]:
         if self._dataset is None and self._make_truth is not None:

@@ -3,12 +3,12 @@
 from typing import Any
 
 from mmcore.data.formats.questions import Question
+from mmcore.evaluate.short_answers import YesOrNo, agreement, alike, any_of, is_yes, nearly, plain
+from mmcore.evaluate.spoken_boxes import Expressions, Truth
 from mmcore.parity import Case, Check, Report
 
 from mmcore_griffon.evaluate.detection import DetectionFromText
-from mmcore_griffon.evaluate.expressions import Expressions
-from mmcore_griffon.evaluate.questions import YesOrNo, agreement, alike, any_of, is_yes, nearly, plain
-from mmcore_griffon.evaluate.reading import Truth
+from mmcore_griffon.evaluate.reading import read_boxes
 
 COCO_NAMES = {"AR1": "AR@1", "AR10": "AR@10", "AR100": "AR@100"}
 BOX_PX, STATISTIC, ACCURACY, SCORE = 1e-3, 1e-6, 5e-4, 1e-9
@@ -49,7 +49,7 @@ def expressions(case: Case, report: Report) -> None:
             for number, one in enumerate(outputs)
         ]
         items = [{"record_id": number, "text": _said(one["output"])} for number, one in enumerate(outputs)]
-        accuracy = Expressions(truths).summarise(items)["accuracy@0.5"]
+        accuracy = Expressions(truths, read_boxes).summarise(items)["accuracy@0.5"]
         report.close(f"accuracy.{name}", accuracy, case.data["accuracy"][name], absolute=ACCURACY)
 
 

@@ -1,4 +1,4 @@
-"""Question files as Griffon's evaluation scores them (griffon/eval/m4c_evaluator.py, eval_pope.py).
+"""Question files of short answers, each scored by its benchmark's rule (M4C's evaluators and POPE's script).
 
 TextVQA, OK-VQA    how many of ten people agree; `accuracy`
 ST-VQA             1 where any of the answers is the same
@@ -140,7 +140,7 @@ BENCHMARKS: Mapping[str, Callable[..., AnswerEvaluator]] = {
 FORMATS = tuple(
     Format(
         name=name,
-        title=f"question file of {name}, scored as Griffon's evaluation does",
+        title=f"question file of {name}, scored by its own rule",
         content="questions",
         tasks=("ask",),
     )

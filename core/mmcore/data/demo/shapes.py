@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from mmcore.data.demo.art import background
 from PIL import Image, ImageDraw
+
+from mmcore.data.demo.art import background
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (218, 32, 38),
