@@ -227,9 +227,11 @@ class Transform:
         Raises:
             DataError: a segmentation is malformed or an RLE has another size than the image.
         """
-        result = np.zeros((len(segmentations), *self.output_size), bool)
         encoded = [i for i, segmentation in enumerate(segmentations) if isinstance(segmentation, Mapping)]
         drawn = [i for i, segmentation in enumerate(segmentations) if not isinstance(segmentation, Mapping)]
+        if not encoded and drawn:  # a plane of an image is large; nothing is copied that need not be
+            return self._fill(segmentations, where)
+        result = np.zeros((len(segmentations), *self.output_size), bool)
         if encoded:
             result[encoded] = self.bitmaps(masks.decode_all([segmentations[i] for i in encoded], where=where))  # type: ignore[misc]
         if drawn:
@@ -248,8 +250,9 @@ class Transform:
         if bitmaps.shape[1:] != self.size:
             raise DataError(f"mask is {_by(bitmaps.shape[1:])}, its image {_by(self.size)}")
         rows, columns = self._lookup
-        found = bitmaps[:, rows[:, None], columns] != 0
-        found &= (rows != OUTSIDE)[:, None] & (columns != OUTSIDE)
+        found = (bitmaps != 0).take(rows, axis=1).take(columns, axis=2)
+        if rows.min(initial=0) < 0 or columns.min(initial=0) < 0:
+            found &= (rows != OUTSIDE)[:, None] & (columns != OUTSIDE)
         return found
 
     def inverse_points(self, points: Float[np.ndarray, "*points 2"]) -> Float[np.ndarray, "*points 2"]:
@@ -282,7 +285,7 @@ class Transform:
             else nothing
             for rings in parts
         ]
-        return masks.decode_all(rles, where=where) != 0
+        return masks.decode_all(rles, where=where).view(bool)  # zeros and ones
 
     def _polygons(self, objects: Sequence[Any], where: str | None) -> list[list[np.ndarray]]:
         """Polygons of several objects after all steps, moved together as one array of points."""

@@ -64,12 +64,41 @@ def decode_all(rles: Sequence[Mapping[str, Any]], *, where: str | None = None) -
     if not rles:
         return np.zeros((0, 0, 0), np.uint8)
     height, width = check_size(rles[0].get("size"), where=where)
-    bitmaps = np.empty((len(rles), height, width), np.uint8)
+    bitmaps = np.zeros((len(rles), height, width), np.uint8)
     for bitmap, rle in zip(bitmaps, rles):
         if list(rle.get("size", ())) != [height, width]:
             raise DataError(f"masks of one image differ in size: {rles[0]['size']}, {rle.get('size')}", where=where)
-        bitmap[...] = _fill(_checked_runs(rle, where)[2], height, width)
+        _paint(bitmap, _checked_runs(rle, where)[2])
     return bitmaps
+
+
+def _paint(bitmap: np.ndarray, runs: np.ndarray) -> None:
+    """Put the inside of an RLE into a bitmap of zeros, writing only the rows and columns that it lies in.
+
+    A bitmap of zeros takes no memory until it is written, and most objects are small: touching all of it costs more
+    than filling the object.
+    """
+    height = bitmap.shape[0]
+    runs = runs[: len(runs) // 2 * 2]  # what follows the last run inside is outside
+    if not len(runs):
+        return
+    ends = runs.cumsum()
+    end = int(ends[-1])
+    first, last = int(runs[0]) // height, -(-end // height)
+    lengths = np.append(runs, last * height - end)
+    lengths[0] -= first * height
+    colours = (np.arange(len(lengths)) & 1).astype(np.uint8)
+    columns = np.repeat(colours, lengths).reshape(last - first, height)
+    top, bottom = _rows(ends, height)
+    bitmap[top:bottom, first:last] = columns[:, top:bottom].T
+
+
+def _rows(ends: np.ndarray, height: int) -> tuple[int, int]:
+    """The first row inside and the one behind the last, of runs down the columns that end at these pixels."""
+    starts, stops = ends[::2], ends[1::2]
+    if (starts // height != np.maximum(stops - 1, starts) // height).any():  # one goes on in the next column
+        return 0, height
+    return int((starts % height).min()), int(((stops - 1) % height).max()) + 1
 
 
 def compress(rle: Mapping[str, Any], *, where: str | None = None) -> Rle:

@@ -50,6 +50,21 @@ def test_several_masks_are_encoded_and_decoded_at_once():
     assert masks.encode_all(stack[:0]) == []
 
 
+@given(bitmaps)
+def test_only_where_an_object_lies_is_written_and_the_bitmap_is_whole(bitmap):
+    rle = masks.encode(bitmap)
+    np.testing.assert_array_equal(masks.decode_all([rle, rle]), np.stack([bitmap, bitmap]))
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 8))
+@example([0, 0, 3, 0, 2, 4], 3)
+def test_runs_of_no_length_change_nothing(counts, height):
+    counts = [*counts, -sum(counts) % height + height]  # filled up to whole columns
+    expected = np.repeat(np.arange(len(counts)) % 2, counts).reshape(-1, height).T
+    rle = {"size": [height, sum(counts) // height], "counts": counts}
+    np.testing.assert_array_equal(masks.decode_all([rle])[0], expected)
+
+
 def test_uncompressed_counts_become_compressed():
     rle = masks.compress({"size": [60, 84], "counts": [0, 20, 5020]})
     assert rle == {"size": [60, 84], "counts": "0d0ll4"}
