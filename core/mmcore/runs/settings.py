@@ -73,6 +73,8 @@ def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     stage, brought = _with_own_data(stage, request, family)
     stage, origins = resolve(stage, request.config, request.sets, family.family.shorthands)
     stage, read = with_bases(stage, family, request.init, origins)
+    if stage.data.list is not None and request.demo:  # the list may be one of the sample data
+        family.write_demo(_data_root(request))
     stage, listed = with_listed(stage, family, _data_root(request))
     origins = {**brought, **read, **origins, **listed}
     only = _check_sources(request.sources, stage)

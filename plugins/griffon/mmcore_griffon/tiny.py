@@ -75,7 +75,7 @@ ALIGNMENT = recipes.ALIGNMENT.replace(
 PRETRAIN = recipes.PRETRAIN.replace(
     **ON_A_LAPTOP,
     title="localisation of shapes",
-    steps=1300,
+    steps=3000,
     data=Data(
         sources={
             "det": _source("det", "DET lines", 0.5),
@@ -88,12 +88,13 @@ PRETRAIN = recipes.PRETRAIN.replace(
     validation={"shapes_rec": REC_VAL},
     optim=AdamW(lr=2e-3, **_RATE),
     init=Init(stage="alignment", optional=True),
-    checkpoint_every=650,
+    eval_every=1000,
+    checkpoint_every=1000,
 )
 INSTRUCT = recipes.INSTRUCT.replace(
     **ON_A_LAPTOP,
     title="shapes by class, expression and place, and questions about them",
-    steps=400,
+    steps=1000,
     data=recipes.INSTRUCT.data.replace(
         sources={
             "general": _source("general", "LLaVA JSON", group=GENERAL),
@@ -108,7 +109,8 @@ INSTRUCT = recipes.INSTRUCT.replace(
     best_metric="shapes_rec/accuracy@0.5",
     optim=AdamW(lr=1e-3, **_RATE),
     init=Init(stage="pretrain", optional=True),
-    checkpoint_every=400,
+    eval_every=500,
+    checkpoint_every=500,
 )
 VISUAL_REFERRING = recipes.VISUAL_REFERRING.replace(
     **{**ON_A_LAPTOP, "trainable": ("language", "projector", "region.projector")},
