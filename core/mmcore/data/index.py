@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -183,6 +183,10 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
         if (fault := damage(folder, cache, fingerprint)) is None:
             return _opened(folder, parser)
         tell(f"the index {folder} was damaged ({fault}) and is built again")
+    if getattr(current_process(), "_inheriting", False):
+        # A process that its parent started to help with this very index, running the parent's script once more because
+        # that has no `__main__` guard: it would wait for its own parent's lock.
+        raise SystemExit(1)
     line = Count("index", quiet_s=0.5, show=report is None)
     report = report or (lambda doing, share: line(share, label=f"index: {doing}"))
     try:
@@ -288,7 +292,11 @@ def _write_parts(parser: Parser, scratch: Path, count: int, workers: int | None,
                 future.result()
                 report("writing records", done / len(parts))
     except BrokenProcessPool:
-        # A calling script without the `__main__` guard cannot start processes; slower is better than not at all.
+        # Slower is better than not at all.
+        tell(
+            "the index is built by one process: those that should help ended at once\n"
+            "  do:    put what your script does under `if __name__ == '__main__':`, or give them more memory"
+        )
         for done, part in enumerate(parts, 1):
             _write_whole_part(parser, scratch, part)
             report("writing records", done / len(parts))

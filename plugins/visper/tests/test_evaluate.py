@@ -88,6 +88,19 @@ def test_realworldqa_compares_after_its_filters() -> None:
     assert answers(RealWorldQa(questions), ["Three", "yes."])["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("said", "becomes"),
+    [
+        ("The red car.", "B"), ("B", "B"), ("b.", "b"), ("Left of the red car", "A"), ("a red car is Left", "B"),
+        ("red  car", "red  car"), ("10 mph", "10 mph"), ("three", "3"), ("Three cars", "Three cars"), ("(C)", "C"),
+    ],
+)  # fmt: skip
+def test_the_choice_that_is_found_first_in_a_reply_becomes_its_letter(said: str, becomes: str) -> None:
+    """As lmms-eval's filters do, whose pattern has the choices as they stand, and looks into a reply without marks."""
+    question = "What is it?\nA. Left\nB. red car\nC. 10 m.p.h.\nAnswer with the letter."
+    assert realworldqa_filtered(said, question) == becomes
+
+
 def test_classes_that_are_not_in_the_truth_do_not_count() -> None:
     truth = np.array([[0, 0, 1, 255]], np.uint8)
     assert mean_iou(truth, np.array([[0, 0, 1, 0]], np.uint8)) == pytest.approx((2 / 3 + 1) / 2)

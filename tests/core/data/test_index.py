@@ -196,6 +196,22 @@ def test_parts_written_by_several_processes_are_joined_in_order(tmp_path, monkey
     assert index.column("width").tolist() == [len(str(number)) for number in range(100)]
 
 
+def test_a_script_without_a_main_guard_gets_its_index_and_a_line(tmp_path):
+    """Its helpers run the script once more and would wait for the lock of their own parent."""
+    (tmp_path / "names.jsonl").write_text("".join(f'{{"file_name": "{n}.jpg", "text": "a"}}\n' for n in range(20)))
+    (tmp_path / "script.py").write_text(
+        "import sys\nfrom pathlib import Path\nimport mmcore.data.index as index\n"
+        "from mmcore.data.formats.llava import LlavaParser\nindex.PARALLEL_FROM = 2\n"
+        "print(len(index.open_index(LlavaParser(Path('names.jsonl')), Path('cache'), workers=2)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "20\n"
+    assert "__main__" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 NO_MORE = {"has_mask": 0, "num_defects": 0}
 
 

@@ -130,31 +130,27 @@ def mme(rows: Sequence[Row]) -> dict[str, float]:
 # ---- RealWorldQA ----
 
 _NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
+_NOT_WORDS = re.compile(r"[^\w\s]")
 _OPTION = re.compile(r"\b([A-Z])\.\s+([^\n]*)")
 
 
 def realworldqa_filtered(prediction: str, question: str) -> str:
-    """A reply after the published filters: a number word becomes digits, a choice's text becomes its letter.
+    """A reply after the published filters of lmms-eval: a number word becomes digits, punctuation goes, and a reply in
+    which the text of a choice is found becomes the letter of that choice.
 
-    Choices are searched in the reply with their case, and get letters in the order in which the question has them.
+    The choice found first in the reply counts. Choices are searched with their case and their own punctuation, so that
+    one with punctuation in it is never found; letters are given in the order in which the question has them.
     """
-    said = _NUMBERS.get(prediction.lower(), prediction)
-    plain = _unpunctuated(said)
-    for number, (_, text) in enumerate(_OPTION.findall(question)):
-        choice = _unpunctuated(text)
-        if choice and choice in plain:
-            return plain.replace(choice, string.ascii_uppercase[number])
-    return plain
+    plain = _NOT_WORDS.sub("", _NUMBERS.get(prediction.lower(), prediction)).strip()
+    choices = [text.strip() for _, text in _OPTION.findall(question)]
+    letters = dict(zip(choices, string.ascii_uppercase, strict=False))  # of equal texts the last counts
+    found = re.search("|".join(map(re.escape, choices)), plain)
+    return letters.get(found.group(), plain) if found else plain
 
 
 def realworldqa_right(prediction: str, answer: str, question: str) -> bool:
-    """Exact match after the filters, case and punctuation apart."""
-    said, wanted = realworldqa_filtered(prediction, question), _unpunctuated(answer)
-    return _unpunctuated(said).lower() == wanted.lower()
-
-
-def _unpunctuated(text: str) -> str:
-    return text.translate(str.maketrans("", "", string.punctuation)).strip()
+    """Exact match of the filtered reply, without case and a full stop at its end."""
+    return realworldqa_filtered(prediction, question).lower().strip().rstrip(".") == answer.lower().strip()
 
 
 # ---- evaluators ----
