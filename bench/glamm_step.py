@@ -226,7 +226,7 @@ def same_encoder(model: Glamm) -> Any:
             name = name.replace(ours, theirs) if ours in name else name
         state[name] = tensor
     made.load_state_dict(state)
-    return made.to(next(model.parameters()).device).eval().requires_grad_(False)
+    return made.to(next(model.parameters()).device).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 
 def run(rounds: int, device: str, threads: int) -> dict[str, Any]:
