@@ -37,7 +37,7 @@ export PIP_PROGRESS_BAR := off
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-visper demo-griffon test test-slow lint format types bench docs wheels clean
+.PHONY: help setup demo demo-visper demo-griffon test test-slow lint format types bench docs pictures wheels clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -130,6 +130,10 @@ $(VENV)/.docs: $(STAMP)
 docs: $(VENV)/.docs ## Build the documentation into build/docs; warnings are errors, examples run
 	$(BIN)/python -m pytest -q tests/docs
 	$(BIN)/python -m mkdocs build --strict --site-dir build/docs
+
+pictures: export MMCORE_CACHE := $(CURDIR)/.cache
+pictures: demo demo-visper ## Draw the pictures of README and site from photographs and the two demo runs
+	$(BIN)/python docs/_site/pictures.py $(DEMO) $(DEMO_VISPER)/ift ../shared/data/coco_mini docs/pictures
 
 wheels: $(STAMP) ## Build the wheels of the core and of every plugin into dist
 	rm -rf build/lib build/bdist.* $(addsuffix /build,$(PLUGINS))

@@ -143,3 +143,33 @@ def test_the_figure_has_the_layers_that_are_enforced():
 def layers_of_the_core() -> list[str]:
     """Packages of the core."""
     return [path.name for path in (ROOT / "core" / "mmcore").iterdir() if path.is_dir()]
+
+
+def test_the_command_reference_has_every_command_with_every_option():
+    import click
+    from mmcore.cli import cli
+    from mmcore.cli.reference import reference
+
+    text = reference(cli)
+
+    def look(command: click.Command, path: str) -> None:
+        assert re.search(rf"^##+ {path}$", text, re.M), path
+        for parameter in command.params:
+            for option in parameter.opts if isinstance(parameter, click.Option) and not parameter.hidden else ():
+                assert option in text, f"{path} {option}"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                inner = command.get_command(click.Context(command), name)
+                assert inner is not None
+                look(inner, f"{path} {name}")
+
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        look(command, f"mmcore {name}")
+
+
+def test_the_site_has_every_page_once():
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().split("nav:")[1])
+    made = {f"families/{path.parent.name}.md" for path in (ROOT / "plugins").glob("*/README.md")} | {"commands.md"}
+    assert sorted(listed) == sorted({page.name for page in PAGES} | made)

@@ -1,0 +1,83 @@
+"""The pictures of the README and the site: `make pictures`, from photographs of COCO and from the two demo runs.
+
+photographs.jpg     annotated photographs, as `mmcore data show` draws them (CC BY 2.0; see credits.txt)
+demo.jpg            what the first demo's detector finds in pictures it has not seen
+answers.jpg         what the second demo's language model answers
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import mmcore
+import torch
+from mmcore.contract.values import Prediction
+from mmcore.geometry import masks
+from mmcore.show.draw import draw_prediction
+from mmcore.show.marks import contact_sheet
+from PIL import Image, ImageChops
+from pycocotools import mask as rle
+
+CC_BY = 4
+"""COCO's number of the licence CC BY 2.0, the one that asks for no more than the name."""
+QUESTION = "How many shapes are there?"
+
+
+def photographs(coco: Path, out: Path, count: int = 3) -> None:
+    """Photographs of the validation set with the most kinds of objects, annotations drawn."""
+    told = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    names = {one["id"]: one["name"] for one in told["categories"]}
+    objects: dict[int, list[dict]] = {}
+    for one in told["annotations"]:
+        if not one["iscrowd"] and one["area"] > 1_500:
+            objects.setdefault(one["image_id"], []).append(one)
+    free = [one for one in told["images"] if one["license"] == CC_BY and 3 <= len(objects.get(one["id"], [])) <= 9]
+    free.sort(key=lambda one: -len({entry["category_id"] for entry in objects[one["id"]]}))
+    drawn = []
+    for one in free[:count]:
+        picture = Image.open(coco / "val2017" / one["file_name"]).convert("RGB")
+        size, own = (one["height"], one["width"]), objects[one["id"]]
+        whole = [rle.merge(rle.frPyObjects(entry["segmentation"], *size)) for entry in own]
+        boxes = torch.tensor([entry["bbox"] for entry in own])
+        boxes[:, 2:] += boxes[:, :2]
+        found = Prediction(
+            one["id"], size, boxes, names=tuple(names[entry["category_id"]] for entry in own),
+            masks=[masks.encode(rle.decode(entry)) for entry in whole],
+        )  # fmt: skip
+        drawn.append(draw_prediction(picture, found))
+    _save(drawn, out / "photographs.jpg")
+    credits_ = "\n".join(f"{one['file_name']}: {one['flickr_url']}, CC BY 2.0" for one in free[:count])
+    (out / "credits.txt").write_text(f"Photographs of COCO 2017 in photographs.jpg:\n{credits_}\n")
+
+
+def demo(run: Path, out: Path, count: int = 3) -> None:
+    """Objects that the tiny detector finds, at the threshold of `make demo`."""
+    model = mmcore.load(run, device="cpu")
+    pictures = sorted((Path(model.opened.settings.data) / "coco/val2017").glob("*.jpg"))[1 : count + 1]
+    drawn = [model.predict(path, threshold=0.25).draw() for path in pictures]
+    _save(drawn, out / "demo.jpg")
+
+
+def answers(run: Path, out: Path) -> None:
+    """A question that the tiny language model answers."""
+    model = mmcore.load(run, device="cpu")
+    pictures = sorted((Path(model.opened.settings.data) / "visper/images").glob("50*.jpg"))
+    _save([model.predict(path, prompt=QUESTION).draw() for path in pictures[:3]], out / "answers.jpg")
+
+
+def _save(drawn: list[Image.Image], path: Path) -> None:
+    """Side by side, without the white around them."""
+    sheet = contact_sheet(drawn, columns=len(drawn), titles=[""] * len(drawn), cell=420)
+    inside = ImageChops.difference(sheet, Image.new("RGB", sheet.size, "white")).getbbox()
+    sheet.crop(inside).save(path, quality=88)
+
+
+if __name__ == "__main__":
+    detector, talker, coco, out = map(Path, sys.argv[1:])
+    out.mkdir(parents=True, exist_ok=True)
+    demo(detector, out)
+    answers(talker, out)
+    if coco.is_dir():
+        photographs(coco, out)
+    else:
+        print(f"no photographs at {coco}; photographs.jpg stays as it is", file=sys.stderr)
