@@ -50,3 +50,8 @@ class ConversationBatch(Batch):
     def num_samples(self) -> int:
         """Conversations, with or without an image."""
         return len(self.sequences.locations)
+
+    def first_image(self, sample: int) -> int | None:
+        """Row of `images` that a sample shows first; None of a text."""
+        owners = self.image_samples.tolist()
+        return owners.index(sample) if sample in owners else None

@@ -43,13 +43,12 @@ def draw_batch(batch: Batch, collate: Collate) -> list[Image.Image]:
 
 def draw_conversations(batch: ConversationBatch, text_of: Callable[[int], str]) -> list[Image.Image]:
     """Every sample as the network gets it: its first picture, and the tokens with the learned ones marked."""
-    samples = batch.image_samples.tolist()
     pictures = []
     for sample, draw in enumerate(batch.draws):
         tokens = tokens_of(batch.sequences, sample, text_of)
         image, size = None, "text"
-        if sample in samples:
-            image = as_picture(batch.images[samples.index(sample)].numpy(), CLIP_MEAN, CLIP_STD)
+        if (row := batch.first_image(sample)) is not None:
+            image = as_picture(batch.images[row].numpy(), CLIP_MEAN, CLIP_STD)
             height, width = batch.original_sizes[sample]
             size = f"{width}x{height} became {image.width}x{image.height}"
         facts = f"{batch.source} record {draw.position}, id {batch.record_ids[sample]}: {size}"

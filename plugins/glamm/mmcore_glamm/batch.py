@@ -53,6 +53,11 @@ class GlammBatch(ConversationBatch):
     given: bool = False
     """Whether answers are in the text already, so that prediction reads their masks off and writes nothing."""
 
+    def first_image(self, sample: int) -> int | None:
+        """Row of `images` that a sample shows first, which others may show as well; None of a text."""
+        owners = self.image_samples.tolist()
+        return int(self.image_rows[owners.index(sample)]) if sample in owners else None
+
 
 @dataclass(frozen=True)
 class GlammCollator(ConversationCollator):

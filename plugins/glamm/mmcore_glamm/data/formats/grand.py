@@ -74,7 +74,9 @@ class Grand:
             raise DataError(problem, where=f"{where}, {name}")
         entries = value
         if isinstance(value, dict):
-            entries = value.get("short_captions") if self.task == "caption" else expressions(value.get("objects"))
+            # Files from before the last level of the pipeline have their captions as plain texts.
+            captions = value.get("short_captions") or [{"caption": text} for text in value.get("captions") or ()]
+            entries = captions if self.task == "caption" else expressions(value.get("objects"))
         if not isinstance(entries, list):
             raise DataError(f"the picture has no list of {self.task}s", where=f"{where}, {name}")
         make = _caption if self.task == "caption" else _expression
