@@ -12,8 +12,10 @@ from mmcore.data.conversations import ConversationSource, open_questions
 from mmcore.data.entry import Entry, Opened, chosen, open_entry
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
+from mmcore.data.formats.sa1b import SIDECARS
 from mmcore.data.index import Index
 from mmcore.data.records import Records
+from mmcore.errors import DataError
 from mmcore.evaluate.captions import CaptionEvaluator
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.language.processor import Processor
@@ -77,8 +79,18 @@ class Reader:
         self._features: Features | None = None
 
     def open(self, name: str, entry: Entry, tasks: tuple[str, ...]) -> Opened[Options]:
-        """An entry whose files are there."""
+        """An entry whose files are there.
+
+        Raises:
+            DataError: its format is not known, or serves no task.
+        """
         there = placed(entry, self.context.root)
+        if entry.format == SIDECARS:
+            raise DataError(
+                "SA-1B has masks without names, so nothing can be asked about them",
+                where=f"source {name!r}, format",
+                do="GranD describes the same pictures: its formats are listed by `mmcore data formats --plugin glamm`",
+            )
         return open_entry(name, there, self.context, self.formats, tasks=tasks, options=Options)
 
     def source(self, opened: Opened[Options]) -> DataSource:
