@@ -143,7 +143,6 @@ TINY = GlammConfig(
     ),
     region=RegionConfig(step=1, groups=8, inner=64, place_hidden=32, roi_size=7, box_side=112),
     tokenizer="tiny",
-    template="llava_llama_3",
     max_length=512,
     add_tokens=True,
     sam_weights=RANDOM,
