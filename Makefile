@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 DEMO ?= runs/demo
 DEMO_VISPER ?= runs/demo-visper
 DEMO_GRIFFON ?= runs/demo-griffon
+DEMO_GLAMM ?= runs/demo-glamm
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -37,7 +38,7 @@ export PIP_PROGRESS_BAR := off
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-visper demo-griffon test test-slow lint format types bench docs pictures wheels clean
+.PHONY: help setup demo demo-visper demo-glamm demo-griffon test test-slow lint format types bench docs pictures wheels clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -92,6 +93,23 @@ demo-griffon: $(STAMP) ## Griffon: captions, then boxes in text, then both; find
 	  --names circle,square,triangle,cross --threshold 0 --out $(DEMO_GRIFFON)/pictures
 	@printf '\nLook at:\n'
 	@ls -1 $(DEMO_GRIFFON)/*/curves.png $(DEMO_GRIFFON)/pictures/*.png
+
+demo-glamm: export MMCORE_CACHE := $(CURDIR)/.cache
+demo-glamm: $(STAMP) ## GLaMM: captions with masks, then masks of expressions; a few minutes each on two cores
+	@if test -f $(DEMO_GLAMM)/gcg/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_GLAMM)/gcg; \
+	else set -x; $(MMCORE) train --plugin glamm --stage gcg --demo --out $(DEMO_GLAMM)/gcg; fi
+	@rm -rf $(DEMO_GLAMM)/pictures
+	$(MMCORE) eval $(DEMO_GLAMM)/gcg --on demo_gcg
+	$(MMCORE) predict $(DEMO_GLAMM)/gcg $$(ls $(MMCORE_CACHE)/demo/glamm/images/50*.jpg | head -4) \
+	  --prompt "Describe the image in detail, and mark each thing you mention with its segmentation mask." \
+	  --out $(DEMO_GLAMM)/pictures
+	@if test -f $(DEMO_GLAMM)/refseg/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_GLAMM)/refseg; \
+	else set -x; $(MMCORE) train --plugin glamm --stage refseg --demo --init $(DEMO_GLAMM)/gcg \
+	  --out $(DEMO_GLAMM)/refseg; fi
+	$(MMCORE) predict $(DEMO_GLAMM)/refseg $$(ls $(MMCORE_CACHE)/demo/glamm/images/50*.jpg | head -2) \
+	  --prompt "Can you segment the left shape in this photo?" --out $(DEMO_GLAMM)/pictures
+	@printf '\nLook at:\n'
+	@ls -1 $(DEMO_GLAMM)/*/curves.png $(DEMO_GLAMM)/pictures/*.png
 
 test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not slow" $(PYTEST_ARGS)
