@@ -123,7 +123,9 @@ def _on_own(opened: "OpenedModel", own: Path) -> "OpenedModel":
     from mmcore.runs.settings import cache_folder
 
     family, settings = opened.family, opened.settings
-    stage, notes = with_own(settings.stage, own, Formats.of(family.formats()), family.learns(), cache_folder())
+    stage, notes = with_own(
+        settings.stage, own, Formats.of(family.formats()), family.learns(), cache_folder(), family.family.judged
+    )
     for note in notes:
         click.echo(note, err=True)
     changed = {"stage": stage, "data": str(own.expanduser().absolute().parent), "demo": False}

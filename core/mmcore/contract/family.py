@@ -19,6 +19,9 @@ class Family(Recipe):
     default."""
     learns: tuple[str, ...] = ()
     """Tasks of annotations from which it can learn own data, such as "detect" (`mmcore data formats` lists them)."""
+    judged: dict[str, str] = Field(default={})
+    """Task -> the figure that its validation gives, where the family does not judge by the protocol of the annotation
+    format: own data keep their best checkpoint by it. Of several tasks that a file serves the first one here counts."""
     bases: tuple[Literal["language", "vision"], ...] = ()
     """Parts of its models that a user may name by a folder of transformers (`model.language=DIR`), for families on
     `mmcore.language.llava`: the folder's sizes then stand in `model.language` and `model.tower`."""

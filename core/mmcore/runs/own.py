@@ -1,7 +1,8 @@
 """Own data in a recipe: `--own FILE` takes the place of a stage's data, `--add FILE:WEIGHT` is mixed in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from mmcore.base.figures import LOSS
 from mmcore.contract.mixture import GROUPING
@@ -17,7 +18,14 @@ DEFAULT_STAGE = "finetune"
 LEFT_OUT = "own data left out"
 
 
-def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str], cache: Path) -> tuple[Stage, list[str]]:
+def with_own(
+    stage: Stage,
+    file: Path,
+    formats: Formats,
+    learns: Sequence[str],
+    cache: Path,
+    judged: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Stage, list[str]]:
     """The stage on own data alone.
 
     Args:
@@ -26,6 +34,7 @@ def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str], 
         formats: all that are known.
         learns: the tasks that the family learns.
         cache: folder that holds indexes.
+        judged: `Family.judged`.
 
     Returns:
         The stage, and a line for every file of which the family can learn nothing.
@@ -33,7 +42,7 @@ def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str], 
         DataError: nothing of it serves a task that the family learns; names the reason and the number of records.
     """
     own = describe(file, formats)
-    sources, validation, notes = _entries(own, learns, 1.0, cache)
+    sources, validation, notes = _entries(own, learns, 1.0, cache, judged)
     best = next((f"{name}/{one.metrics[0]}" for name, one in validation.items() if one.metrics), None)
     # Nothing but the loss says how well captions are learned.
     best = best or next((f"{name}/{LOSS}" for name, one in validation.items() if one.loss_on), None)
@@ -44,7 +53,12 @@ def with_own(stage: Stage, file: Path, formats: Formats, learns: Sequence[str], 
 
 
 def with_added(
-    stage: Stage, added: str, formats: Formats, learns: Sequence[str], cache: Path
+    stage: Stage,
+    added: str,
+    formats: Formats,
+    learns: Sequence[str],
+    cache: Path,
+    judged: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Stage, list[str]]:
     """The stage with own data mixed in.
 
@@ -54,6 +68,7 @@ def with_added(
         formats: all that are known.
         learns: the tasks that the family learns.
         cache: folder that holds indexes.
+        judged: `Family.judged`.
 
     Raises:
         UsageError: the weight is no positive number.
@@ -62,7 +77,7 @@ def with_added(
     """
     path, weight = _split(added)
     own = describe(path, formats)
-    sources, validation, notes = _entries(own, learns, weight, cache)
+    sources, validation, notes = _entries(own, learns, weight, cache, judged)
     for name in (*sources, *validation):
         if name in stage.data.sources or name in stage.validation:
             raise RecipeError(f"the stage has a source {name!r} already", where=path, do="give the data another name")
@@ -104,7 +119,7 @@ def _split(added: str) -> tuple[Path, float]:
 
 
 def _entries(
-    own: Described, learns: Sequence[str], weight: float, cache: Path
+    own: Described, learns: Sequence[str], weight: float, cache: Path, judged: Mapping[str, str]
 ) -> tuple[dict[str, Source], dict[str, Validation], list[str]]:
     """Training sources and validation sets by name, and what was left out."""
     asks = (*learns, "ask") if "converse" in learns else tuple(learns)
@@ -118,8 +133,16 @@ def _entries(
             do="give annotations of a format that serves one of these tasks (`mmcore data formats`), or another family",
         )
     sources = {name: part.source(weight) for name, part in _named(own.name, train)}
-    validation = {name: part.validation(before=own.before) for name, part in _named(f"{own.name}_val", val)}
+    validation = {
+        name: _judged(part, part.validation(before=own.before), judged) for name, part in _named(f"{own.name}_val", val)
+    }
     return sources, validation, [f"{LEFT_OUT}: {line}" for line in (*lost, *lost_val)]
+
+
+def _judged(part: Part, entry: Validation, judged: Mapping[str, str]) -> Validation:
+    """The validation set with the figure that the family judges it by."""
+    figure = next((figure for task, figure in judged.items() if task in part.tasks), None)
+    return entry if figure is None else entry.replace(metrics=(figure,))
 
 
 def _serving(parts: Sequence[Part], tasks: Sequence[str], split: str, cache: Path) -> tuple[list[Part], list[str]]:

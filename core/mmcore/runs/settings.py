@@ -110,7 +110,7 @@ def _with_own_data(stage: Stage, request: Request, family: OpenedPlugin) -> tupl
     files = [(with_own, request.own, f"--own {request.own}")] if request.own else []
     for make, file, option in [*files, *((with_added, added, f"--add {added}") for added in request.add)]:
         before = stage
-        stage, notes = make(stage, file, formats, family.learns(), cache_folder())  # type: ignore[operator]
+        stage, notes = make(stage, file, formats, family.learns(), cache_folder(), family.family.judged)  # type: ignore[operator]
         for note in notes:
             print(note, file=sys.stderr)
         origins |= {f"data.sources.{name}": option for name in stage.data.sources if name not in before.data.sources}

@@ -23,6 +23,10 @@ def family() -> Family:
         title="GLaMM: grounded conversations, region captions and referring segmentation",
         variants=("7b", "tiny"),
         learns=("grounded_caption", "refer", "segment", "region_caption", "caption", "converse"),
+        judged={
+            **dict.fromkeys(("grounded_caption", "refer", "segment"), "gIoU"),
+            **dict.fromkeys(("region_caption", "caption"), "ce"),
+        },
         requires_api=">=0.2,<0.3",
     )
 

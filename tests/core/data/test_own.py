@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from mmcore import AdamW, Constant, Data, Source, Stage
+from mmcore import AdamW, ByKind, Constant, Data, Source, Stage
 from mmcore.data.formats import captions, coco_dialects, miniature
 from mmcore.data.formats.registry import Formats
 from mmcore.data.own import describe
@@ -90,6 +90,30 @@ def test_own_data_are_mixed_in_by_weight(shelves: Path) -> None:
     taken = write(shelves.parent, "train: annotations.json", name="old")
     with pytest.raises(RecipeError, match="has a source 'old' already"):
         with_added(STAGE, str(taken), FORMATS, DETECTS, shelves.parent / "cache")
+
+
+def test_a_family_may_judge_by_a_figure_of_its_own(shelves: Path) -> None:
+    judged = {"segment": "gIoU", "detect": "AP"}
+    stage, _ = with_own(STAGE, shelves, FORMATS, DETECTS, shelves.parent / "cache", judged)
+    assert stage.validation["shelves_val"].metrics == ("gIoU",)
+    assert stage.best_metric == "shelves_val/gIoU"
+
+
+def test_added_data_say_their_group_where_a_mixture_goes_by_one(shelves: Path) -> None:
+    old = STAGE.data.sources["old"]
+    one = STAGE.replace(data=Data(sources={"old": old.replace(group="seg")}, mixture=ByKind(weights={"seg": 1.0})))
+    added, _ = with_added(one, str(shelves), FORMATS, DETECTS, shelves.parent / "cache")
+    assert added.data.sources["shelves"].group == "seg"
+    sources = {"old": old.replace(group="seg"), "older": old.replace(group="reg")}
+    two = STAGE.replace(data=Data(sources=sources, mixture=ByKind(weights={"seg": 1.0, "reg": 2.0})))
+    with pytest.raises(RecipeError, match="do not say which group") as caught:
+        with_added(two, str(shelves), FORMATS, DETECTS, shelves.parent / "cache")
+    assert caught.value.known == "reg, seg"
+    named = write(shelves.parent, "train: {annotations: annotations.json, group: reg}")
+    assert (
+        with_added(two, str(named), FORMATS, DETECTS, shelves.parent / "cache")[0].data.sources["shelves"].group
+        == "reg"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.runs.checks import check_metrics, check_model
+from mmcore.runs.settings import Settings, for_training
 
 
 def stage(**changes) -> Stage:
@@ -85,3 +86,13 @@ def test_evaluators_name_their_metrics():
     questions = [Question(1, "what?", None, ("a",), {"category": "colour"})]
     assert AnswerEvaluator(questions).metric_names == ("accuracy", "accuracy/colour")
     assert "chance" in AnswerEvaluator(questions, {}).metric_names
+
+
+def test_training_evaluates_the_sets_that_are_for_it_and_chooses_by_no_other() -> None:
+    hours = stage().validation["coco_val"].replace(training=False)
+    both = {**stage().validation, "benchmark": hours}
+    asked = Settings(plugin="toy", variant="tiny", stage=stage(validation=both), data="data")
+    assert list(for_training(asked).stage.validation) == ["coco_val"]
+    best = asked.replace(stage=stage(validation=both, best_metric="benchmark/bbox/AP"))
+    with pytest.raises(RecipeError, match="training does not evaluate"):
+        for_training(best)
