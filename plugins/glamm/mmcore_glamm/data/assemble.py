@@ -32,6 +32,7 @@ from mmcore_glamm.data.templates import BANKS, Banks, banks
 from mmcore_glamm.evaluate.gcg import GcgEvaluator
 from mmcore_glamm.evaluate.given import GivenEvaluator
 from mmcore_glamm.features import features_for
+from mmcore_glamm.questions import REQUEST
 from mmcore_glamm.tokens import TokenIds, open_tokenizer
 
 LEARNS = ("grounded_caption", "refer", "segment", "region_caption", "caption", "converse")
@@ -167,7 +168,7 @@ def _validation(reader: Reader, opened: Opened[Options]) -> tuple[DataSource, Ca
     options, name = opened.options, opened.format.name
     if name == own.GCG_TRUTH:
         asked = truth.gcg_questions(opened.files[0], opened.images)
-        source = _asked(reader, opened, asked, options.request or truth.REQUEST, segment=True)
+        source = _asked(reader, opened, asked, options.request or REQUEST, segment=True)
         words = options.alike == "words"
         return source, partial(GcgEvaluator, *opened.files, words=words, captioned=options.captioned), False
     if name == own.REGION_TRUTH:

@@ -25,7 +25,7 @@ OTHER_PLACES: dict[str, tuple[str, ...]] = {
 }
 """Documented path -> other places of the same: what the code reads, what the documents' trees show elsewhere."""
 
-Entry = TypeVar("Entry", Source, Validation)
+Entry = TypeVar("Entry", bound=Source | Validation)
 
 
 def placed(entry: Entry, root: Path) -> Entry:
