@@ -111,5 +111,5 @@ def sample(
         draw=Draw("prompt", number, 0),
         image_id=number,
         original_size=(image.shape[0], image.shape[1]),
-        prompts=tuple(VisualPrompt("box", torch.tensor(box).view(2, 2)) for box in boxes),
+        prompts=tuple(VisualPrompt("box", torch.tensor(box, dtype=torch.float32).view(2, 2)) for box in boxes),
     )
