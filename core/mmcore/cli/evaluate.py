@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mmcore.base.figures import is_error, scale
+from mmcore.cli.options import classes_option, read_classes
 
 if TYPE_CHECKING:
     from mmcore.contract.recipe import Source, Stage, Validation
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     help="Evaluate on the validation data that this file describes.",
 )
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Replace one recipe entry; repeatable.")
+@classes_option
 @click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Of a run.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images of each set.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Records per forward pass. Default: the recipe's.")
@@ -47,6 +49,7 @@ def evaluate(
     data: Path | None,
     own: Path | None,
     sets: tuple[str, ...],
+    classes: str | None,
     checkpoint: str,
     limit: int | None,
     batch_size: int | None,
@@ -72,7 +75,7 @@ def evaluate(
     opened = open_model(target, checkpoint=checkpoint)
     if own is not None:
         opened = _on_own(opened, own)
-    settings = _adjusted(opened.settings, split, sources, data, sets, device)
+    settings = _adjusted(opened.settings, split, sources, data, sets, device, read_classes(classes))
     place = build.choose_device(settings)
     here = distributed.start(place)
     model = opened.model.to(place)
@@ -139,13 +142,17 @@ def _adjusted(
     data: Path | None,
     sets: Sequence[str],
     device: str,
+    classes: Mapping[str, str],
 ) -> "Settings":
     """The run's settings with the wanted validation sets only, and data root, device and recipe entries replaced."""
     from mmcore.runs.config import resolve
 
     stage, _ = resolve(settings.stage, None, sets)
     names = [name.strip() for name in (sources or "").split(",") if name.strip()]
-    stage = stage.replace(validation=wanted_sets(stage, split, names))
+    wanted = wanted_sets(stage, split, names)
+    if classes:
+        wanted = {name: entry.replace(classes=dict(classes)) for name, entry in wanted.items()}
+    stage = stage.replace(validation=wanted)
     changes: dict[str, Any] = {"stage": stage, "only": None, "device": device}
     if data is not None:
         changes |= {"data": str(data.expanduser().absolute()), "demo": False}
@@ -184,7 +191,7 @@ def as_validation(source: "Source") -> "Validation":
     """A training source as a validation set: the same files, whole and without augmentation."""
     from mmcore.contract.recipe import Validation
 
-    shared = ("annotations", "images", "format", "options", "tasks", "root")
+    shared = ("annotations", "images", "format", "options", "tasks", "classes", "root")
     return Validation(**{key: getattr(source, key) for key in shared})
 
 
@@ -212,6 +219,8 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
         kind, _, metric = name.rpartition("/")
         kinds.setdefault(kind, {})[metric] = value
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width to wrap at
+        console.width = 200
     seen = f"{record['images']} images"
     if record["records"] != record["images"]:
         seen = f"{record['records']} records, {seen}"

@@ -33,6 +33,37 @@ _OPTIONS = (
 )
 
 
+classes_option = click.option(
+    "--classes",
+    metavar="LIST|MAP|FILE",
+    help="What classes are called: '[a, b]' are these and no others; '{a: b, c: null}' calls a b and leaves c out;"
+    " or a YAML file that holds one of them.",
+)
+
+
+def read_classes(given: str | None) -> dict[str, str]:
+    """The map that --classes means; empty without one.
+
+    Raises:
+        UsageError: it is neither a list of names nor a map of names.
+    """
+    if given is None:
+        return {}
+    from mmcore.base.yamltext import parse_yaml
+    from mmcore.contract.classes import as_map
+    from mmcore.errors import UsageError
+
+    path = Path(given)
+    found = as_map(parse_yaml(path.read_text("utf-8") if path.is_file() else given, f"--classes {given}"))
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise UsageError(
+            "--classes is neither a list of names nor a map from names to names",
+            where=f"--classes {given}",
+            do="write '[forklift, person]' or '{lift truck: forklift, pallet: null}'",
+        )
+    return found
+
+
 def recipe_options(command: Command) -> Command:
     """Plugin, stage, recipe and data options, the same for train, plan and data commands."""
     for option in reversed(_OPTIONS):

@@ -1,15 +1,19 @@
 """`mmcore predict`: any images in, JSON and pictures out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import click
+
+from mmcore.cli.options import classes_option, read_classes
 
 
 @click.command()
 @click.argument("target", metavar="RUN|CHECKPOINT")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--names", metavar="A,B,...", help="What to look for. Default: the family's own vocabulary.")
+@classes_option
 @click.option("--prompt", metavar="TEXT", help="An expression or a question, such as 'the red kite'.")
 @click.option(
     "--example",
@@ -35,6 +39,7 @@ def predict(
     target: str,
     images: tuple[Path, ...],
     names: str | None,
+    classes: str | None,
     prompt: str | None,
     example: str | None,
     threshold: float | None,
@@ -60,10 +65,12 @@ def predict(
     from mmcore.runs.predict import find_images, predict_file, with_class_names
     from mmcore.runs.predict_video import predict_video
 
-    question = _question(names, prompt, example, threshold, top)
+    question = replace(_question(names, prompt, example, threshold, top), classes=read_classes(classes))
     films = [path for path in images if is_video(path) or (video and path.is_dir())]
     if films and example is not None:
         raise click.UsageError("--example is for images; a video is asked by --names or --prompt.")
+    if films and classes is not None:
+        raise click.UsageError("--classes is for images; the names of a video's answers are those asked for.")
     paths = find_images([path for path in images if path not in films])
     opened = open_model(target, checkpoint=checkpoint)
     question = with_class_names(question, opened.settings.stage)

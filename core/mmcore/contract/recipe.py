@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mmcore.contract.classes import Classes
 from mmcore.contract.entry import Recipe as Recipe  # a public name here: every entry's base
 from mmcore.contract.mixture import GROUPING, ByKind, Mixture, SourcePerBatch, check_kinds
 from mmcore.contract.schedule import Constant as Constant
@@ -59,6 +60,9 @@ class Source(Recipe):
     """What only this source's parser or transform understands; the plugin refuses unknown entries."""
     tasks: tuple[str, ...] = ()
     """What of all that the format can serve is wanted, such as "detect" without "segment"; empty is everything."""
+    classes: Classes = Field(default={})
+    """Name of a class in the annotations -> what it is called; several may be called alike, "" leaves its objects out,
+    `*` stands for all others. A list means these and no others."""
     root: str = ""
     """Folder of an own-data file (--own, --add), instead of the data root; nothing else may set it."""
 
@@ -147,6 +151,8 @@ class Validation(Recipe):
     images: str = ""
     options: dict[str, Any] = Field(default={})
     tasks: tuple[str, ...] = ()
+    """As of a source."""
+    classes: Classes = Field(default={})
     """As of a source."""
     root: str = ""
     """As of a source."""

@@ -5,7 +5,7 @@ formats are known in one place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Recipe, Source, Validation
+from mmcore.data.formats.classes import Renamed
 from mmcore.data.formats.format import Format
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import locate
@@ -49,6 +50,8 @@ class Opened(Generic[Own]):
     images: Path
     cache: Path
     own: bool = False
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """What its classes are called, where that is not what the annotations say."""
     key: str = ""
     """Its place in the recipe, for remedies: `validation.coco_val`."""
 
@@ -59,7 +62,10 @@ class Opened(Generic[Own]):
             DataError: a file is not what the format says.
         """
         assert self.format.parser is not None, "questions have no index"
-        return open_index(self.format.parser(self.files, self.format_options), self.cache)
+        parser = self.format.parser(self.files, self.format_options)
+        if self.classes:
+            parser = Renamed(parser, tuple(self.classes.items()), f"{self.key}.classes")
+        return open_index(parser, self.cache)
 
 
 def open_entry(
@@ -91,6 +97,8 @@ def open_entry(
     wanted = [task for task in tasks if not entry.tasks or task in entry.tasks]
     format = formats.named(entry.format, f"{what}, {_listed(entry)}", wanted or entry.tasks)
     of_format, of_family = _checked_options(entry.options, format.options, options, what)
+    if entry.classes:
+        format = _with_classes(format, entry, what)
     root = Path(entry.root or context.root)
     images = locate(root, entry.images, what)  # looked for first: without it annotations are of no use
     return Opened(
@@ -103,8 +111,26 @@ def open_entry(
         images=images,
         cache=context.cache,
         own=bool(entry.root),
+        classes=entry.classes,
         key=f"{'data.sources' if isinstance(entry, Source) else 'validation'}.{name}",
     )
+
+
+def _with_classes(format: Format, entry: Entry, what: str) -> Format:
+    """The format with evaluators comparing with the records, where its classes are called otherwise.
+
+    Raises:
+        RecipeError: it has no classes, or its protocol knows them by their numbers.
+    """
+    if "detect" not in format.tasks:
+        raise RecipeError(f"{format.name} has no classes", where=f"{what}, classes", do="leave it out")
+    if isinstance(entry, Validation) and format.evaluator == "lvis":
+        raise RecipeError(
+            f"the protocol of {format.name} is about the classes of the annotations as they are",
+            where=f"{what}, classes",
+            do='leave it out, or evaluate with the format "COCO instances"',
+        )
+    return replace(format, truth="records")
 
 
 def asks(opened: Opened[Own]) -> bool:

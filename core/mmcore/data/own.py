@@ -5,6 +5,7 @@
     train: {format: coco, annotations: train.json}
     val:   {format: coco, annotations: val.json}
     tasks: [detect, segment]           # optional; default: all that the annotations can serve
+    classes: {lift truck: forklift}    # optional: renamed, merged or left out; a list means these and no others
     before: true                       # optional: what the starting weights reach on val, beside what the run does
 
 `train` and `val` may also be a list, of instances and captions for example: every family takes the files that teach
@@ -14,14 +15,16 @@ the root and beside it.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from mmcore.base.yamltext import read_yaml
+from mmcore.contract.classes import Classes
 from mmcore.contract.recipe import Recipe, Source, Validation
+from mmcore.data.formats.classes import Renamed
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
 from mmcore.data.formats.registry import Formats
@@ -43,6 +46,8 @@ class OwnFile(Recipe):
     """Of the format, or of a family."""
     group: str | None = None
     """Its kind or task, where it is added to a stage whose mixture goes by one."""
+    classes: Classes = Field(default={})
+    """What its classes are called; None takes that of the whole."""
 
 
 class OwnData(Recipe):
@@ -53,6 +58,7 @@ class OwnData(Recipe):
     train: tuple[OwnFile, ...]
     val: tuple[OwnFile, ...] = ()
     tasks: tuple[str, ...] = ()
+    classes: Classes = Field(default={})
     before: bool = False
 
 
@@ -69,12 +75,14 @@ class Part:
     tasks: tuple[str, ...]
     """What it is wanted for; never empty."""
     group: str | None = None
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """What its classes are called; of a map for several files what it says of this one's."""
 
     def _entry(self) -> dict[str, Any]:
         annotations = self.annotations[0] if len(self.annotations) == 1 else self.annotations
         options = dict(self.options)
         entry = {"format": self.format.name, "annotations": annotations, "images": self.images, "options": options}
-        return {**entry, "root": str(self.root), "tasks": self.tasks}
+        return {**entry, "root": str(self.root), "tasks": self.tasks, "classes": dict(self.classes)}
 
     def count(self, cache: Path) -> str:
         """Its format, and its number of records where that is told by an index."""
@@ -93,7 +101,8 @@ class Part:
         files = tuple(self.root / name for name in self.annotations)
         known = self.format.options.model_fields
         options = {key: value for key, value in self.options.items() if key in known}
-        return open_index(self.format.parser(files, self.format.options.model_validate(options)), cache)
+        parser = self.format.parser(files, self.format.options.model_validate(options))
+        return open_index(Renamed(parser, tuple(self.classes.items())) if self.classes else parser, cache)
 
     def source(self, weight: float) -> Source:
         """It as a training source of a recipe."""
@@ -136,7 +145,7 @@ def describe(path: Path, formats: Formats) -> Described:
         raise MissingDataError(
             f"root {own.root!r} is no folder", where=path, do="name it beside this file, or absolute"
         )
-    place = _Place(path, folder, root, formats, own.tasks)
+    place = _Place(path, folder, root, formats, own.tasks, own.classes)
     train = tuple(place.part(file, "train") for file in own.train)
     val = tuple(place.part(file, "val") for file in own.val)
     return Described(path, own.name, train, val, own.before)
@@ -179,8 +188,11 @@ def _tuples(value: Any) -> Any:
 class _Place:
     """Where the files of one own-data file are looked for."""
 
-    def __init__(self, path: Path, folder: Path, root: Path, formats: Formats, tasks: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, folder: Path, root: Path, formats: Formats, tasks: Sequence[str], classes: Mapping[str, str]
+    ) -> None:
         self.path, self.folder, self.root, self.formats, self.tasks = path, folder, root, formats, tasks
+        self.classes = classes
 
     def part(self, file: OwnFile, split: str) -> Part:
         """One of its files."""
@@ -198,7 +210,10 @@ class _Place:
         options = dict(file.options)
         if "split" in format.options.model_fields:  # of formats whose one file describes both
             options.setdefault("split", self._split(format, found, split))
-        return Part(format, root, annotations, "" if inside == "." else inside, options, tasks, file.group)
+        classes = (file.classes or self.classes) if "detect" in format.tasks else {}
+        return Part(
+            format, root, annotations, "" if inside == "." else inside, options, tasks, file.group, dict(classes)
+        )
 
     def _split(self, format: Format, files: Sequence[Path], split: str) -> str | None:
         """The split that `train` or `val` means; None where the format's files do not have that one."""

@@ -22,7 +22,7 @@ import numpy as np
 from mmcore.contract.protocols import DataSource
 from mmcore.data.index import Index
 from mmcore.data.select import Select
-from mmcore.errors import DataError
+from mmcore.errors import DataError, some
 
 _LENGTH = struct.Struct("<I")
 
@@ -254,10 +254,17 @@ def left_out(records: Records) -> dict[str, int]:
 def told_left_out(name: str, source: DataSource) -> str | None:
     """A line about what of a source cannot be used as it is; None where everything can, or where nothing is known."""
     records = source.annotations()
-    found = left_out(records) if isinstance(records, Records) else {}
-    if not found:
+    if not isinstance(records, Records):
         return None
-    return f"{name}: {', '.join(f'{count} x {what}' for what, count in found.items())}; `mmcore data check` lists them"
+    found, meta = left_out(records), records.index.meta
+    told = [f"{', '.join(f'{count} x {what}' for what, count in found.items())}; `mmcore data check` lists them"]
+    if not found:
+        told = []
+    if root := meta.get("root"):
+        told.append(f"the category {root!r}, which an export put above all others and no object is of, is left out")
+    if gone := meta.get("classes_left_out"):
+        told.append(f"objects of {some(gone)} are left out, as `classes` says")
+    return f"{name}: {'; '.join(told)}" if told else None
 
 
 def nothing_to_learn(records: Records) -> str:

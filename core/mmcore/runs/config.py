@@ -5,7 +5,7 @@ Where a key may stand is read off the recipe's own classes (`mmcore.runs.entries
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from mmcore.base.yamltext import parse_yaml, read_yaml
 from mmcore.contract.recipe import Recipe, Stage
 from mmcore.errors import RecipeError, suggest
+from mmcore.runs.entries import CLASSES, Tree, assign
 from mmcore.runs.entries import Origins as Origins
-from mmcore.runs.entries import Tree, assign
 from mmcore.runs.former import modern
 
 
@@ -49,8 +49,10 @@ def resolve(
         start, given = _parse_set(text)
         for path, value in _written_out(_changes(given, start, f"--set {text}"), shorthands, tree, f"--set {text}"):
             assign(tree, path, value, f"--set {text}", origins)
-    _check_new("data.sources", tree["data"]["sources"], stage.data.sources, ("weight", "format", "annotations"))
-    _check_new("validation", tree["validation"], stage.validation, ("format", "annotations"))
+    sources, sets_before = stage.data.sources, stage.validation
+    needed = ("weight", "format", "annotations")
+    _check_new("data.sources", tree["data"]["sources"], sources, needed, {"validation": sets_before})
+    _check_new("validation", tree["validation"], sets_before, needed[1:], {"data.sources": sources})
     best = stage.best_metric
     if best and "best_metric" not in origins:
         name = best.partition("/")[0]
@@ -89,11 +91,20 @@ def _refuse_roots(origins: Origins) -> None:
             )
 
 
-def _check_new(where: str, entries: Tree, before: Mapping[str, Any], needed: Sequence[str]) -> None:
+def _check_new(
+    where: str, entries: Tree, before: Mapping[str, Any], needed: Sequence[str], elsewhere: Mapping[str, Iterable[str]]
+) -> None:
     """An entry under a new name is a new entry, if it says all that is needed, else most likely a misspelt name."""
     for name in entries.keys() - before.keys():
         missing = [key for key in needed if not entries[name].get(key)]
         if missing:
+            for other, names in elsewhere.items():
+                if name in names:
+                    raise RecipeError(
+                        f"{name!r} stands in {other}, not in {where}",
+                        where=f"{where}.{name}",
+                        do=f"write {other}.{name} instead",
+                    )
             raise RecipeError(
                 f"{name!r} is new in {where} and lacks {', '.join(missing)}",
                 where=where,
@@ -157,7 +168,7 @@ def _changes(given: Any, start: tuple[str, ...], source: str) -> Iterator[tuple[
         # The form before API 0.2; like any list it stands for the whole.
         yield start, {}
         given = _by_name(given, source)
-    if not isinstance(given, dict) or not given:
+    if not isinstance(given, dict) or not given or (start and start[-1] == CLASSES):
         if start:
             yield start, given
         return

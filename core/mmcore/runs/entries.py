@@ -21,6 +21,8 @@ from mmcore.contract.recipe import Stage
 from mmcore.errors import RecipeError, suggest
 
 Tree = dict[str, Any]
+CLASSES = "classes"
+"""The group that is given whole, as a list or a map in which null has a meaning."""
 FROM = "from"
 """Names the folder that a group is read from, beside single entries that replace what it says."""
 Origins = dict[str, str]
@@ -108,6 +110,8 @@ def assign(tree: Tree, path: tuple[str, ...], value: Any, source: str, origins: 
 
 def _check_group(place: Place, path: tuple[str, ...], value: Any, source: str) -> None:
     if place.kind in ("value", "inside") or isinstance(value, dict) or (value is None and place.optional):
+        return
+    if path[-1] == CLASSES and isinstance(value, list):  # these and no others
         return
     raise RecipeError(
         f"{'.'.join(path)} is a group of keys, not {value!r}",

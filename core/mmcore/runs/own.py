@@ -1,16 +1,18 @@
 """Own data in a recipe: `--own FILE` takes the place of a stage's data, `--add FILE:WEIGHT` is mixed in."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from mmcore.base.figures import LOSS
+from mmcore.contract.classes import REST
 from mmcore.contract.mixture import GROUPING
 from mmcore.contract.recipe import Source, Stage, Validation
 from mmcore.data.formats.registry import Formats
-from mmcore.data.names import merged
+from mmcore.data.names import merged, plain
 from mmcore.data.own import Described, Part, describe
-from mmcore.errors import DataError, RecipeError, UsageError
+from mmcore.errors import DataError, RecipeError, UsageError, suggest
 
 DEFAULT_STAGE = "finetune"
 """The stage that --own takes where none is named."""
@@ -41,7 +43,7 @@ def with_own(
     Raises:
         DataError: nothing of it serves a task that the family learns; names the reason and the number of records.
     """
-    own = describe(file, formats)
+    own = _with_known_classes(describe(file, formats), cache)
     sources, validation, notes = _entries(own, learns, 1.0, cache, judged)
     best = next((f"{name}/{one.metrics[0]}" for name, one in validation.items() if one.metrics), None)
     # Nothing but the loss says how well captions are learned.
@@ -76,7 +78,7 @@ def with_added(
         DataError: as `with_own`.
     """
     path, weight = _split(added)
-    own = describe(path, formats)
+    own = _with_known_classes(describe(path, formats), cache)
     sources, validation, notes = _entries(own, learns, weight, cache, judged)
     for name in (*sources, *validation):
         if name in stage.data.sources or name in stage.validation:
@@ -143,6 +145,38 @@ def _judged(part: Part, entry: Validation, judged: Mapping[str, str]) -> Validat
     """The validation set with the figure that the family judges it by."""
     figure = next((figure for task, figure in judged.items() if task in part.tasks), None)
     return entry if figure is None else entry.replace(metrics=(figure,))
+
+
+def _with_known_classes(own: Described, cache: Path) -> Described:
+    """The data, each file with what `classes` says of the classes that it has: one map may serve several files.
+
+    Raises:
+        RecipeError: no file has a class that is named.
+    """
+    parts = (*own.train, *own.val)
+    known = [_categories(part, cache) if part.classes else () for part in parts]
+    every = list(dict.fromkeys(name for names in known for name in names))
+    have = {plain(name) for name in every}
+    for name in dict.fromkeys(name for part in parts for name in part.classes):
+        if name != REST and plain(name) not in have:
+            raise RecipeError(
+                f"no annotations have a class {name!r}",
+                where=f"{own.path}, classes",
+                known=every,
+                do=suggest(name, every, "name one of these, or leave it out"),
+            )
+    fitted = []
+    for part, names in zip(parts, known, strict=True):
+        own_names = {plain(name) for name in names}
+        classes = {name: called for name, called in part.classes.items() if name == REST or plain(name) in own_names}
+        fitted.append(replace(part, classes=classes))
+    return replace(own, train=tuple(fitted[: len(own.train)]), val=tuple(fitted[len(own.train) :]))
+
+
+def _categories(part: Part, cache: Path) -> Sequence[str]:
+    """The classes of a part as its annotations name them."""
+    index = replace(part, classes={}).index(cache)
+    return index.meta["categories"] if index is not None else ()
 
 
 def _serving(parts: Sequence[Part], tasks: Sequence[str], split: str, cache: Path) -> tuple[list[Part], list[str]]:

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 
 from mmcore.base.files import replace_text
+from mmcore.contract.classes import LEFT_OUT, REST
 from mmcore.contract.model import Model
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import IGNORED, Box, Prediction, Region
 from mmcore.data.images import MAX_PIXELS, read_image
+from mmcore.data.names import plain
 from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
 from mmcore.geometry import masks
 from mmcore.show.conversation import draw_answer
@@ -90,6 +92,8 @@ class Question:
     """Objects scoring less are left out."""
     top: int | None = None
     """At most so many objects, the best."""
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Name that is looked for -> what its objects are called in the answer; see `mmcore.contract.classes`."""
 
 
 def with_class_names(question: Question, stage: Stage) -> Question:
@@ -143,7 +147,30 @@ def predict_image(model: Model, image: np.ndarray, question: Question, device: t
     with torch.inference_mode():
         batch = model.prepare([image], names=question.names, prompt=question.prompt, **shown)
         (prediction,) = model.predict(batch.to(device))
-    return prediction
+    return with_classes(prediction, question.classes)
+
+
+def with_classes(prediction: Prediction, classes: Mapping[str, str]) -> Prediction:
+    """A prediction with its objects under other names, those of names that are left out taken away."""
+    if not classes or prediction.names is None:
+        return prediction
+    asked = {plain(name): called for name, called in classes.items() if name != REST}
+    rest = classes.get(REST)
+    called = [asked.get(plain(name), name if rest is None else rest) for name in prediction.names]
+    kept = [row for row, name in enumerate(called) if name != LEFT_OUT]
+    rows = torch.tensor(kept, dtype=torch.long)
+    place = {row: number for number, row in enumerate(kept)}
+    tensors = {name: getattr(prediction, name) for name in ("boxes_xyxy", "scores", "labels", "track_ids")}
+    phrases = (
+        one._replace(objects=tuple(place[row] for row in one.objects if row in place)) for one in prediction.phrases
+    )
+    return dataclasses.replace(
+        prediction,
+        **{name: None if value is None else value[rows] for name, value in tensors.items()},
+        names=tuple(called[row] for row in kept),
+        masks=None if prediction.masks is None else [prediction.masks[row] for row in kept],
+        phrases=tuple(phrases),
+    )
 
 
 def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class CocoInstances:
 
     @property
     def format(self) -> str:
-        return "coco-instances/3"
+        return "coco-instances/4"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -163,6 +163,8 @@ def prepare_groups(
     np.save(folder / "annotation_spans.npy", scan.annotation_spans[by_owner])
     np.save(folder / "first.npy", np.searchsorted(rows[by_owner], np.arange(len(ordered) + 1)))
     names = category_names(scan.categories, path)
+    root = unannotated_root(scan.categories, scan.categories_used)
+    root_name = names.pop(root, None) if root is not None else None
     (folder / "categories.json").write_text(json.dumps(list(names)))
     meta = {
         "categories": list(names.values()),
@@ -170,6 +172,8 @@ def prepare_groups(
         "num_annotations": int(len(rows) - orphan.sum()),
         "orphans": int(orphan.sum()),
     }
+    if root_name is not None:
+        meta["root"] = root_name
     return Prepared(len(ordered), meta)
 
 
@@ -201,6 +205,9 @@ class _Scan:
 
     def __init__(self, path: Path, owners: str, link: str, report: Report) -> None:
         self.image_ids, self.annotation_images, self.annotation_ids = array("q"), array("q"), array("q")
+        self.categories_used: set[Any] = set()
+        """As the annotations write them."""
+        self._texts: dict[str, int] = {}
         categories: list[tuple[int, int]] = []
         places = {owners: array("q"), "annotations": array("q")}
         size = path.stat().st_size
@@ -208,6 +215,8 @@ class _Scan:
             if key == "annotations":
                 self._take(value, link, self.annotation_images, key, start, path)
                 self._take(value, "id", self.annotation_ids, key, start, path)
+                used = value.get("category_id")
+                self.categories_used.add(used if isinstance(used, int | str | float) else None)
             elif key == owners:
                 self._take(value, "id", self.image_ids, key, start, path)
             elif key == "categories":
@@ -228,11 +237,10 @@ class _Scan:
         self.image_spans = _whole(places[owners]).reshape(-1, 2)
         self.annotation_spans = _whole(places["annotations"]).reshape(-1, 2)
 
-    @staticmethod
-    def _take(value: Any, field: str, into: "array[int]", key: str, start: int, path: Path) -> None:
+    def _take(self, value: Any, field: str, into: "array[int]", key: str, start: int, path: Path) -> None:
         given = value.get(field) if isinstance(value, dict) else None
         try:
-            into.append(whole(given))
+            into.append(self._named(given) if _is_name(given) else whole(given))
         except OverflowError:
             raise DataError(
                 f"{field} {given!r:.60} of an element of {key} does not fit 64 bits",
@@ -241,10 +249,19 @@ class _Scan:
             ) from None
         except TypeError:
             raise DataError(
-                f"{field} {given!r:.60} of an element of {key} is no whole number",
+                f"{field} {given!r:.60} of an element of {key} is neither a whole number nor text",
                 where=f"{path}, byte {start}",
-                do=f"give every element of {key} a whole number {field!r}",
+                do=f"give every element of {key} a whole number or a text as {field!r}",
             ) from None
+
+    def _named(self, text: str) -> int:
+        """A number for an id that is text, below all numbers that files have, the same wherever the text stands."""
+        return self._texts.setdefault(text, len(self._texts) - (1 << 62))
+
+
+def _is_name(given: Any) -> bool:
+    """Whether an id is text that is no number: "scan-0001", a file name, a UUID."""
+    return isinstance(given, str) and bool(given.strip()) and isinstance(whole(given), str)
 
 
 def _whole(values: "array[int]") -> np.ndarray:
@@ -281,6 +298,25 @@ def category_names(categories: Sequence[Any], path: Path) -> dict[int, str]:
             )
         names[entry["id"]] = str(entry["name"])
     return dict(sorted(names.items()))
+
+
+def unannotated_root(categories: Sequence[Any], used: Iterable[Any]) -> int | None:
+    """The id of the category that an export put above all others ("objects", the project's name); None without one.
+
+    Roboflow writes it: every other category has it as its supercategory, it has none, and no object is of it.
+
+    Args:
+        categories: as the file has them.
+        used: category ids of the annotations.
+    """
+    entries = [one for one in map(clean_category, categories) if isinstance(one, dict)]
+    ids = {str(one) for one in used}
+    for one in entries:
+        others = [other.get("supercategory") for other in entries if other is not one]
+        alone = one.get("supercategory") in (None, "", "none") and str(one.get("id")) not in ids
+        if alone and others and set(map(str, others)) == {str(one.get("name"))}:
+            return int(one["id"])
+    return None
 
 
 def _image_defects(image: dict[str, Any]) -> Iterator[Defect]:
