@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmcore.cli.options import read_classes
 from mmcore.contract.classes import as_map
-from mmcore.contract.recipe import Source, Validation
+from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage, Validation
 from mmcore.contract.values import Phrase, Prediction
 from mmcore.data.formats.classes import Renamed, renamed
 from mmcore.data.formats.coco import CocoInstances
@@ -16,11 +16,17 @@ from mmcore.data.index import open_index
 from mmcore.data.records import Records
 from mmcore.errors import RecipeError, UsageError
 from mmcore.evaluate.coco import CocoEvaluator
+from mmcore.runs.config import resolve
 from mmcore.runs.own import with_own
 from mmcore.runs.predict import Question, with_classes
-from mmcore.runs.settings import Request, settle
 
 NAMES = ["lift truck", "Forklift", "pallet", "person"]
+
+STAGE = Stage(
+    number=1, name="finetune", title="own data", origin="assumed", steps=10, global_batch=4, micro_batch=2,
+    data=Data(sources={"old": Source(weight=2.0, format="COCO instances", annotations="old.json")}),
+    optim=AdamW(lr=1e-3), schedule=Constant(),
+)  # fmt: skip
 
 
 def write(path: Path, *, names: list[str] = NAMES, root: bool = False) -> Path:
@@ -124,7 +130,6 @@ def test_a_root_with_objects_or_beside_other_groups_is_a_class_like_any(tmp_path
 
 
 def test_own_data_share_one_map_and_each_file_takes_what_it_has(tmp_path: Path) -> None:
-    pytest.importorskip("mmcore_glee")
     write(tmp_path / "train.json")
     write(tmp_path / "val.json", names=["lift truck", "Forklift", "pallet"])
     own = tmp_path / "own.yaml"
@@ -132,15 +137,13 @@ def test_own_data_share_one_map_and_each_file_takes_what_it_has(tmp_path: Path) 
         "name: yard\ntrain: train.json\nval: val.json\n"
         "classes: {lift truck: forklift, forklift: forklift, person: worker, pallet: null}\n"
     )
-    family, settings, _ = settle(Request(plugin="glee", stage="finetune", variant="tiny", data=tmp_path))
-    formats = Formats.of(family.formats())
-    stage, _ = with_own(settings.stage, own, formats, family.learns(), tmp_path / "cache")
+    stage, _ = with_own(STAGE, own, Formats.of(), ("detect", "segment"), tmp_path / "cache")
     assert stage.class_names == ("forklift", "worker")
     assert stage.data.sources["yard"].classes["person"] == "worker"
     assert "person" not in stage.validation["yard_val"].classes
     own.write_text("name: yard\ntrain: train.json\nval: val.json\nclasses: [forklift, persn]\n")
     with pytest.raises(RecipeError, match="no annotations have a class 'persn'"):
-        with_own(settings.stage, own, formats, family.learns(), tmp_path / "cache")
+        with_own(STAGE, own, Formats.of(), ("detect", "segment"), tmp_path / "cache")
 
 
 def test_an_answer_takes_the_names_too() -> None:
@@ -169,14 +172,12 @@ def test_the_command_line_takes_a_list_a_map_or_a_file(tmp_path: Path) -> None:
 
 
 def test_set_takes_a_map_with_null_and_a_list(tmp_path: Path) -> None:
-    pytest.importorskip("mmcore_glee")
     write(tmp_path / "a.json")
     entry = "data.sources.yard={weight: 1.0, format: COCO instances, annotations: a.json, classes: {pallet: null}}"
-    asked = {"plugin": "glee", "stage": "2", "variant": "tiny", "data": tmp_path}
-    _, settings, _ = settle(Request(**asked, sets=(entry,)))
-    assert settings.stage.data.sources["yard"].classes == {"pallet": ""}
-    _, settings, _ = settle(Request(**asked, sets=(entry, "data.sources.yard.classes=[person]")))
-    assert settings.stage.data.sources["yard"].classes == {"person": "person", "*": ""}
+    stage, _ = resolve(STAGE, sets=(entry,))
+    assert stage.data.sources["yard"].classes == {"pallet": ""}
+    stage, _ = resolve(STAGE, sets=(entry, "data.sources.yard.classes=[person]"))
+    assert stage.data.sources["yard"].classes == {"person": "person", "*": ""}
 
 
 @pytest.mark.parametrize("kind", ["text", "mixed"])
