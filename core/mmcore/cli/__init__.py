@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     protect()
     try:
-        code = cli.main(arguments, prog_name="mmcore", standalone_mode=False)
+        code = cli.main(arguments, prog_name="mmcore", standalone_mode=False, obj={"debug": debug})
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -166,17 +166,20 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
     from mmcore.conformance import battery
 
     outcomes = []
+    debug = bool((ctx.find_root().obj or {}).get("debug"))
     for outcome in battery(name):
         outcomes.append(outcome)
         if not as_json:
             mark = click.style("ok  ", fg="green") if outcome.ok else click.style("FAIL", fg="red")
             one_line = outcome.ok and outcome.detail
             click.echo(f"{mark}  {outcome.check}" + (f" ({one_line})" if one_line else ""))
-            for line in [] if outcome.ok else outcome.detail.splitlines():
+            shown = "" if outcome.ok else outcome.detail + (f"\nat {outcome.place}" if outcome.place else "")
+            shown += f"\n{outcome.trace}" if debug and not outcome.ok else ""
+            for line in shown.splitlines():
                 click.echo(f"        {line}")
     failed = sum(not outcome.ok for outcome in outcomes)
     if as_json:
-        lines = [{"check": o.check, "ok": o.ok, "detail": o.detail} for o in outcomes]
+        lines = [{"check": o.check, "ok": o.ok, "detail": o.detail, "place": o.place} for o in outcomes]
         click.echo(json.dumps({"plugin": name, "ok": not failed, "checks": lines}, indent=2))
     else:
         click.echo(f"{len(outcomes) - failed} of {len(outcomes)} checks passed")

@@ -8,9 +8,11 @@ downloaded; the stage checks are repeated for every stage of that variant. A new
 
 import contextlib
 import os
+import sysconfig
 import tempfile
+import traceback
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmcore import plugins
@@ -43,6 +45,10 @@ class Outcome:
     check: str
     ok: bool
     detail: str = ""
+    place: str = ""
+    """File and line of the failure, the last one inside the plugin where it passed through."""
+    trace: str = ""
+    """The whole traceback, for `--debug`."""
 
 
 def battery(name: str) -> Iterator[Outcome]:
@@ -58,6 +64,15 @@ def battery(name: str) -> Iterator[Outcome]:
     yield loaded
     if not loaded.ok:
         return
+    told: dict[str, str] = {}
+    for outcome in _battery(name):
+        first = told.setdefault(outcome.detail, outcome.check) if not outcome.ok else outcome.check
+        # One cause is told once; what fails after it for the same reason only says so.
+        yield outcome if first == outcome.check else replace(outcome, detail=f"for the same reason as: {first}")
+
+
+def _battery(name: str) -> Iterator[Outcome]:
+    """The checks of a plugin that loads."""
     yield _try("importing it does not import torch", lambda: stays_light(name))
     plugin = plugins.load(name)
     yield _try("nothing in it is misspelt or left over", lambda: nothing_stale(plugin))
@@ -89,12 +104,26 @@ def _try(title: str, check: Callable[[], str]) -> Outcome:
         return Outcome(title, True, check())
     except KeyboardInterrupt:
         raise
-    except BrokenContractError as error:
-        return Outcome(title, False, str(error))
-    except MmcoreError as error:
-        return Outcome(title, False, str(error))
+    except (BrokenContractError, MmcoreError) as error:
+        return _failed(title, str(error), error)
     except Exception as error:  # whatever a plugin raises is a finding, not a crash of the battery
-        return Outcome(title, False, f"{type(error).__name__}: {error}")
+        return _failed(title, f"{type(error).__name__}: {error}", error)
+
+
+def _failed(title: str, detail: str, error: BaseException) -> Outcome:
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    return Outcome(title, False, detail, place_of(error.__cause__ or error), trace)
+
+
+def place_of(error: BaseException) -> str:
+    """`file:line` where it was raised: the last frame outside the core and its libraries, if there is one."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    core = str(Path(plugins.__file__).parents[1])
+    own = [f for f in frames if not f.filename.startswith(core) and "site-packages" not in f.filename]
+    own = [f for f in own if not f.filename.startswith(sysconfig.get_path("stdlib"))]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 @contextlib.contextmanager

@@ -38,14 +38,14 @@ def losses_fit(subject: Subject) -> str:
     """Losses of every source are finite single numbers, each per something that the batch counts."""
     import torch
 
-    from mmcore.contract.values import Losses
+    from mmcore.train.objective import checked
 
     subject.model.train()
     names: set[str] = set()
     for name, batch in subject.batches.items():
         torch.manual_seed(0)
-        losses = subject.model(batch)
-        require(isinstance(losses, Losses) and len(losses) > 0, f"forward returns {type(losses).__name__}, not Losses")
+        losses = checked(subject.model(batch), subject.model)
+        require(len(losses) > 0, "forward returns no loss")
         names.update(losses)
         for key, loss in losses.items():
             require(

@@ -28,7 +28,9 @@ def stays_light(name: str) -> str:
         [sys.executable, "-c", script, name], capture_output=True, text=True, timeout=120, check=False
     )
     require(done.returncode != 3, "importing the plugin or calling stage_params imports torch; move it into the hooks")
-    require(done.returncode == 0, (done.stderr.strip().splitlines() or ["the interpreter died"])[-1])
+    # The last line that is not one of an error's own details (`where:`, `do:`), which are indented.
+    said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(" ")]
+    require(done.returncode == 0, said[-1] if said else "the interpreter died")
     return ""
 
 

@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcore import plugins
 from mmcore.base.jsonfile import read_json
+from mmcore.base.terminal import tell
 from mmcore.errors import PluginError, WeightsError
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.config import from_tree
@@ -54,7 +56,7 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
     if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
         return from_pretrained(path)
     run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
-    settings = read_settings(run_dir)
+    settings = without_missing(read_settings(run_dir))
     family = OpenedPlugin.open(settings.plugin, settings.extensions)
     loaded = load(path if run_dir != path else run_dir, checkpoint)
     with skeleton():
@@ -63,6 +65,19 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
     load_exactly(model, loaded.weights, str(loaded.path))
     attach(model, settings, run_dir)
     return OpenedModel(model.eval(), settings, family, run_dir, loaded.step, str(loaded.path))
+
+
+def without_missing(settings: Settings) -> Settings:
+    """The settings without extensions that are not installed, which is told.
+
+    What an extension changed of the recipe stands in the run's settings, so the model opens without it. Data, metrics
+    and templates that it brought are asked for by name where they are needed. A resume asks for all of them.
+    """
+    here = plugins.installed()
+    missing = [name for name in settings.extensions if name not in here]
+    for name in missing:
+        tell(f"the extension {name} is not installed; the run opens without it, with the recipe as {name} left it")
+    return settings.replace(extensions=tuple(name for name in settings.extensions if name in here))
 
 
 def from_pretrained(folder: str | Path) -> OpenedModel:

@@ -9,13 +9,13 @@ process divides by its own count alone, as trainers of language models did befor
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmcore.contract.values import Batch, Losses
-from mmcore.errors import ShapeError
+from mmcore.errors import PluginError, ShapeError
 
 Counts = Mapping[str, float]
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,7 +83,22 @@ class Objective(nn.Module):
     def _run(self, batch: Batch) -> Losses:
         kind = next(self.model.parameters()).device.type
         with torch.autocast(kind, dtype=self.dtype) if self.dtype else contextlib.nullcontext():
-            return self.model(batch)
+            return checked(self.model(batch), self.model)
+
+
+def checked(losses: Any, model: nn.Module) -> Losses:
+    """What `forward` returned, if it is what the engine and the battery take.
+
+    Raises:
+        PluginError: it is something else.
+    """
+    if isinstance(losses, Losses):
+        return losses
+    raise PluginError(
+        f"forward returns {type(losses).__name__}, not Losses",
+        where=f"{type(model).__module__}.{type(model).__name__}.forward",
+        do='return mmcore.contract.values.Losses(name=Loss(total, "objects")): sums, each with what divides it',
+    )
 
 
 def _divisor(divisors: Mapping[str, float], per: str, loss: str) -> float:
