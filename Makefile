@@ -138,6 +138,7 @@ bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/messages.py
 	$(BIN)/python bench/phrases.py
 	$(BIN)/python bench/generation.py
+	$(BIN)/python bench/griffon.py
 	$(BIN)/python bench/glamm_step.py
 	test ! -d ../shared/data/coco_mini || $(BIN)/python bench/loader.py --coco ../shared/data/coco_mini
 
