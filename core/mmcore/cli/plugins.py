@@ -135,22 +135,26 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: s
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="New folder. Default: ./mmcore-NAME.")
 @click.option("--kind", type=click.Choice(["detector", "lmm"]), default="detector", show_default=True, help="Of model.")
-def new(name: str, out: Path | None, kind: str) -> None:
+@click.option("--extension", is_flag=True, help="No model: change recipes of other families, or add data and metrics.")
+def new(name: str, out: Path | None, kind: str, extension: bool) -> None:
     """Write a complete plugin with a tiny model, a recipe, sample data, a test and a README."""
     from mmcore.errors import UsageError
     from mmcore.plugins import installed
-    from mmcore.plugins.scaffold import KINDS, write_plugin
+    from mmcore.plugins.scaffold import EXTENSION, KINDS, write_plugin
 
     if name in installed():
         raise UsageError(
             f"a plugin named {name!r} is installed already", where="mmcore plugins new", do="choose another name"
         )
     folder = out or Path(f"mmcore-{name}")
-    for path in write_plugin(name, folder, kind):
+    for path in write_plugin(name, folder, EXTENSION if extension else kind):
         click.echo(path)
     click.echo(f"\nnext:  pip install --no-deps -e {folder}")
     click.echo(f"       mmcore plugins check {name}")
-    click.echo(f"       mmcore train --plugin {name} --stage {KINDS[kind]} --demo --out runs/{name}")
+    if extension:
+        click.echo(f"       mmcore plan --plugin FAMILY --stage 1 --demo --with {name}")
+    else:
+        click.echo(f"       mmcore train --plugin {name} --stage {KINDS[kind]} --demo --out runs/{name}")
 
 
 @plugins.command("check")

@@ -168,6 +168,25 @@ def test_a_new_plugin_is_complete_and_clean(name, kind, tmp_path, capsys):
         assert done.returncode == 0, done.stdout
 
 
+def test_a_new_extension_changes_the_recipe_of_any_family_and_passes_its_battery(install, tmp_path, capsys):
+    from mmcore.conformance import battery
+
+    folder = tmp_path / "fresh"
+    code, out, _ = run(capsys, "plugins", "new", "extra", "--extension", "--out", str(folder))
+    assert code == 0
+    assert "--with extra" in out
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "pyproject.toml", "README.md", "tests/test_extra.py", "mmcore_extra/__init__.py", "mmcore_extra/py.typed"
+    }  # fmt: skip
+    assert not [path for path in folder.rglob("*") if path.is_file() and "{{" in path.read_text()]
+    install("owl")
+    install("extra", (folder / "mmcore_extra" / "__init__.py").read_text())
+    assert "with extra" in run(capsys, "plugins", "show", "owl", "--with", "extra")[1]
+    failed = [one.check for one in battery("extra") if not one.ok]
+    assert failed in ([], ["importing it does not import torch"])  # a child does not see the folder of this test
+
+
 def test_doctor_reports_versions_devices_and_space(capsys, install, monkeypatch):
     monkeypatch.delenv("MMCORE_DATA", raising=False)
     _, out, _ = run(capsys, "doctor", "--json")

@@ -29,6 +29,11 @@ _FILES = {
     "tests/test_plugin.py.in": "tests/test_{{name}}.py",
 }
 
+EXTENSION = "extension"
+"""A plugin without a model, which changes or adds to the runs of others."""
+
+_MODEL_FILES = ("recipes.py", "model.py", "data.py")
+
 
 def write_plugin(name: str, folder: Path, kind: str = "detector") -> list[Path]:
     """Write a complete, installable family plugin.
@@ -36,7 +41,8 @@ def write_plugin(name: str, folder: Path, kind: str = "detector") -> list[Path]:
     Args:
         name: what --plugin will take: lower case letters, digits and underscores.
         folder: created; must not exist, or be empty.
-        kind: "detector", a small one of its own, or "lmm", a language model that sees, on the core's LLaVA.
+        kind: "detector", a small one of its own, or "lmm", a language model that sees, on the core's LLaVA,
+            or "extension", which has no model.
 
     Returns:
         The files, in the order in which to read them.
@@ -53,10 +59,11 @@ def write_plugin(name: str, folder: Path, kind: str = "detector") -> list[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty", where="mmcore plugins new", do="choose another folder with --out")
     words = {**_words(name), "kind": kind}
+    written = {t: to for t, to in _FILES.items() if kind != EXTENSION or not to.endswith(_MODEL_FILES)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        for template, target in _FILES.items():
+        for template, target in written.items():
             text = files(__name__).joinpath(_fill(template, words)).read_text(encoding="utf-8")
             path = scratch / _fill(target, words)
             path.parent.mkdir(exist_ok=True)
@@ -68,7 +75,7 @@ def write_plugin(name: str, folder: Path, kind: str = "detector") -> list[Path]:
         scratch.replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return [folder / _fill(target, words) for target in _FILES.values()]
+    return [folder / _fill(target, words) for target in written.values()]
 
 
 def _words(name: str) -> dict[str, str]:
