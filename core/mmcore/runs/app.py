@@ -32,7 +32,7 @@ def gradio() -> Any:
         raise UsageError(
             f"the page needs {error.name}, which is not installed",
             where="mmcore app",
-            do="pip install 'mmcore-trainer[app]', in a checkout: pip install -c constraints.txt -e '.[app]'",
+            do="pip install 'mmcore-trainer[app]', in a checkout: pip install -c constraints-app.txt -e '.[app]'",
         ) from None
     return gradio
 
