@@ -210,7 +210,7 @@ def same_encoder(model: Glamm) -> Any:
             mlp_dim=int(sam.hidden_size * sam.mlp_ratio),
             window_size=sam.window_size,
             global_attn_indexes=list(sam.global_layers),
-            attn_implementation="eager",
+            attn_implementation="eager",  # pyright: ignore[reportCallIssue] - taken by every configuration
         )
     )
     names = {".norm1.": ".layer_norm1.", ".norm2.": ".layer_norm2.", ".lin1.": ".mlp.lin1.", ".lin2.": ".mlp.lin2."}

@@ -95,7 +95,7 @@ def one(coco: Path, way: str) -> dict[str, Any]:
 
 def main() -> int:
     """Both ways in turn, each time in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", choices=["on", "off"])

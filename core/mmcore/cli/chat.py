@@ -58,7 +58,7 @@ def _at_a_terminal(talk: "Chat", who: str) -> None:
     from mmcore.errors import DataError, UsageError
 
     with contextlib.suppress(ImportError):  # arrow keys and history at the prompt
-        import readline  # noqa: F401
+        import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     _note(f"{who}\n/help says what a line may be.")
     while True:

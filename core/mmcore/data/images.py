@@ -14,7 +14,7 @@ import struct
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -210,7 +210,7 @@ def _opened(path: str | os.PathLike[str] | Held, max_pixels: int) -> Generator[I
         ) from error
 
 
-def _regular(path: str | os.PathLike[str] | Held) -> io.BufferedIOBase:
+def _regular(path: str | os.PathLike[str] | Held) -> IO[bytes]:
     if isinstance(path, Held):
         return io.BytesIO(path.content)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -111,7 +111,7 @@ class Store:
 
 def _package() -> Any:
     try:
-        import lmdb
+        import lmdb  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         raise PluginError("reading an LMDB needs the package lmdb", where="data source", do=INSTALL) from None
     return lmdb

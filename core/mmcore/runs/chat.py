@@ -146,4 +146,4 @@ def _picture(line: str) -> tuple[Path | None, str]:
     path = Path(first or "").expanduser()
     if path.suffix.lower() not in SUFFIXES:
         return None, line
-    return path, reader.instream.read(-1).strip()
+    return path, reader.instream.read(-1).strip()  # pyright: ignore[reportArgumentType]

@@ -166,7 +166,7 @@ def prepare_groups(
     root = unannotated_root(scan.categories, scan.categories_used)
     root_name = names.pop(root, None) if root is not None else None
     (folder / "categories.json").write_text(json.dumps(list(names)))
-    meta = {
+    meta: dict[str, Any] = {
         "categories": list(names.values()),
         "category_ids": list(names),
         "num_annotations": int(len(rows) - orphan.sum()),
@@ -240,7 +240,7 @@ class _Scan:
     def _take(self, value: Any, field: str, into: "array[int]", key: str, start: int, path: Path) -> None:
         given = value.get(field) if isinstance(value, dict) else None
         try:
-            into.append(self._named(given) if _is_name(given) else whole(given))
+            into.append(self._named(str(given)) if _is_name(given) else whole(given))
         except OverflowError:
             raise DataError(
                 f"{field} {given!r:.60} of an element of {key} does not fit 64 bits",

@@ -96,6 +96,8 @@ class Odvg(RowParser):
         if listed and not (isinstance(listed, list) and all(isinstance(item, dict) for item in listed)):
             found.append(Defect(self.part, LISTS[self.part], f"{short(listed)} is not a list of objects", True))
         phrases: list[str] = []
+        assert type(height) is int
+        assert type(width) is int
         size = height, width
         for place, item in enumerate(_items(value, self.part), 1):
             detected = self.part == "detection"
