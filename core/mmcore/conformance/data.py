@@ -1,7 +1,7 @@
 """Checks of a stage's data: what the recipe names is there, and a draw decides its sample."""
 
 from mmcore.conformance.compare import equal
-from mmcore.conformance.subject import BrokenContractError, Subject, draw_batch, require
+from mmcore.conformance.subject import BrokenContractError, Subject, require
 from mmcore.errors import some
 from mmcore.runs.settings import active_sources
 
@@ -22,9 +22,10 @@ def data_opens(subject: Subject) -> str:
     require(not missing, f"the recipe's sources are not given: {some(missing)}")
     missing = [name for name in subject.stage.validation if name not in subject.val.evaluators]
     require(not missing, f"these validation sets have no evaluator: {some(missing)}")
+    again_drawn = subject.draw(0)
     for name, batch in subject.batches.items():
         require(isinstance(batch, Batch), f"the collator of {name} returns {type(batch).__name__}, not a Batch")
-        again = draw_batch(subject.train, name, len(batch))
+        again = again_drawn[name]
         require(
             equal(batch, again), f"one draw of {name} gives two different samples: randomness must come from its seed"
         )

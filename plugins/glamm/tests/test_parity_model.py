@@ -3,6 +3,7 @@
 import pytest
 from mmcore.parity import main
 from mmcore_glamm.parity.__main__ import kinds
+from safetensors.torch import load_file, save_file
 
 CASES = (
     "keys_published", "keys_training", "keys_sam_vit_h", "merge_main_lora", "component_main_sam",
@@ -21,7 +22,8 @@ def test_a_changed_number_fails(shared, tmp_path, capsys):
     case.mkdir(parents=True)
     for file in (shared / "goldens" / "glamm" / "component_main_losses").iterdir():
         (case / file.name).write_bytes(file.read_bytes())
-    text = (case / "case.json").read_text()
-    (case / "case.json").write_text(text.replace('"rtol": 1e-05', '"rtol": 0').replace('"atol": 1e-06', '"atol": 0'))
+    stored = load_file(case / "tensors.safetensors")
+    stored["out.bce_count7"] = stored["out.bce_count7"] * 1.001
+    save_file(stored, case / "tensors.safetensors")
     assert main("glamm", kinds(), ["-q", str(case)]) == 1
     assert "FAIL" in capsys.readouterr().out

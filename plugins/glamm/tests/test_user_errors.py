@@ -52,7 +52,7 @@ def test_a_sam_file_of_another_size(data, tmp_path, capsys):
 
 
 def test_a_conversation_whose_masks_are_cut_off(data, tmp_path, capsys):
-    options = ("--init", "random", "--set", "max_length=168", "--set", "data.bad_samples=error")
+    options = ("--init", "random", "--set", "max_length=140", "--set", "data.bad_samples=error")
     code, told = fails(capsys, data, tmp_path / "run", *options)
     assert code == 1
     assert "[SEG]" in told

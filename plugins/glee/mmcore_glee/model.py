@@ -44,7 +44,7 @@ from mmcore_glee.text_encoder import (
     is_frozen,
 )
 from mmcore_glee.track_loss import NEGATIVES, track_loss
-from mmcore_glee.tracking import TAO_TASKS, Tracks, associate, tao_predictions, video_predictions, windows_of
+from mmcore_glee.tracking import TAO_TASKS, Tracks, associate, tao_predictions, video_predictions, videos_of, windows_of
 
 FORMATS = ("upstream",)
 BACKBONES = {"resnet": ResNet, "swin": Swin, "eva": Eva}
@@ -116,12 +116,11 @@ class Glee(Model):
 
     @torch.no_grad()
     def predict(self, batch: GleeBatch) -> list[Prediction]:
-        """Boxes, masks, names and scores of each image, best first; of one video, tracks through its frames."""
+        """Boxes, masks, names and scores of each image, best first; of videos, tracks through their frames."""
         if batch.num_frames is None:
             return predictions(self.run(batch, Draws())[0], batch, self.config)
-        tracks = self.track(batch)
         made = tao_predictions if batch.task in TAO_TASKS else video_predictions
-        return made(tracks, batch, self.config)
+        return [one for video in videos_of(batch) for one in made(self.track(video), video, self.config)]
 
     @torch.no_grad()
     def track(self, batch: GleeBatch) -> Tracks:
@@ -329,8 +328,14 @@ class Glee(Model):
         tasks = [source.options.get("task") for source in stage.data.sources.values()]
         used = {TABLE_OF_TASK[task] for task in tasks if task in TABLE_OF_TASK}
         unused_text = ("fusion.text_scale", "fusion.attention.text_out", "fusion.attention.visual_value")
+        unprompted = () if self.config.visual_prompt else ("prompt", "query_decoder.confidence_mlp")
         unread = (f"prompt.embed.{level}" for level in range(DECODER_LEVELS, PUBLISHED_LEVELS))
-        return (*unused_text, *unread, *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used))
+        return (
+            *unused_text,
+            *unprompted,
+            *unread,
+            *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used),
+        )
 
     def checkpoint_blocks(self) -> Sequence[nn.Module]:
         """Blocks of the image encoder, layers of both decoders and of a text encoder that is trained."""

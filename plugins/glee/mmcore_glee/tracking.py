@@ -113,20 +113,36 @@ def associate(windows: Iterator[DecoderOutputs]) -> Tracks:
 
 def windows_of(batch: GleeBatch, size: int) -> Iterator[GleeBatch]:
     """The frames of a video in batches of at most `size`; a prompt is shown with the first frame of the video only."""
-    assert batch.num_frames is not None
     for start in range(0, len(batch.images), size):
-        frames = slice(start, start + size)
-        yield replace(
-            batch,
-            images=batch.images[frames],
-            image_sizes=batch.image_sizes[frames],
-            original_sizes=batch.original_sizes[frames],
-            image_ids=batch.image_ids[frames],
-            num_objects=batch.num_objects[frames],
-            expressions=None if batch.expressions is None else batch.expressions[frames],
-            num_frames=(len(batch.images[frames]),),
-            frame_numbers=None if batch.frame_numbers is None else batch.frame_numbers[frames],
-        )
+        yield _frames(batch, slice(start, start + size))
+
+
+def videos_of(batch: GleeBatch) -> Iterator[GleeBatch]:
+    """Each video of a batch for itself, without objects."""
+    assert batch.num_frames is not None
+    start = 0
+    for clip, count in enumerate(batch.num_frames):
+        alone = _frames(batch, slice(start, start + count))
+        prompts = batch.prompt_masks
+        yield alone if prompts is None else replace(alone, prompt_masks=prompts[clip : clip + 1])
+        start += count
+
+
+def _frames(batch: GleeBatch, frames: slice) -> GleeBatch:
+    """Some frames of one video, as a video."""
+    return replace(
+        batch,
+        images=batch.images[frames],
+        image_sizes=batch.image_sizes[frames],
+        original_sizes=batch.original_sizes[frames],
+        image_ids=batch.image_ids[frames],
+        num_objects=batch.num_objects[frames],
+        input_ids=batch.input_ids if batch.expressions is None else batch.input_ids[frames],
+        attention_mask=batch.attention_mask if batch.expressions is None else batch.attention_mask[frames],
+        expressions=None if batch.expressions is None else batch.expressions[frames],
+        num_frames=(len(batch.images[frames]),),
+        frame_numbers=None if batch.frame_numbers is None else batch.frame_numbers[frames],
+    )
 
 
 def video_predictions(tracks: Tracks, batch: GleeBatch, config: GleeConfig) -> list[Prediction]:

@@ -170,6 +170,18 @@ def test_tao_has_one_class_a_track_and_leaves_out_frames_that_do_not_show_it() -
     assert len(label_of) <= 6
 
 
+def test_videos_of_one_batch_are_answered_one_by_one() -> None:
+    torch.manual_seed(0)
+    model = Glee(CONFIG.replace(tracks=4)).eval()
+    both = model.predict(clips((2, 1)))
+    (*first, second) = both
+    alone = model.predict(clips((2,)))
+    assert [len(frame.track_ids) for frame in both] == [4, 4, 4]
+    for one, other in zip(first, alone, strict=True):
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+    assert second.frame == 0
+
+
 def test_two_videos_at_once_are_refused() -> None:
     with pytest.raises(ShapeError, match="one video at a time"):
-        Glee(CONFIG).eval().predict(clips((2, 1)))
+        Glee(CONFIG).eval().track(clips((2, 1)))

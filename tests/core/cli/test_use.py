@@ -17,7 +17,7 @@ from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.errors import UsageError
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.geometry import masks
-from mmcore.runs import build
+from mmcore.runs import build, validation_loss
 from mmcore.runs import opened as opening
 from mmcore.runs.settings import Settings
 from PIL import Image
@@ -97,7 +97,8 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {name: (lambda: CocoEvaluator(path)) for name in ("coco_val", "other_val")},
     )
     monkeypatch.setattr(opening, "open_model", lambda target, checkpoint="last": model, raising=False)
-    monkeypatch.setattr(build, "build_datasets", lambda family, settings, split: datasets)
+    for module in (build, validation_loss):
+        monkeypatch.setattr(module, "build_datasets", lambda family, settings, split: datasets)
     return folder
 
 

@@ -265,10 +265,18 @@ def test_annotations_of_unknown_images_are_counted(tmp_path):
     [
         ([annotation(1), annotation(1)], [IMAGE], "annotation id 1 occurs more than once"),
         ([], [IMAGE, IMAGE], "image id 5 occurs more than once"),
-        ([annotation(1, image_id=...)], [IMAGE], "image_id None of an element of annotations is no whole number"),
-        ([annotation(1, image_id="5x")], [IMAGE], "image_id '5x' of an element of annotations is no whole number"),
+        (
+            [annotation(1, image_id=...)],
+            [IMAGE],
+            "image_id None of an element of annotations is neither",
+        ),
+        (
+            [annotation(1, image_id=[5])],
+            [IMAGE],
+            r"image_id \[5\] of an element of annotations is neither",
+        ),
         ([annotation(1 << 80)], [IMAGE], "does not fit 64 bits"),
-        (["text"], [IMAGE], "no whole number"),
+        (["text"], [IMAGE], "neither a whole number nor text"),
         ([], [], "there are no images"),
     ],
 )
