@@ -96,7 +96,7 @@ def _of_file(path: Path, every: int, most: int, max_pixels: int) -> Frames:
                     total = stream.frames or number + 1
                     left_out = max(1, (total - number + every - 1) // every)
                     break
-                images.append(frame.to_ndarray(format="rgb24"))
+                images.append(upright(frame.to_ndarray(format="rgb24"), frame.rotation))
                 numbers.append(number)
     except av.FFmpegError as error:
         raise DataError(
@@ -105,6 +105,16 @@ def _of_file(path: Path, every: int, most: int, max_pixels: int) -> Frames:
     if not images:
         raise DataError("video has no frames", where=path)
     return Frames(images, numbers, rate / every, left_out)
+
+
+def upright(image: np.ndarray, degrees: int) -> np.ndarray:
+    """A frame as players show it: telephones store it lying and note by how much it is to be turned.
+
+    Args:
+        image: (height, width, 3).
+        degrees: counterclockwise, as FFmpeg reads the display matrix; what is no quarter turn changes nothing.
+    """
+    return image if degrees % 90 else np.ascontiguousarray(np.rot90(image, degrees // 90))
 
 
 def can_write() -> bool:

@@ -271,8 +271,6 @@ def _areas(shapes: Sequence[Any]) -> np.ndarray:
 def _as_annotation(track: Mapping[str, Any], overlap: Overlap) -> dict[str, Any]:
     """A track as the judge takes it: the shapes of its frames and their mean area."""
     frames = track["segmentations" if overlap == "segm" else "bboxes"]
-    if not any(shape is not None for shape in frames):
-        frames = [None] * len(frames)
     seen = [shape for shape in frames if shape is not None]
     area = float(_areas(seen).mean()) if seen else 0.0
     return {

@@ -228,8 +228,8 @@ class Glee(Model):
         return {"dist_loss": Loss(weight * distance, "text_tokens")}
 
     def _track_loss(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> dict[str, Loss]:
-        """Contrast between frames; for clips only, and as published not with a visual prompt."""
-        if batch.num_frames is None or batch.prompt_masks is not None:
+        """Contrast between frames; for clips of several only, and as published not with a visual prompt."""
+        if batch.num_frames is None or max(batch.num_frames) < 2 or batch.prompt_masks is not None:
             return {"track_loss": Loss(outputs.mask_features.new_zeros(()), "objects")}
         embed = outputs.track_embed
         assert embed is not None

@@ -151,8 +151,7 @@ def video_predictions(tracks: Tracks, batch: GleeBatch, config: GleeConfig) -> l
     A result is a pair of track and class among the best, scored by its mean class probability alone; as published,
     boxes are fractions of the padded image taken as fractions of the original one, unless images were squared.
     """
-    most = config.detections if batch.num_frames is None else num_tracks(batch, config)
-    scores, rows, labels = select(tracks.logits, most)
+    scores, rows, labels = select(tracks.logits, num_tracks(batch, config))
     names = batch.names if batch.expressions is None else (batch.expressions[0],)
     distinct, inverse = rows.unique(return_inverse=True)
     found = []

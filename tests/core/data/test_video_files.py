@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmcore.data.video_files import is_video, read_frames, write_video
+from mmcore.data.video_files import is_video, read_frames, upright, write_video
 from mmcore.errors import DataError, MissingDataError
 from PIL import Image
 
@@ -57,6 +57,14 @@ def test_a_video_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert some.numbers == [0, 3]
     assert some.left_out == 2
     assert some.rate == pytest.approx(12.5 / 3)
+
+
+def test_frames_of_a_telephone_are_turned_upright() -> None:
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[0, 2] = 9  # top right; a quarter turn to the left brings it to the top left
+    assert upright(image, 90).shape == upright(image, -90).shape == (3, 2, 3)
+    assert upright(image, 90)[0, 0, 0] == upright(image, -90)[2, 1, 0] == upright(image, 180)[1, 0, 0] == 9
+    assert np.array_equal(upright(image, 0), image)
 
 
 def test_a_file_that_is_no_video_is_told(tmp_path: Path) -> None:

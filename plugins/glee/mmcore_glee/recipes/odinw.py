@@ -60,7 +60,7 @@ def stage(finetune: Stage = LITE_FINETUNE) -> Stage:
         finetune: of the size, whose numbers it takes.
     """
     return finetune.replace(
-        number=14,
+        number=15,
         name="odinw",
         title="detection in the wild: ODinW-13, zero-shot (mmcore eval) or trained on",
         origin="assumed; sets and names as the code registers them, numbers of the fine-tune stage",

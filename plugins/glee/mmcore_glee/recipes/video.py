@@ -5,7 +5,7 @@ sampling for them. Here they are sampled as LVIS is. Numbers are those of `proje
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmcore import AdamW, Data, Init, MultiStep, Source, SourcePerBatch, Stage, Validation
 
@@ -60,6 +60,12 @@ BURST_VAL = _videos("TAO/burst_annotations/TAO_val_withlabel_ytvisformat.json", 
 TAO_VAL = _videos(
     "TAO/TAO_annotations/validation_ytvisfmt.json", "TAO/frames", "tao_video", "bbox/AP", format="YouTube-VIS boxes"
 )
+UVO_VAL = _videos(
+    "UVO/annotations/VideoDenseSet/UVO_video_val_dense_objectlabel.json",
+    "UVO/uvo_videos_dense_frames_jpg",
+    "uvo_video",
+    _AP,
+)
 BDD_MASKS_VAL = _videos(
     "bdd100k/labels/seg_track_20/seg_track_val_cocoformat_uni.json",
     "bdd100k/images/seg_track_20/val",
@@ -71,202 +77,163 @@ _OPTIM = AdamW(lr=1e-4, weight_decay=0.05, multipliers={"backbone": 0.1}, clip_g
 _FROZEN = "text: the tuned encoder of the joint weights, frozen; their teacher and prompt fuser are not used"
 _NO_METRIC = "validation: the published valid set has no annotations, so an evaluation writes the result file alone"
 _CRASHES = "assumed: the published code stops at its first training step; names are sampled as LVIS's are"
+_ONE_FRAME = "frames: one a clip as in the published file, so that there is no track loss"
 
 
-def _stage(
-    variant: str,
-    number: int,
-    name: str,
-    title: str,
-    origin: str,
-    sources: Mapping[str, Source],
-    validation: Mapping[str, Validation],
-    *,
-    steps: int,
-    milestone: int,
-    batch: int,
-    transform: Mapping[str, Any],
-    notes: tuple[str, ...] = (),
-    model: Mapping[str, Any] | None = None,
-) -> Stage:
+class _Row(NamedTuple):
+    """One stage as the published files of the three sizes have it; what differs between sizes is filled in."""
+
+    name: str
+    title: str
+    origin: str
+    """`{size}` is Lite, Plus or Pro; `{base}` the same, but "base" for Lite."""
+    sources: Mapping[str, Source]
+    validation: Mapping[str, Validation] = {}
+    steps: tuple[int, int] = (18_000, 12_000)
+    """All, and where the rate falls to a tenth."""
+    clips: int = 8
+    """A step of Lite and Plus; Pro takes 8 everywhere."""
+    sizes: tuple[tuple[int, ...], int, int] = (_LONG, 1333, 720)
+    """Shorter sides and limit of the longer side in training, shorter side at inference; Pro has squares of 1536."""
+    pro_window: int = 10
+    """Frames of Pro that go through the model at a time."""
+    notes: tuple[str, ...] = ()
+    visual_prompt: bool = False
+
+
+_SHORT_RUN = (8_000, 6_000)
+_ROWS = (
+    _Row(
+        "ytvis19",
+        "video instance segmentation on YouTube-VIS 2019",
+        "configs/videos/{size}/ytvis19_{base}.yaml",
+        {"ytvis19": YTVIS19},
+        {"ytvis19_val": YTVIS19_VAL},
+        steps=_SHORT_RUN,
+        sizes=(_SHORT, 1333, 480),
+        notes=(_NO_METRIC,),
+    ),
+    _Row(
+        "ytvis21",
+        "video instance segmentation on YouTube-VIS 2021",
+        "assumed; the recipe of ytvis19 on the other data set, which upstream registers without a file for it",
+        {"ytvis21": YTVIS21},
+        {"ytvis21_val": YTVIS21_VAL},
+        steps=_SHORT_RUN,
+        sizes=(_SHORT, 1333, 480),
+        notes=(_NO_METRIC,),
+    ),
+    _Row(
+        "ovis",
+        "video instance segmentation under occlusion on OVIS",
+        "configs/videos/{size}/ovis_{base}.yaml",
+        {"ovis": OVIS},
+        {"ovis_val": OVIS_VAL},
+        pro_window=2,
+        notes=(_NO_METRIC,),
+    ),
+    _Row(
+        "burst",
+        "open-world tracking on BURST",
+        "configs/videos/{size}/BURST_{size}.yaml",
+        {"burst": BURST},
+        {"burst_val": BURST_VAL},
+        steps=_SHORT_RUN,
+        clips=16,
+        sizes=(_SHORT, 768, 720),
+        pro_window=2,
+        notes=(_CRASHES,),
+    ),
+    _Row(
+        "tao",
+        "tracking of 302 categories, evaluated on TAO",
+        "configs/videos/{size}/TAO_{size}.yaml",
+        {"burst": BURST},
+        {"tao_val": TAO_VAL},
+        steps=_SHORT_RUN,
+        clips=16,
+        sizes=(_SHORT, 768, 640),
+        pro_window=2,
+        notes=(_CRASHES,),
+    ),
+    _Row(
+        "lvvis",
+        "large-vocabulary video instance segmentation on LV-VIS",
+        "configs/videos/Lite/LVVIS.yaml; assumed for Plus and Pro",
+        {"lvvis": LVVIS},
+        {"lvvis_val": LVVIS_VAL},
+        steps=_SHORT_RUN,
+        sizes=(_SHORT, 1333, 480),
+        notes=(_CRASHES,),
+    ),
+    _Row(
+        "vos",
+        "video object segmentation: the mask of the first frame is followed",
+        "assumed; VOS_joint_finetune_R50.yaml of the published weights was not published",
+        {"ytvos": YTVOS, "mose": MOSE},
+        visual_prompt=True,
+    ),
+    _Row(
+        "rvos",
+        "referring video object segmentation on Ref-YouTube-VOS",
+        "assumed; the recipe of ovis on the referring clips that the code registers",
+        {"rvos": REFERRING},
+    ),
+    _Row(
+        "bdd_track",
+        "tracking on BDD100K, masks and boxes",
+        "assumed; the recipe of ovis on the clips that the code registers",
+        {"bdd_track_seg": BDD_MASKS, "bdd_track_box": BDD_BOXES},
+        {"bdd_track_seg_val": BDD_MASKS_VAL},
+    ),
+    _Row(
+        "uvo_video",
+        "class-agnostic and COCO-named segmentation of dense videos, UVO",
+        "assumed; the recipe of ovis on the clips that the code registers",
+        {"uvo_video": UVO},
+        {"uvo_video_val": UVO_VAL},
+    ),
+)
+FIRST = 5
+"""Number of the first of them."""
+
+
+def stages(size: str) -> tuple[Stage, ...]:
+    """The stages on videos of one published size.
+
+    Args:
+        size: Lite, Plus or Pro.
+    """
+    return tuple(_stage(row, number, size) for number, row in enumerate(_ROWS, FIRST))
+
+
+def _stage(row: _Row, number: int, size: str) -> Stage:
+    pro = size == "Pro"
+    minimum, most, test = row.sizes
+    multiscale = {**MULTISCALE, "min_sizes": minimum, "max_size": most, "test_min_size": test}
+    sources = {name: _single(source) if pro else source for name, source in row.sources.items()}
+    window = {"video_window": row.pro_window} if pro else {}
     return LITE_PRETRAIN.replace(
         number=number,
-        name=name,
-        title=title,
-        origin=origin,
-        notes=(_FROZEN, *notes),
-        steps=steps,
-        global_batch=batch,
+        name=row.name,
+        title=row.title,
+        origin=row.origin.format(size=size, base="base" if size == "Lite" else size),
+        notes=(_FROZEN, *row.notes, *((_ONE_FRAME,) if pro else ())),
+        steps=row.steps[0],
+        global_batch=8 if pro else row.clips,
         micro_batch=1,
-        data=Data(sources=dict(sources), mixture=SourcePerBatch(by_aspect=True), transform=dict(transform)),
-        validation=dict(validation),
+        data=Data(sources=sources, mixture=SourcePerBatch(by_aspect=True), transform=LSJ if pro else multiscale),
+        validation=dict(row.validation),
         eval_every=None,
         best_metric=None,
         optim=_OPTIM,
-        schedule=MultiStep(milestones=(milestone,), warmup_steps=1_000, warmup_factor=1e-4),
-        model={"text": "frozen", "visual_prompt": False, **(model or {})},
-        init=Init(stage="joint", published=f"{HUB}/GLEE_{variant}_joint.pth"),
+        schedule=MultiStep(milestones=row.steps[1:], warmup_steps=1_000, warmup_factor=1e-4),
+        model={"text": "frozen", "visual_prompt": row.visual_prompt, **window},
+        init=Init(stage="joint", published=f"{HUB}/GLEE_{size}_joint.pth"),
         checkpoint_every=2_000,
     )
 
 
-def _sizes(minimum: tuple[int, ...], most: int, test: int) -> dict[str, Any]:
-    """The published clip pipeline: crops without a resize before them, one length and one flip a clip."""
-    return {**MULTISCALE, "min_sizes": minimum, "max_size": most, "test_min_size": test}
-
-
 def _single(source: Source) -> Source:
-    """As the Pro files have it: one frame a clip, which has no track loss."""
+    """As the Pro files have it: one frame a clip."""
     return source.replace(options={**source.options, "num_frames": 1})
-
-
-def stages(variant: str) -> tuple[Stage, ...]:
-    """The stages of one published size, from number 5 on.
-
-    Args:
-        variant: Lite, Plus or Pro.
-    """
-    pro = variant == "Pro"
-    one_frame = ("frames: one a clip as in the published file, so that there is no track loss",) if pro else ()
-    window = {"video_window": 2} if pro else {}
-
-    def sized(minimum: tuple[int, ...], most: int, test: int) -> Mapping[str, Any]:
-        return LSJ if pro else _sizes(minimum, most, test)
-
-    def clip(source: Source) -> Source:
-        return _single(source) if pro else source
-
-    suffix = {"Lite": "base", "Plus": "Plus", "Pro": "Pro"}[variant]
-    found = [
-        _stage(
-            variant,
-            5,
-            "ytvis19",
-            "video instance segmentation on YouTube-VIS 2019",
-            f"configs/videos/{variant}/ytvis19_{suffix}.yaml",
-            {"ytvis19": clip(YTVIS19)},
-            {"ytvis19_val": YTVIS19_VAL},
-            steps=8_000,
-            milestone=6_000,
-            batch=8,
-            transform=sized(_SHORT, 1333, 480),
-            notes=(_NO_METRIC, *one_frame),
-        ),
-        _stage(
-            variant,
-            6,
-            "ytvis21",
-            "video instance segmentation on YouTube-VIS 2021",
-            "assumed; the recipe of ytvis19 on the other data set, which upstream registers without a file for it",
-            {"ytvis21": clip(YTVIS21)},
-            {"ytvis21_val": YTVIS21_VAL},
-            steps=8_000,
-            milestone=6_000,
-            batch=8,
-            transform=sized(_SHORT, 1333, 480),
-            notes=(_NO_METRIC, *one_frame),
-        ),
-        _stage(
-            variant,
-            7,
-            "ovis",
-            "video instance segmentation under occlusion on OVIS",
-            f"configs/videos/{variant}/ovis_{suffix}.yaml",
-            {"ovis": clip(OVIS)},
-            {"ovis_val": OVIS_VAL},
-            steps=18_000,
-            milestone=12_000,
-            batch=8,
-            transform=sized(_LONG, 1333, 720),
-            notes=(_NO_METRIC, *one_frame),
-            model=window,
-        ),
-        _stage(
-            variant,
-            8,
-            "burst",
-            "open-world tracking on BURST",
-            f"configs/videos/{variant}/BURST_{variant}.yaml",
-            {"burst": clip(BURST)},
-            {"burst_val": BURST_VAL},
-            steps=8_000,
-            milestone=6_000,
-            batch=8 if pro else 16,
-            transform=sized(_SHORT, 768, 720),
-            notes=(_CRASHES, *one_frame),
-            model=window,
-        ),
-        _stage(
-            variant,
-            9,
-            "tao",
-            "tracking of 302 categories, evaluated on TAO",
-            f"configs/videos/{variant}/TAO_{variant}.yaml",
-            {"burst": clip(BURST)},
-            {"tao_val": TAO_VAL},
-            steps=8_000,
-            milestone=6_000,
-            batch=8 if pro else 16,
-            transform=sized(_SHORT, 768, 640),
-            notes=(_CRASHES, *one_frame),
-            model=window,
-        ),
-        _stage(
-            variant,
-            10,
-            "lvvis",
-            "large-vocabulary video instance segmentation on LV-VIS",
-            "configs/videos/Lite/LVVIS.yaml" if variant == "Lite" else "assumed; the recipe of Lite",
-            {"lvvis": clip(LVVIS)},
-            {"lvvis_val": LVVIS_VAL},
-            steps=8_000,
-            milestone=6_000,
-            batch=8,
-            transform=sized(_SHORT, 1333, 480),
-            notes=(_CRASHES, *one_frame),
-        ),
-        _stage(
-            variant,
-            11,
-            "vos",
-            "video object segmentation: the mask of the first frame is followed",
-            "assumed; VOS_joint_finetune_R50.yaml of the published weights was not published",
-            {"ytvos": clip(YTVOS), "mose": clip(MOSE)},
-            {},
-            steps=18_000,
-            milestone=12_000,
-            batch=8,
-            transform=sized(_LONG, 1333, 720),
-            notes=one_frame,
-            model={"visual_prompt": True},
-        ),
-        _stage(
-            variant,
-            12,
-            "rvos",
-            "referring video object segmentation on Ref-YouTube-VOS",
-            "assumed; the recipe of ovis on the referring clips that the code registers",
-            {"rvos": clip(REFERRING)},
-            {},
-            steps=18_000,
-            milestone=12_000,
-            batch=8,
-            transform=sized(_LONG, 1333, 720),
-            notes=one_frame,
-        ),
-        _stage(
-            variant,
-            13,
-            "bdd_track",
-            "tracking on BDD100K, masks and boxes",
-            "assumed; the recipe of ovis on the clips that the code registers",
-            {"bdd_track_seg": clip(BDD_MASKS), "bdd_track_box": clip(BDD_BOXES)},
-            {"bdd_track_seg_val": BDD_MASKS_VAL},
-            steps=18_000,
-            milestone=12_000,
-            batch=8,
-            transform=sized(_LONG, 1333, 720),
-            notes=one_frame,
-        ),
-    ]
-    return tuple(found)
