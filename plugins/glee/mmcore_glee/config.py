@@ -139,6 +139,9 @@ class GleeConfig:
     """Pairs of track and class kept per video."""
     tao_tracks: int = 50
     """Tracks kept per video by TAO's protocol."""
+    padded_video_boxes: bool = False
+    """Whether boxes in videos are fractions of the padded frame taken as fractions of the frame itself, as the
+    published code takes them: too small where there is padding, but what its numbers were made with."""
     video_window: int = 10
     """Frames of a video that go through the model at a time; changes memory and nothing else."""
 

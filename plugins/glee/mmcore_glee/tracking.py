@@ -148,8 +148,7 @@ def _frames(batch: GleeBatch, frames: slice) -> GleeBatch:
 def video_predictions(tracks: Tracks, batch: GleeBatch, config: GleeConfig) -> list[Prediction]:
     """One prediction per frame; the same thing has the same track id in all of them.
 
-    A result is a pair of track and class among the best, scored by its mean class probability alone; as published,
-    boxes are fractions of the padded image taken as fractions of the original one, unless images were squared.
+    A result is a pair of track and class among the best, scored by its mean class probability alone.
     """
     scores, rows, labels = select(tracks.logits, num_tracks(batch, config))
     names = batch.names if batch.expressions is None else (batch.expressions[0],)
@@ -161,7 +160,7 @@ def video_predictions(tracks: Tracks, batch: GleeBatch, config: GleeConfig) -> l
             Prediction(
                 image_id=batch.image_ids[frame],
                 size=batch.original_sizes[frame],
-                boxes_xyxy=_boxes(tracks, frame, rows, batch),
+                boxes_xyxy=_boxes(tracks, frame, rows, batch, config),
                 scores=scores,
                 labels=labels,
                 names=tuple(names[label] for label in labels.tolist()),
@@ -189,7 +188,7 @@ def tao_predictions(tracks: Tracks, batch: GleeBatch, config: GleeConfig) -> lis
     found = []
     for frame in range(len(batch.images)):
         seen = (tracks.masks(frame, rows) > 0).flatten(1).sum(1) > SMALLEST_MASK
-        boxes = _boxes(tracks, frame, rows, batch)
+        boxes = _boxes(tracks, frame, rows, batch, config)
         corner_and_size = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
         shown = seen.nonzero()[:, 0]
         kept = shown[nms(cxcywh_to_xyxy(corner_and_size[shown]), scores[shown], OVERLAP)]
@@ -216,17 +215,20 @@ def _number(batch: GleeBatch, frame: int) -> int:
     return frame if batch.frame_numbers is None else batch.frame_numbers[frame]
 
 
-def _boxes(tracks: Tracks, frame: int, rows: Tensor, batch: GleeBatch) -> Float[Tensor, "results 4"]:
-    """Fractions -> pixels of the original frame."""
+def _boxes(
+    tracks: Tracks, frame: int, rows: Tensor, batch: GleeBatch, config: GleeConfig
+) -> Float[Tensor, "results 4"]:
+    """Fractions of the padded frame -> pixels of the original one."""
     height, width = batch.original_sizes[frame]
     boxes = cxcywh_to_xyxy(tracks.boxes_cxcywh[frame, rows])
     limits = boxes.new_tensor([width, height, width, height])
-    if not batch.squared:
+    # Of squares the published code forgets the grey too, and then no box is near its mask: that is never repeated.
+    if config.padded_video_boxes and not batch.squared:
         return boxes * limits
-    # The published code forgets the grey of the square here; with it no box would be where its mask is.
     padded = boxes.new_tensor([batch.images.shape[3], batch.images.shape[2]] * 2)
-    shown = shown_size(batch.image_sizes[frame], (height, width), squared=True)
-    return (boxes * padded / boxes.new_tensor([shown[1], shown[0]] * 2)).clamp(0, 1) * limits
+    shown = shown_size(batch.image_sizes[frame], (height, width), squared=batch.squared)
+    boxes = boxes * padded / boxes.new_tensor([shown[1], shown[0]] * 2)
+    return (boxes.clamp(0, 1) if batch.squared else boxes) * limits
 
 
 def _masks(tracks: Tracks, frame: int, rows: Tensor, batch: GleeBatch) -> list[Rle]:

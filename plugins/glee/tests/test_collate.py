@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmcore.contract.values import Draw, Sample
 from mmcore_glee import vocabulary
 from mmcore_glee.data.collate import Collate
-from mmcore_glee.data.prompts import point_prompts
+from mmcore_glee.data.prompts import PROMPT_PROBABILITY, point_prompts
 from mmcore_glee.data.tasks import TASKS
 
 
@@ -147,7 +147,7 @@ def test_box_only_sources_have_no_masks():
 
 
 def test_a_visual_prompt_keeps_one_object_per_image():
-    chosen = collate("coco", prompts=True)
+    chosen = collate("coco", prompt_share=PROMPT_PROBABILITY)
     modes = Counter()
     for seed in range(600):
         batch = chosen([sample(0), sample(1, labels=(7, 8, 9))], seed)
@@ -167,7 +167,7 @@ def test_a_visual_prompt_keeps_one_object_per_image():
 
 def test_no_prompt_without_an_object_in_every_image():
     for seed in range(40):
-        batch = collate("coco", prompts=True)([sample(0), sample(1, labels=())], seed)
+        batch = collate("coco", prompt_share=PROMPT_PROBABILITY)([sample(0), sample(1, labels=())], seed)
         assert batch.prompt_masks is None
         assert batch.num_objects == (2, 0)
 
@@ -175,8 +175,8 @@ def test_no_prompt_without_an_object_in_every_image():
 def test_no_prompt_for_tasks_and_stages_without():
     for seed in range(40):
         assert collate("coco")([sample(0)], seed).prompt_masks is None
-        assert collate("lvis", prompts=True)([sample(0)], seed).prompt_masks is None
-        assert collate("coco", prompts=True, training=False)([sample(0)], seed).prompt_masks is None
+        assert collate("lvis", prompt_share=PROMPT_PROBABILITY)([sample(0)], seed).prompt_masks is None
+        assert collate("coco", prompt_share=PROMPT_PROBABILITY, training=False)([sample(0)], seed).prompt_masks is None
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 119), (79, 0), (79, 119), (40, 60)])
@@ -197,7 +197,7 @@ def test_inference_asks_about_everything_and_draws_nothing():
 
 @pytest.mark.parametrize("task", ["coco", "lvis", "sa1b"])
 def test_the_same_seed_gives_the_same_batch(task):
-    chosen = collate(task, prompts=True)
+    chosen = collate(task, prompt_share=PROMPT_PROBABILITY)
     labels = (0, 0) if task == "sa1b" else (3, 40)
     torch.manual_seed(1)
     first = chosen([sample(0, labels=labels)], 11)

@@ -158,6 +158,19 @@ def test_the_window_changes_nothing_and_each_thing_keeps_its_number() -> None:
     assert found[0][0].masks[0]["size"] == [96, 144]
 
 
+def test_boxes_are_where_masks_are_unless_the_published_way_is_asked() -> None:
+    torch.manual_seed(0)
+    video = clips((1,))
+    video = dataclasses.replace(video, image_sizes=((48, 96),))  # a quarter of the padded height is padding
+    found = {}
+    for published in (True, False):
+        torch.manual_seed(2)
+        (frame,) = Glee(CONFIG.replace(padded_video_boxes=published)).eval().predict(video)
+        found[published] = frame.boxes_xyxy
+    scale = torch.tensor([1.0, 64 / 48, 1.0, 64 / 48])
+    torch.testing.assert_close(found[False], found[True] * scale)
+
+
 def test_tao_has_one_class_a_track_and_leaves_out_frames_that_do_not_show_it() -> None:
     torch.manual_seed(0)
     video = dataclasses.replace(clips((2,)), task="tao_video")

@@ -23,6 +23,7 @@ from mmcore_glee.data.augment import pipeline
 from mmcore_glee.data.clip_collate import ClipCollate
 from mmcore_glee.data.clips import ClipSource
 from mmcore_glee.data.collate import Collate
+from mmcore_glee.data.prompts import PROMPT_PROBABILITY
 from mmcore_glee.data.sources import ImageSource
 from mmcore_glee.data.tasks import TASKS, Task, task_named
 
@@ -58,7 +59,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
             source.task,
             words,
             negatives=vocabulary.phrases() if source.task.words == "phrases" else (),
-            prompts=bool(stage.model.get("visual_prompt")),
+            prompt_share=_prompt_share(stage, source, own=opened.own),
             squared=source.pipeline.squared,
         )
     return Datasets(sources, collate)
@@ -101,6 +102,14 @@ def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validat
 
 def _task_of(name: str, entry: Source | Validation) -> str:
     return str(entry.options.get("task", name.partition("_val")[0] if entry.root else name))
+
+
+def _prompt_share(stage: Stage, source: ImageSource | ClipSource, *, own: bool) -> float:
+    """How many training batches are visual prompts: of images a fifth, of clips all, as published. Own clips are
+    prompted like images, for a prompted clip teaches neither names nor which queries are the same thing."""
+    if not stage.model.get("visual_prompt"):
+        return 0.0
+    return 1.0 if isinstance(source, ClipSource) and not own else PROMPT_PROBABILITY
 
 
 def _collator(source: ImageSource | ClipSource) -> type[Collate]:

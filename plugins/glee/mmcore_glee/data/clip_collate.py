@@ -32,7 +32,7 @@ class ClipCollate(Collate):
         if self.task.words != "expression":
             frames, names = self._words(frames, rng)
         mode: PromptMode | None = None
-        if self.training and self.prompts and self.task.clip_prompts != "never":
+        if self.training and self.task.clip_prompts != "never" and rng.random() < self.prompt_share:
             frames, mode = one_thing_each(frames, num_frames, rng, as_user=self.task.clip_prompts == "user")
         batch = self._batch(frames, names, None, rng)
         ids = [frame.track_ids for frame in frames if frame.track_ids is not None]

@@ -12,7 +12,7 @@ from mmcore.contract.values import Sample
 from mmcore.data.collate import pad_images, pad_masks, relative_boxes
 
 from mmcore_glee.batch import GleeBatch, PromptMode
-from mmcore_glee.data.prompts import PROMPT_PROBABILITY, one_object_each, point_prompts
+from mmcore_glee.data.prompts import one_object_each, point_prompts
 from mmcore_glee.data.tasks import Task
 from mmcore_glee.data.words import phrases_of_batch, sampled_names
 from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
@@ -26,7 +26,7 @@ class Collate:
         task: decides the words.
         vocabulary: the source's names in label order.
         negatives: phrases from which free-text tasks draw other names, without repeats.
-        prompts: whether training batches may become visual prompts.
+        prompt_share: share of the training batches that become visual prompts, where the task can.
         training: False asks about the whole vocabulary and draws nothing.
         squared: whether the image pipeline pads to a square.
     """
@@ -34,7 +34,7 @@ class Collate:
     task: Task
     vocabulary: tuple[str, ...]
     negatives: tuple[str, ...] = ()
-    prompts: bool = False
+    prompt_share: float = 0.0
     training: bool = True
     squared: bool = False
 
@@ -45,7 +45,7 @@ class Collate:
         if self.task.words != "expression":
             samples, names = self._words(samples, rng)
         mode: PromptMode | None = None
-        if self.training and self.prompts and self.task.prompts and rng.random() < PROMPT_PROBABILITY:
+        if self.training and self.task.prompts and rng.random() < self.prompt_share:
             samples, mode = one_object_each(samples, rng)
         return self._batch(samples, names, mode, rng)
 

@@ -65,7 +65,9 @@ def published_config(base: str) -> GleeConfig:
     if size is None:
         raise NotRun(f"{base} has a backbone that is not built yet")
     joint = "Stage2" in base or "Stage3" in base
-    return SIZES[size].replace(text="teacher" if joint else "frozen", visual_prompt=joint)
+    videos = base.startswith("videos/")
+    text = "teacher" if joint else "frozen"
+    return SIZES[size].replace(text=text, visual_prompt=joint, padded_video_boxes=videos)
 
 
 def config_of(case: Case) -> GleeConfig:
