@@ -11,6 +11,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 DEMO ?= runs/demo
 DEMO_VISPER ?= runs/demo-visper
+DEMO_VIDEO ?= runs/demo-video
 DEMO_GRIFFON ?= runs/demo-griffon
 DEMO_GLAMM ?= runs/demo-glamm
 
@@ -38,7 +39,7 @@ export PIP_PROGRESS_BAR := off
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-visper demo-glamm demo-griffon test test-slow lint format types bench docs pictures wheels clean
+.PHONY: help setup demo demo-video demo-visper demo-glamm demo-griffon test test-slow lint format types bench docs pictures wheels clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -69,6 +70,19 @@ demo: $(STAMP) ## Train, evaluate, predict and export on sample data; an interru
 	$(MMCORE) report $(DEMO)
 	@printf '\nLook at:\n'
 	@ls -1 $(DEMO)/curves.png $(DEMO)/pictures/*.png $(DEMO)/exports/upstream/*.safetensors
+
+demo-video: export MMCORE_CACHE := $(CURDIR)/.cache
+demo-video: $(STAMP) ## GLEE on clips: the joint demo, then tracking; follow things through held-back clips; about ten minutes
+	@if test -f $(DEMO)/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO); \
+	else set -x; $(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO); fi
+	@if test -f $(DEMO_VIDEO)/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_VIDEO); \
+	else set -x; $(MMCORE) train --plugin glee --stage video --demo --init $(DEMO) --out $(DEMO_VIDEO); fi
+	@rm -rf $(DEMO_VIDEO)/followed
+	$(MMCORE) eval $(DEMO_VIDEO) --on clips_val
+	for clip in $$(ls -d $(MMCORE_CACHE)/demo/clips/val/*/ | head -3); do \
+	  $(MMCORE) predict $(DEMO_VIDEO) $$clip --video --threshold 0.3 --out $(DEMO_VIDEO)/followed || exit 1; done
+	@printf '\nLook at:\n'
+	@ls -1 $(DEMO_VIDEO)/curves.png $(DEMO_VIDEO)/followed/*
 
 demo-visper: export MMCORE_CACHE := $(CURDIR)/.cache
 demo-visper: $(STAMP) ## VisPer-LM: learn captions, then questions; answer some; about nine minutes on two cores
