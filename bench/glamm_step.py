@@ -18,6 +18,7 @@ Run in turn; the run fails unless all have the same losses. `cached` is ours wit
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -189,8 +190,9 @@ def conversation(number: int) -> ConversationSample:
 def same_language(model: Glamm) -> Any:
     """transformers' own class around the same parameters."""
     own = model.language
+    config = copy.deepcopy(own.config)  # which attention it is to have would be written into ours
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(own.config, attn_implementation="eager")
+        made = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     made.load_state_dict(own.state_dict(), assign=True)
     made.model.rotary_emb = type(made.model.rotary_emb)(made.config)  # its buffers are computed
     return made.to(own.lm_head.weight.device).train()

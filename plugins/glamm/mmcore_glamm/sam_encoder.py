@@ -14,6 +14,8 @@ from mmcore_glamm.sizes import SamConfig
 
 PAIRS_AT_ONCE = 1 << 25
 """Pairs of patches, over heads and pictures, whose positions are laid out at a time; 64 MB in half precision."""
+PAIRS_ON_CPU = 1 << 22
+"""The same on a CPU, whose last cache holds them: 16 MB in float32."""
 
 
 class SamEncoder(nn.Module):
@@ -86,10 +88,12 @@ class SamAttention(nn.Module):
         qkv = self.qkv(hidden).view(squares, side, side, 3, self.num_heads, head)
         q, k, v = qkv.permute(3, 0, 4, 1, 2, 5).unbind(0)
         offsets = relative(side, hidden.device)
-        rows = torch.einsum("nhijc,ikc->nhijk", q, self.rel_pos_h.to(q.dtype)[offsets])
-        columns = torch.einsum("nhijc,jkc->nhijk", q, self.rel_pos_w.to(q.dtype)[offsets])
+        # In memory as they are indexed, or their sum over all keys would be laid out otherwise and copied.
+        rows = torch.einsum("nhijc,ikc->nhijk", q, self.rel_pos_h.to(q.dtype)[offsets]).contiguous()
+        columns = torch.einsum("nhijc,jkc->nhijk", q, self.rel_pos_w.to(q.dtype)[offsets]).contiguous()
         k, v = k.flatten(2, 3), v.flatten(2, 3)
-        step = max(1, PAIRS_AT_ONCE // max(1, squares * self.num_heads * side**3))
+        at_once = PAIRS_ON_CPU if hidden.device.type == "cpu" else PAIRS_AT_ONCE
+        step = max(1, at_once // max(1, squares * self.num_heads * side**3))
         parts = zip(q.split(step, 2), rows.split(step, 2), columns.split(step, 2), strict=True)
         attended = torch.cat([self._some(q, k, v, r, c) for q, r, c in parts], 2)
         return self.proj(attended.transpose(1, 2).reshape(squares, side, side, width))

@@ -1,5 +1,6 @@
 """What a user of the model trips over: one message that says what to do, and an exit code."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,19 @@ def test_a_sam_file_of_another_size(data, tmp_path, capsys):
 
 
 def test_a_conversation_whose_masks_are_cut_off(data, tmp_path, capsys):
-    options = ("--init", "random", "--set", "max_length=140", "--set", "data.bad_samples=error")
+    words = 300
+    caption = f"a circle {'and ' * words}a square"  # its second mask stands behind more words than fit
+    spans = {"a circle": [0, 8], "a square": [len(caption) - 8, len(caption)]}
+    path = data / "glamm" / "cut.json"
+    records = json.loads((data / "glamm" / "grounded_train.json").read_text())
+    for record in records:
+        drawn = next(iter(record["groundings"].values()))["rle_masks"]
+        record["caption"] = caption
+        record["groundings"] = {text: {"token_positives": span, "rle_masks": drawn} for text, span in spans.items()}
+    path.write_text(json.dumps(records))
+    options = ["--init", "random", "--set", "data.sources.grounded.annotations=glamm/cut.json"]
+    options += ["--set", f"max_length={words}", "--set", "data.bad_samples=error"]
     code, told = fails(capsys, data, tmp_path / "run", *options)
     assert code == 1
-    assert "[SEG]" in told
-    assert "max_length" in told
+    assert f"1 of 2 [SEG] lie beyond the longest length of {words}" in told
+    assert "--set max_length=" in told

@@ -32,6 +32,20 @@ def test_the_scores_are_those_of_the_published_programs(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("packages")
+def test_the_known_example_scores_what_meteor_alone_prints() -> None:
+    """The first sentence of nltk's documentation, to which nltk's own `meteor_score` gives another figure (0.6944).
+
+    METEOR 1.5 called by hand (`-stdio -l en -norm`, as pycocoevalcap does) prints the same, with or without the PTB
+    tokenizer, with one reference or all three: the best counts.
+    """
+    others = (
+        "It is the guiding principle which guarantees the military forces always being under the command of the Party",
+        "It is the practical guide for the army always to heed the directions of the party",
+    )
+    assert caption_scores({1: [TRUTH, *others]}, {1: SAID})["METEOR"] == pytest.approx(0.4474, abs=5e-5)
+
+
+@pytest.mark.usefixtures("packages")
 def test_odd_texts_do_not_shift_the_lines() -> None:
     odd = {1: ["A cat\nsits, \u2028there"], "b": ["zwei Hünde", ""], 3: ["..."], 4: ["a plain cup"]}
     assert tokenised(odd) == {1: ["a cat sits there"], "b": ["zwei hünde", ""], 3: [""], 4: ["a plain cup"]}
