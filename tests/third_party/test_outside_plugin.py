@@ -92,7 +92,9 @@ class Outside:
 
     def _pip(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Without PYTHONPATH: what lies there, pip takes for installed.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

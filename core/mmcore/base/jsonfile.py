@@ -42,6 +42,15 @@ def parse_json(content: bytes | str, needed: Needed | None = None) -> dict[str, 
         value = json.loads(content.decode("utf-8") if isinstance(content, bytes) else content)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    return checked(value, needed)
+
+
+def checked(value: Any, needed: Needed | None = None) -> dict[str, Any]:
+    """A value of a JSON file, which must be an object with these keys.
+
+    Raises:
+        ValueError: it is something else, or lacks a key; says which.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__} instead of an object")
     for key, kind in (needed or {}).items():

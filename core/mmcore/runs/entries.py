@@ -94,6 +94,8 @@ def assign(tree: Tree, path: tuple[str, ...], value: Any, source: str, origins: 
         here = place
         place = place.below(key)
         if depth == len(path) - 1:
+            if value is None and place.kind == "named":
+                value = {}  # null takes one entry out, and here all of them
             _check_group(place, path, value, source)
             if not (value == {} and place.kind in ("part", "choice") and branch.get(key) is not None):
                 _put(branch, key, value, removes=here.kind == "named")

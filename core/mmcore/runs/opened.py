@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore import plugins
-from mmcore.base.jsonfile import read_json
+from mmcore.base.jsonfile import checked, read_json
 from mmcore.base.terminal import tell
 from mmcore.errors import PluginError, WeightsError
 from mmcore.runs.build import adapt, attach, build_model
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 """Of a folder that `mmcore export --format hf` wrote: which plugin, variant and stage its weights belong to."""
+
+_WRITTEN = {"plugin": str, "variant": str, "stage": dict, "names": str, "step": int}
+"""What `config.json` says of them under "mmcore"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +97,18 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
         written = read_json(folder / CONFIG)
         if written.get("model_type") == "llava":
             return _open_llava(folder)
-        if "mmcore" not in written and written.get("architectures"):
+        if "mmcore" not in written and (others := written.get("architectures")):
+            other = others[0] if isinstance(others, list) else others
             raise WeightsError(
-                f"the folder holds a {written['architectures'][0]}, not a model in mmcore's own format",
+                f"the folder holds a {other!s:.80}, not a model in mmcore's own format",
                 where=folder,
                 do="open it with transformers, or give mmcore the run that it was exported from",
             )
-        config = written["mmcore"]
+        config = checked({"names": "own", "step": 0, **checked(written.get("mmcore"))}, _WRITTEN)
         stage = from_tree(config["stage"], str(folder / CONFIG))
-        settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"not a folder that mmcore exported: {error}", where=folder) from None
+    settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
     family = OpenedPlugin.open(settings.plugin)
     with skeleton():
         model = build_model(family, settings)
@@ -113,7 +117,7 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
         tensors, _ = model.published("upstream").to_ours(tensors, model.state_dict())
     load_exactly(model, tensors, str(folder))
     attach(model, settings, folder)
-    return OpenedModel(model.eval(), settings, family, None, int(config.get("step", 0)), str(folder))
+    return OpenedModel(model.eval(), settings, family, None, config["step"], str(folder))
 
 
 def _open_llava(folder: Path) -> OpenedModel:

@@ -9,13 +9,14 @@ families' checkpoints); `merge` does the same to a living module.
 # pyright: reportPrivateUsage=false
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from mmcore.contract.recipe import Lora, matches
+from mmcore.contract.recipe import Lora
 from mmcore.errors import RecipeError, WeightsError, suggest
 
 ADAPTER = "default"
@@ -103,18 +104,25 @@ def _targets(module: nn.Module, lora: Lora, scope: Sequence[nn.Module]) -> list[
     chosen: set[str] = set()
     for target in lora.targets:
         found = near if target == ALL else [name for name in near if name.rpartition(".")[2] == target]
-        found = found or [name for name in linear if matches(target, name)]
+        found = found or [name for name in linear if fnmatchcase(name, target)]
         if not found:
-            leaves = sorted({name.rpartition(".")[2] for name in near})
-            inner_only = any(matches(target, name) or name.rpartition(".")[2] == target for name in inner)
-            why = "only layers inside torch's own attention, which take no adapter" if inner_only else "no linear layer"
-            raise RecipeError(
-                f"lora.targets: {target!r} names {why}",
-                known=[ALL, *leaves],
-                do=suggest(target.rpartition(".")[2], leaves, "write a layer's last name, or its whole name"),
-            )
+            raise _names_none(target, linear, near, inner)
         chosen.update(found)
     return [name for name in linear if name in chosen]
+
+
+def _names_none(target: str, linear: Sequence[str], near: Sequence[str], inner: Collection[str]) -> RecipeError:
+    """Why a target names no layer: it is misspelt, a part that holds layers, or inside torch's own attention."""
+    leaves = sorted({name.rpartition(".")[2] for name in near})
+    do = suggest(target.rpartition(".")[2], leaves, "write a layer's last name, or its whole name")
+    why = "no linear layer"
+    if any(fnmatchcase(name, target) or name.rpartition(".")[2] == target for name in inner):
+        why = "only layers inside torch's own attention, which take no adapter"
+    elif below := [name for name in linear if name.startswith(f"{target}.")]:
+        why, do = f"a part with {len(below)} linear layers, no layer", f"write '{target}.*' to adapt all of them"
+    elif below := [name for name in linear if f".{target}." in f".{name}"]:
+        why, do = f"parts with {len(below)} linear layers, no layer", f"write '*.{target}.*' to adapt all of them"
+    return RecipeError(f"lora.targets: {target!r} names {why}", known=[ALL, *leaves], do=do)
 
 
 @torch.no_grad()

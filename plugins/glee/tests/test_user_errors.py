@@ -65,6 +65,29 @@ def test_a_missing_data_folder_is_named(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --plugin glee --stage 2 --data NAME",
+        "train --plugin glee --stage 2 --demo --config NAME",
+        "train --plugin glee --stage finetune --own NAME",
+        "train --resume NAME",
+        "eval NAME",
+        "export NAME",
+        "report NAME",
+        "chat NAME",
+        "runs NAME",
+    ],
+)
+@pytest.mark.parametrize("name", ["n" * 300, "é" * 200])
+def test_a_name_no_file_system_takes_is_told(run: Run, tmp_path: Path, monkeypatch, command: str, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = run(*command.replace("NAME", name).split(" "))
+    assert code in (1, 2)
+    assert "name too long" in said, said[:300]
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
 def test_a_missing_annotation_file_is_named(run: Run, root: Path) -> None:
     train_file(root).unlink()
     code, said = run(*TRAIN, *QUICK, "--data", root)

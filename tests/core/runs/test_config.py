@@ -114,6 +114,7 @@ def test_a_family_setting_may_be_nested_and_a_new_source_named(stage: Stage) -> 
     assert resolved.model == {"vision": {"depth": 3}}
     assert resolved.data.sources["mine"] == Source(weight=2.0, format="COCO instances", annotations="a.json")
     assert resolve(resolved, None, ["data.sources.coco=null"])[0].data.sources.keys() == {"mine"}
+    assert resolve(resolved, None, ["data.sources=null"])[0].data.sources == {}
 
 
 def test_validation_sets_are_addressed_and_added_by_name(stage: Stage) -> None:

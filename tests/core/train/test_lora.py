@@ -1,6 +1,7 @@
 """Adapters: nothing changes until they train, and folding them back changes nothing either."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -99,12 +100,27 @@ def test_folded_and_merged_weights_give_the_adapted_outputs() -> None:
         (("all-linear",), [f"language.{i}.{part}" for i in range(2) for part in ("q_proj", "v_proj")]),
         (("head", "v_proj"), ["language.0.v_proj", "language.1.v_proj", "head"]),
         (("*.q_proj",), ["tower.0.q_proj", "language.0.q_proj", "language.1.q_proj"]),
-        (("tower",), ["tower.0.q_proj", "tower.0.v_proj"]),
+        (("tower.*",), ["tower.0.q_proj", "tower.0.v_proj"]),
     ],
 )
 def test_short_targets_look_only_where_the_model_says(targets: tuple[str, ...], adapted: list[str]) -> None:
     family = Family()
     assert add_lora(family, Lora(targets=targets), [family.language]) == adapted
+
+
+@pytest.mark.parametrize(
+    ("target", "told", "remedy"),
+    [
+        ("tower", "a part with 2 linear layers, no layer", "tower.*"),
+        ("language.1", "a part with 2 linear layers, no layer", "language.1.*"),
+        ("0", "parts with 4 linear layers, no layer", "*.0.*"),
+    ],
+)
+def test_a_part_that_holds_layers_is_refused_and_the_remedy_works(target: str, told: str, remedy: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(f"{target!r} names {told}")) as caught:
+        add_lora(Family(), Lora(targets=(target,)))
+    assert f"'{remedy}'" in str(caught.value)
+    assert len(add_lora(Family(), Lora(targets=(remedy,)))) == int(told.split(" linear")[0].split()[-1])
 
 
 def test_a_recipe_may_leave_everything_to_the_defaults() -> None:
