@@ -14,6 +14,7 @@ from mmcore.contract.values import Phrase, Prediction
 from mmcore.geometry import masks as rle
 from mmcore.language.conversation_templates import template
 from mmcore.language.generate import Stop, end_ids, generate
+from mmcore.language.streamed import Streamed
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -41,12 +42,17 @@ class Answered(NamedTuple):
 
 def answer(model: "Glamm", batch: GlammBatch) -> list[Prediction]:
     """The answer to each prompt with its phrases and masks."""
-    found = generate_with_masks(model, batch, TokenIds.of(model.tokenizer).seg)
+    options = {} if batch.hear is None else {"hear": Streamed(batch.hear, lambda ids: _said(model, ids).text)}
+    found = generate_with_masks(model, batch, TokenIds.of(model.tokenizer).seg, **options)
     result = []
     for row, ids in enumerate(found.ids):
-        said = read_answer(decode(model.tokenizer, ids), str(model.tokenizer.eos_token))
-        result.append(prediction(batch, row, said, found.masks[row][found.in_prompt[row] :]))
+        result.append(prediction(batch, row, _said(model, ids), found.masks[row][found.in_prompt[row] :]))
     return result
+
+
+def _said(model: "Glamm", ids: Sequence[int]) -> "Said":
+    """An answer, or as much of it as there is."""
+    return read_answer(decode(model.tokenizer, ids), str(model.tokenizer.eos_token))
 
 
 def generate_with_masks(model: "Glamm", batch: GlammBatch, seg: int, **options: Any) -> Answered:
