@@ -31,15 +31,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcore.contract.values import MAIN, SEGMENT, ConversationSample, Draw, Encoded, Region, map_tensors
+from mmcore.geometry.square import frame
 from mmcore.language.sequence import IGNORE, IMAGE
 from mmcore.language.sizes import LLAMA2_7B
 from mmcore.vision.clip_vit import ClipTower
+from mmcore.vision.sam.config import SamConfig
+from mmcore.vision.sam.pixels import normalised, padded
 from mmcore_glamm.batch import GlammBatch, collator_of
 from mmcore_glamm.config import GlammConfig
-from mmcore_glamm.mask_losses import frame
 from mmcore_glamm.model import Glamm
-from mmcore_glamm.sam import normalised, padded
-from mmcore_glamm.sizes import RegionConfig, SamConfig
+from mmcore_glamm.region_encoder import RegionConfig
 from mmcore_glamm.tokens import TokenIds
 from torch import Tensor
 from transformers import AutoModelForCausalLM

@@ -1,1 +1,1 @@
-"""What image encoders of several families share: CLIP towers, projectors to a language model, prepared pictures."""
+"""What image encoders of several families share: CLIP towers, SAM, projectors to a language model, pixels."""

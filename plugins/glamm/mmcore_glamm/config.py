@@ -14,9 +14,10 @@ from mmcore.language.llava.config import LlavaConfig, check_choices
 from mmcore.language.processor import Processor
 from mmcore.language.sizes import LLAMA2_7B
 from mmcore.vision.clip_vit import ClipTower
+from mmcore.vision.sam.config import SamConfig
 
 from mmcore_glamm.batch import GlammCollator, collator
-from mmcore_glamm.sizes import RegionConfig, SamConfig
+from mmcore_glamm.region_encoder import RegionConfig
 from mmcore_glamm.tokens import IMAGE_TEXT
 
 HUB = "MBZUAI/GLaMM-GranD-Pretrained"

@@ -5,99 +5,24 @@ at the published size 2 MB a picture in half precision; the choice is the core's
 `model.features` of a recipe is one of its modes. A live map is computed by the model's own encoder.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Stage, matches_any
 from mmcore.contract.values import SEGMENT
 from mmcore.data.cache.choice import CachedFeatures, Choice, Demand, LiveFeatures, choose
 from mmcore.errors import RecipeError
-from mmcore.vision.extractors import PublishedExtractor
-from mmcore.vision.frozen import find_weights, freeze
-from mmcore.weights.maps import Rule, WeightMap
-from torch import Tensor, nn
+from mmcore.vision.frozen import find_weights
+from mmcore.vision.sam.maps import SamMaps
 
-from mmcore_glamm import weights
 from mmcore_glamm.config import RANDOM, GlammConfig, config_of
-from mmcore_glamm.sam import fixed_encoder, normalised, padded
-from mmcore_glamm.sam_encoder import SamEncoder
-from mmcore_glamm.sizes import SamConfig
 
 ENCODER = "sam.image_encoder"
-PRECISION = "bf16"
-"""In which maps are computed for a cache, as in the published run."""
 DO = (
     "put sam_vit_h_4b8939.pth into the folder `weights` of the data root, name it with --set model.sam_weights=PATH, "
     "or train with --set model.features=live"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamMaps(PublishedExtractor):
-    """SAM's image encoder, described; the same sums as the model's own under autocast."""
-
-    WHAT: ClassVar[str] = "encoder"
-    DO: ClassVar[str] = DO
-
-    sizes: SamConfig
-    random: bool = False
-    """Whether it is the tiny variants' encoder, whose values are drawn once and for all."""
-    precision: str = PRECISION
-    name: str = SEGMENT
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one picture's map."""
-        return self.sizes.feature_shape
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The checkpoint; none of a drawn encoder."""
-        return () if self.random else PublishedExtractor.files.fget(self)  # type: ignore[attr-defined]
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What decides the maps besides the file."""
-        sizes = {name: getattr(self.sizes, name) for name in self.sizes.__dataclass_fields__ if "decoder" not in name}
-        return {"encoder": "SAM", "precision": self.precision, "random": self.random, **sizes}
-
-    def inputs(self, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "4 side side"]:
-        """The picture as `mmcore_glamm.sam` pads it."""
-        return padded(rgb, self.sizes.image_size)
-
-    def load(self) -> nn.Module:
-        """The encoder; see `mmcore.vision.extractors.Extractor.load`."""
-        if self.random:
-            return freeze(_Maps(fixed_encoder(self.sizes), self.precision))
-        return PublishedExtractor.load(self)
-
-    def build(self, published: Mapping[str, Tensor], label: str) -> nn.Module:
-        """The encoder from SAM's own file, or from one of a whole GLaMM."""
-        prefix = weights.GROUNDING if any(name.startswith(weights.GROUNDING) for name in published) else ""
-        encoder = SamEncoder(self.sizes)
-        rules = [Rule(f"{prefix}{a}", b.removeprefix("image_encoder.")) for a, b in weights.ENCODER_NAMES.items()]
-        names = WeightMap(rules=tuple(rules), ignored=("*",), label=label)
-        encoder.load_state_dict(names.to_ours(published, encoder.state_dict())[0])
-        return freeze(_Maps(encoder, self.precision))
-
-
-class _Maps(nn.Module):
-    """Bytes to maps in float32, multiplied in some precision."""
-
-    def __init__(self, encoder: SamEncoder, precision: str) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-
-    def forward(self, pixels: UInt8[Tensor, "images 4 side side"]) -> Tensor:
-        with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return self.encoder(normalised(pixels)).float()
 
 
 def extractor_of(config: GlammConfig, root: Path | None = None) -> SamMaps:

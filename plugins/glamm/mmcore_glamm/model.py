@@ -23,10 +23,16 @@ from jaxtyping import Float, Int
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import SEGMENT, Loss, Losses, Prediction, Turn
 from mmcore.errors import UsageError
+from mmcore.geometry.square import Frame, enlarge, frame
+from mmcore.language.llava.checkpoints import merged, with_new_words
 from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
 from mmcore.language.models import Hidden
+from mmcore.losses.full_masks import mask_totals
 from mmcore.vision.clip_vit import ClipVit
 from mmcore.vision.frozen import is_frozen
+from mmcore.vision.sam.decoder import unread
+from mmcore.vision.sam.model import Sam
+from mmcore.vision.sam.pixels import normalised
 from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
@@ -34,10 +40,8 @@ from mmcore_glamm import weights
 from mmcore_glamm.batch import REGION, GlammBatch
 from mmcore_glamm.config import RANDOM, GlammConfig
 from mmcore_glamm.data.formats.registry import points_with
-from mmcore_glamm.mask_decoder import SegProjection, unread
-from mmcore_glamm.mask_losses import Frame, enlarge, frame, mask_totals
 from mmcore_glamm.region_encoder import RegionEncoder
-from mmcore_glamm.sam import Sam, normalised
+from mmcore_glamm.seg_projection import SegProjection
 from mmcore_glamm.tokens import open_tokenizer
 
 
@@ -231,8 +235,8 @@ class Glamm(LlavaModel):
     def _fill(self, path: str | Path, tensors: Mapping[str, Tensor]) -> LoadReport:
         """As the base class; adapters in a training checkpoint are folded in, and new words are drawn first."""
         language = self.config.language
-        tensors = weights.merged(tensors, self.config.adapter_alpha)
-        tensors = weights.with_new_words(tensors, language["vocab_size"], language.get("initializer_range", 0.02))
+        tensors = merged(tensors, self.config.adapter_alpha)
+        tensors = with_new_words(tensors, language["vocab_size"], language.get("initializer_range", 0.02))
         return super()._fill(path, tensors)
 
     # What the core asks

@@ -11,9 +11,9 @@ from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
 from mmcore.language.sequence import IGNORE
 from mmcore.language.tokens import tokenize
+from mmcore.vision.sam.pixels import padded
 
 from mmcore_glamm.config import GlammConfig
-from mmcore_glamm.sam import padded
 from mmcore_glamm.tokens import BOX
 
 PREFIX = f"The {MARKER} provides an overview of the picture.\n"

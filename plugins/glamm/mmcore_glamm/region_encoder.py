@@ -8,6 +8,7 @@ left two thirds of where it is. The published weights were trained so, and the p
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,31 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from mmcore_glamm.sizes import RegionConfig
-
 Levels = Sequence[Float[Tensor, "images channels _ _"]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegionConfig:
+    """Sizes of the region encoder; the defaults are the published ones, literals in the released code."""
+
+    num_levels: int = 4
+    """States of the image tower that are read."""
+    step: int = 3
+    """Layers between two of them; the last is the one that the language model sees."""
+    rounds: int = 5
+    """Of exchange between neighbouring levels."""
+    groups: int = 64
+    """Of the norms between them."""
+    roi_size: int = 14
+    """Cells along each side of what is cut out."""
+    inner: int = 1024
+    """Width of a box's vector before it becomes a word."""
+    place_hidden: int = 256
+    box_side: int = 224
+    """Pixels that a box of the whole picture is taken to span. The published tower sees 336, so each box reads the
+    upper left two thirds of where it is; the published weights were trained so."""
+    patch: int = 14
+    """Pixels of one cell of the coarsest level."""
 
 
 class RegionEncoder(nn.Module):

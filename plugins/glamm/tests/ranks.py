@@ -19,10 +19,10 @@ from mmcore.contract.values import MAIN, SEGMENT, ConversationSample, Draw, Enco
 from mmcore.language.sequence import IGNORE, IMAGE
 from mmcore.train.objective import divisors
 from mmcore.train.optim import freeze
+from mmcore.vision.sam.pixels import padded
 from mmcore_glamm.batch import GlammBatch, collator_of
 from mmcore_glamm.config import TINY, GlammConfig
 from mmcore_glamm.model import Glamm
-from mmcore_glamm.sam import padded
 from mmcore_glamm.tokens import TokenIds
 
 IDS = TokenIds(box=1002, seg=1004)

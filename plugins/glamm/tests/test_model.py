@@ -9,7 +9,6 @@ from mmcore.language.sequence import IMAGE
 from mmcore_glamm.batch import collator_of, segs_within
 from mmcore_glamm.config import TINY
 from mmcore_glamm.model import Glamm
-from torch.nn.functional import interpolate
 
 
 @pytest.fixture(scope="module")
@@ -71,41 +70,6 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_samples(model, ranks):
     for name, loss in whole.items():
         total = sum(one[name].total.item() for one in alone)
         assert loss.total.item() == pytest.approx(total, rel=1e-4), name
-
-
-def test_gradients_of_masks_are_those_of_the_formulas(model, ranks):
-    from mmcore_glamm.mask_losses import enlarge, frame, mask_totals
-
-    low = torch.randn(3, 64, 64, requires_grad=True)
-    places, targets = [frame((40, 60), 256), frame((70, 33), 256)], []
-    for place, count in zip(places, (1, 2), strict=True):
-        targets.append((torch.rand(count, *place.original) > 0.4).to(torch.uint8) * 2)
-    totals = mask_totals(low, places, targets, 256)
-    found = torch.autograd.grad(2 * totals.bce + 0.5 * totals.dice, low)[0]
-    bce = dice = torch.zeros(())
-    for part, place, target in zip(low.split([1, 2]), places, targets, strict=True):
-        logits, wanted = enlarge(part, place, 256), target.float()
-        bce = (
-            bce
-            + torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((1, 2)).sum()
-        )
-        p = logits.sigmoid()
-        top = 2 * (p / 1000 * wanted).sum((1, 2)) + 1e-6
-        dice = dice + (1 - top / ((p / 1000).sum((1, 2)) + (wanted / 1000).sum((1, 2)) + 1e-6)).sum()
-    assert [total.item() for total in totals] == pytest.approx([bce.item(), dice.item()], rel=1e-5)
-    expected = torch.autograd.grad(2 * bce + 0.5 * dice, low)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-7)
-
-
-def test_two_products_enlarge_like_resizing_twice():
-    from mmcore_glamm.mask_losses import enlarge, frame
-
-    low, size = torch.randn(2, 64, 64), (57, 91)
-    place = frame(size, 256)
-    height, width = place.resized
-    large = interpolate(low[:, None], (256, 256), mode="bilinear", align_corners=False)
-    expected = interpolate(large[..., :height, :width], size, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(enlarge(low, place, 256), expected[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_cached_maps_give_the_losses_of_live_ones(model, ranks):

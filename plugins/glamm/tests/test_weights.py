@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from mmcore.errors import WeightsError
+from mmcore.language.llava.checkpoints import merged
 from mmcore.weights.files import write_safetensors
 from mmcore_glamm import weights
 from mmcore_glamm.config import TINY
@@ -102,7 +103,7 @@ def test_a_training_checkpoint_s_adapters_are_folded_in(model, published, tmp_pa
     torch.testing.assert_close(found, published[f"{name}.weight"] + 2.0 * up @ down)
     del adapted[f"{name}.lora_B.default.weight"]
     with pytest.raises(WeightsError, match="incomplete"):
-        weights.merged(adapted, 16.0)
+        merged(adapted, 16.0)
 
 
 def test_the_configuration_says_what_the_released_loader_asks(tmp_path):

@@ -9,20 +9,20 @@ import numpy as np
 import torch
 from mmcore.contract.recipe import Lora
 from mmcore.contract.values import MAIN, SEGMENT, ConversationSample, Draw, Encoded, Region, VisualPrompt
+from mmcore.geometry.square import frame
 from mmcore.language.sizes import LLAMA2_7B
 from mmcore.parity import Case, Report, deterministic_array, deterministic_image
 from mmcore.train.lora import add_lora, without_base
 from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.vision.pixels import Pixels
+from mmcore.vision.sam.config import SamConfig
 from torch import Tensor
 
 from mmcore_glamm import weights
 from mmcore_glamm.batch import GlammBatch, collator_of
 from mmcore_glamm.config import GlammConfig, Published
-from mmcore_glamm.mask_losses import frame
 from mmcore_glamm.model import Glamm
-from mmcore_glamm.sizes import SamConfig
 from mmcore_glamm.tokens import TokenIds
 
 TRAINED = ("lm_head", "embed_tokens", "mask_decoder", "text_hidden_fcs", "region_encoder", "lora_")

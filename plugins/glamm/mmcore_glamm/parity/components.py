@@ -4,19 +4,22 @@ import re
 
 import torch
 from mmcore.errors import DataError
+from mmcore.geometry.square import enlarge, frame
 from mmcore.language.llava.names import llava_rules
+from mmcore.losses.full_masks import pixel_losses
 from mmcore.parity import Case, Report
 from mmcore.vision.projectors import build_projector
+from mmcore.vision.sam.config import SamConfig
+from mmcore.vision.sam.model import Sam
+from mmcore.vision.sam.names import sam_rules
+from mmcore.vision.sam.pixels import normalised
 from mmcore.vision.towers import build_tower
 from mmcore.weights.maps import Rule, WeightMap
 from torch import Tensor, nn
 
 from mmcore_glamm import weights
-from mmcore_glamm.mask_losses import enlarge, frame, pixel_losses
 from mmcore_glamm.parity.common import clip_pixels, deterministic, limits, sam_of, sam_pixels, tower_of
-from mmcore_glamm.region_encoder import RegionEncoder
-from mmcore_glamm.sam import Sam, normalised
-from mmcore_glamm.sizes import RegionConfig, SamConfig
+from mmcore_glamm.region_encoder import RegionConfig, RegionEncoder
 
 
 def fill_part(module: nn.Module, map_: WeightMap, ours: str = "", theirs: str = "") -> None:
@@ -144,7 +147,7 @@ def sam(case: Case, report: Report) -> None:
     given, size = case.data["config"], (case.data["H"], case.data["W"])
     config = sam_of(given, case.companion("keys.json"))
     model = Sam(config)
-    rules = WeightMap(rules=tuple(weights.sam_rules(weights.GROUNDING, iou_depth=config.iou_depth)))
+    rules = WeightMap(rules=tuple(sam_rules(weights.GROUNDING, iou_depth=config.iou_depth)))
     fill_part(model, rules, "sam.")
     seed = int(_prefix(case, r"image\((\d+),"))
     bounds = limits(case, "out")

@@ -20,6 +20,7 @@ from mmcore.language.conversation import MARKER
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE
 from mmcore.parity import Case, Check, Report
+from mmcore.vision.sam.pixels import normalised
 from torch import Tensor
 
 from mmcore_glamm import recipe_sources as published
@@ -27,7 +28,6 @@ from mmcore_glamm.data.assemble import LEARNS, Reader
 from mmcore_glamm.data.dialogue import speak
 from mmcore_glamm.data.sources import GroundedSource
 from mmcore_glamm.recipes import GCG
-from mmcore_glamm.sam import normalised
 from mmcore_glamm.tokens import IMAGE_TEXT
 
 ENTRIES: Mapping[str, str] = {

@@ -2,9 +2,11 @@
 
 import torch
 from mmcore.contract.recipe import Lora
+from mmcore.language.llava.checkpoints import merged as folded
 from mmcore.language.llava.names import TOWER
 from mmcore.parity import Case, Report
 from mmcore.train.lora import add_lora, fold
+from mmcore.vision.sam.names import sam_rules
 from mmcore.weights.maps import WeightMap
 from mmcore.weights.skeleton import skeleton
 from torch import Tensor
@@ -81,7 +83,7 @@ def _sam(case: Case, report: Report, tensors: dict[str, Tensor]) -> None:
     state, told = model.PARTS["sam"].map(model.state_dict()).to_ours(tensors, model.state_dict())
     report.equal("consumed: left out", told.ignored, [])
     report.equal("consumed: filled", sorted(state), sorted(n for n in model.state_dict() if n.startswith("sam.")))
-    rules = WeightMap(rules=tuple(weights.sam_rules()))
+    rules = WeightMap(rules=tuple(sam_rules()))
     made = rules.to_published({name: tensor for name, tensor in model.state_dict().items() if name.startswith("sam.")})
     report.equal(
         "produced: names and shapes",
@@ -99,7 +101,7 @@ def merge(case: Case, report: Report) -> None:
     """A training checkpoint with its adapters folded in, and a run of ours that ends the same way."""
     listed = case.companion("train_keys.json")
     tensors = {name: deterministic(name, shape) for name, (shape, dtype) in listed.items() if dtype != "int64"}
-    merged = weights.merged(tensors, float(case.data["lora"]["alpha"]))
+    merged = folded(tensors, float(case.data["lora"]["alpha"]))
     config = config_of(case, listed)
     exported = weights.as_published(merged, config, None)
     report.equal("keys.json", sorted(exported), sorted(case.companion("keys.json")))

@@ -6,14 +6,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 from mmcore.contract.values import MAIN, SEGMENT
+from mmcore.geometry.square import frame
 from mmcore.language.tokens import encoder_of
 from mmcore.parity import Case, Check, Report, deterministic_image
+from mmcore.vision.sam.pixels import normalised
 
 from mmcore_glamm.answers import MAX_NEW_TOKENS, read_answer
 from mmcore_glamm.config import B7
-from mmcore_glamm.mask_losses import frame
 from mmcore_glamm.questions import sample
-from mmcore_glamm.sam import normalised
 from mmcore_glamm.tokens import BOX, decode, open_tokenizer
 
 

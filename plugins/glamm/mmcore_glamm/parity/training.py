@@ -4,11 +4,11 @@ import re
 from typing import Any
 
 import torch
+from mmcore.geometry.square import enlarge
 from mmcore.parity import Case, Report
 from torch import Tensor
 
 from mmcore_glamm.batch import GlammBatch
-from mmcore_glamm.mask_losses import enlarge
 from mmcore_glamm.model import Glamm
 from mmcore_glamm.parity.common import (
     Built,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmcore_glamm.sizes import SamConfig
+from mmcore.vision.sam.config import SamConfig
 
 PAIRS_AT_ONCE = 1 << 25
 """Pairs of patches, over heads and pictures, whose positions are laid out at a time; 64 MB in half precision."""

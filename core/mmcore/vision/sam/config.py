@@ -1,4 +1,4 @@
-"""Sizes of the parts that GLaMM adds to a LLaVA: SAM, and the region encoder."""
+"""Sizes of SAM."""
 
 from dataclasses import dataclass
 
@@ -26,9 +26,9 @@ class SamConfig:
     decoder_heads: int = 8
     decoder_mlp: int = 2048
     mask_prompt_channels: int = 16
-    """Inside the encoder of mask prompts, which GLaMM keeps and never asks."""
+    """Inside the encoder of mask prompts."""
     num_multimask: int = 3
-    """Masks that SAM can give besides the one that is used."""
+    """Masks that SAM can give besides the one for a single mask."""
     iou_hidden: int = 256
     iou_depth: int = 3
 
@@ -53,27 +53,3 @@ class SamConfig:
     def feature_shape(self) -> tuple[int, int, int]:
         """Of what the encoder says of one picture."""
         return self.out_channels, self.grid, self.grid
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RegionConfig:
-    """Sizes of the region encoder; the defaults are the published ones, literals in the released code."""
-
-    num_levels: int = 4
-    """States of the image tower that are read."""
-    step: int = 3
-    """Layers between two of them; the last is the one that the language model sees."""
-    rounds: int = 5
-    """Of exchange between neighbouring levels."""
-    groups: int = 64
-    """Of the norms between them."""
-    roi_size: int = 14
-    """Cells along each side of what is cut out."""
-    inner: int = 1024
-    """Width of a box's vector before it becomes a word."""
-    place_hidden: int = 256
-    box_side: int = 224
-    """Pixels that a box of the whole picture is taken to span. The published tower sees 336, so each box reads the
-    upper left two thirds of where it is; the published weights were trained so."""
-    patch: int = 14
-    """Pixels of one cell of the coarsest level."""

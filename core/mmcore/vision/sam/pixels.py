@@ -1,4 +1,4 @@
-"""SAM as GLaMM uses it: a picture's map, the prompt encoder and the mask decoder as one part of the model.
+"""What SAM's image encoder takes: a picture with its longest side enlarged, in the corner of a square.
 
 Pictures travel as bytes with a fourth channel that says where picture is; they become numbers on the device.
 """
@@ -7,40 +7,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmcore_glamm.mask_decoder import MaskDecoder, PromptEncoder
-from mmcore_glamm.mask_losses import frame
-from mmcore_glamm.sam_encoder import SamEncoder
-from mmcore_glamm.sizes import SamConfig
+from mmcore.geometry.square import frame
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""SAM's, in grey levels."""
-SEED = 2023
-"""Of the tiny variants' image encoder."""
-
-
-class Sam(nn.Module):
-    """The three parts of SAM.
-
-    Args:
-        config: sizes.
-        fixed: whether the image encoder is the one that tiny variants share, whose values never change.
-    """
-
-    def __init__(self, config: SamConfig, *, fixed: bool = False) -> None:
-        super().__init__()
-        encoder = fixed_encoder(config) if fixed else SamEncoder(config)
-        self.image_encoder = encoder.requires_grad_(False)
-        self.prompt_encoder = PromptEncoder(config).requires_grad_(False)
-        self.mask_decoder = MaskDecoder(config)
-
-
-def fixed_encoder(config: SamConfig) -> SamEncoder:
-    """The image encoder of tiny variants: drawn from a seed of its own, so that caches of its maps hold for any run."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return SamEncoder(config)
+"""In grey levels."""
 
 
 def padded(rgb: UInt8[np.ndarray, "height width 3"], side: int) -> UInt8[Tensor, "4 side side"]:

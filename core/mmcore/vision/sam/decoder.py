@@ -1,10 +1,10 @@
-"""From the embedding of a `[SEG]` to a mask: SAM's prompt encoder and mask decoder (Kirillov et al. 2023).
+"""From an embedding to a mask: SAM's prompt encoder and mask decoder (Kirillov et al. 2023).
 
-    [SEG] embedding ------------------> sparse prompt --+
+    an embedding, such as a [SEG]'s --> sparse prompt --+
     "no mask" vector + picture's map -> dense prompt ---+-> two-way transformer -> upscaling -> mask token · pixels
 
 The parts are transformers', whose sums are SAM's when the block norms have eps 1e-5. Our forward runs the one mask
-token that GLaMM reads; the three others and the quality head stay for published files. Any number of masks goes
+token for a single mask; the three others and the quality head stay for published files. Any number of masks goes
 through at once, none included.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.sam import configuration_sam as hf
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
 
-from mmcore_glamm.sizes import SamConfig
+from mmcore.vision.sam.config import SamConfig
 
 NORM_EPS = 1e-5
 """Of the norms in the decoder's blocks; transformers' default is 1e-6."""
@@ -80,7 +80,7 @@ class MaskDecoder(SamMaskDecoder):
 
 
 def unread(config: SamConfig) -> tuple[str, ...]:
-    """Names of the decoder's parts that no mask of GLaMM's reads."""
+    """Names of the decoder's parts that the mask of an embedding does not read."""
     return ("iou_prediction_head", *(f"output_hypernetworks_mlps.{n}" for n in range(1, config.num_multimask + 1)))
 
 
@@ -103,10 +103,3 @@ def _hf_config(config: SamConfig) -> Any:
     )
     vision = hf.SamVisionConfig(num_pos_feats=config.out_channels // 2)
     return hf.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-
-
-class SegProjection(nn.Sequential):
-    """The hidden state that predicts a `[SEG]` to a prompt of the mask decoder (LISA, Lai et al. 2024)."""
-
-    def __init__(self, width: int, channels: int) -> None:
-        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
