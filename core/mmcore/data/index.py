@@ -41,13 +41,13 @@ from mmcore.base.terminal import tell
 from mmcore.data.index_files import damage, file_sha256, self_hash
 from mmcore.errors import CacheError, DataError
 
-VERSION = 3
+VERSION = 4
 """Layout of the folder; part of the fingerprint, so an older layout is simply built again."""
 
 PARALLEL_FROM = 50_000
 """Records below this are written by the calling process; starting others takes longer."""
 
-_COLUMN_TYPES = {
+COLUMN_TYPES = {
     "width": np.int32,
     "height": np.int32,
     "num_objects": np.int32,
@@ -329,7 +329,7 @@ def _write_part(parser: Parser, scratch: Path, part: _Part) -> Iterator[int]:
 
 
 def _columns(parser: Parser) -> Mapping[str, Any]:
-    return getattr(parser, "columns", _COLUMN_TYPES)
+    return getattr(parser, "columns", COLUMN_TYPES)
 
 
 def _join(parts: Sequence[_Part], building: Path, columns: Iterable[str]) -> None:

@@ -40,6 +40,8 @@ class Object(NamedTuple):
     """A region with many objects of this category; never a training target."""
     segmentation: list[list[float]] | dict[str, Any] | None
     """Polygons, compressed or uncompressed RLE, or None; see `mmcore.geometry.masks`."""
+    area: float | None = None
+    """As the file states it, pixels, which decides whether the object is judged as small, medium or large."""
 
 
 class Defect(NamedTuple):
@@ -83,7 +85,8 @@ class Record(NamedTuple):
         ]
         crowds = [place for place, item in enumerate(self.objects) if item.crowd]
         ids, categories = [item.id for item in self.objects], [item.category for item in self.objects]
-        header = [*self[:4], ids, categories, crowds, boxes, shapes, *self[5:]]
+        areas = [item.area for item in self.objects]
+        header = [*self[:4], ids, categories, crowds, boxes, shapes, areas, *self[5:]]
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         if sys.byteorder == "big":
             numbers.byteswap()
@@ -94,14 +97,17 @@ class Record(NamedTuple):
         """The inverse of `to_bytes`."""
         end = _LENGTH.size + _LENGTH.unpack_from(content)[0]
         header = json.loads(content[_LENGTH.size : end].decode("utf-8", "surrogatepass"))
-        image, id_, height, width, ids, categories, crowds, boxes, shapes, expressions, defects, phrases, lists = header
+        image, id_, height, width, ids, categories, crowds, boxes, shapes, areas, *more = header
+        expressions, defects, phrases, lists = more
         numbers = iter(struct.unpack_from(f"<{(len(content) - end) // 8}d", content, end))
         placed = [tuple(_take(numbers, count)) for count in boxes]
         outlines = [[_take(numbers, count) for count in shape] if type(shape) is list else shape for shape in shapes]
         objects = tuple(
             [
-                Object(number, box, category, place in crowds, outline)  # type: ignore[arg-type]
-                for place, (number, box, category, outline) in enumerate(zip(ids, placed, categories, outlines))
+                Object(number, box, category, place in crowds, outline, area)  # type: ignore[arg-type]
+                for place, (number, box, category, outline, area) in enumerate(
+                    zip(ids, placed, categories, outlines, areas)
+                )
             ]
         )
         found = tuple([Defect(*item) for item in defects])
@@ -263,7 +269,8 @@ def told_left_out(name: str, source: DataSource) -> str | None:
     if root := meta.get("root"):
         told.append(f"the category {root!r}, which an export put above all others and no object is of, is left out")
     if gone := meta.get("classes_left_out"):
-        told.append(f"objects of {some(gone)} are left out, as `classes` says")
+        count = records.whole().total("num_left_out")
+        told.append(f"{count:,} objects of {some(gone)} are left out, as `classes` says")
     return f"{name}: {'; '.join(told)}" if told else None
 
 

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from mmcore.base.files import replace_text
 from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
+from mmcore.data.formats.plain_values import area_of
 from mmcore.data.records import Records
 from mmcore.errors import ShapeError
 from mmcore.evaluate.confusion import OVERLAP, SCORE, confusion
@@ -27,6 +28,7 @@ from mmcore.evaluate.ground_truth import (
     check_masks,
     ground_truth_mask,
     ground_truth_object,
+    in_order,
     item_of,
     once_per_image,
     read_annotations,
@@ -128,7 +130,7 @@ class CocoEvaluator(Evaluator):
             ShapeError: predictions do not fit the data set, or have no masks where those are asked for.
         """
         detections = self.results(items)
-        image_ids = sorted({item["image_id"] for item in items})
+        image_ids = in_order(item["image_id"] for item in items)
         metrics: dict[str, float] = {}
         for iou_type in self.iou_types:
             with quietly():
@@ -176,10 +178,22 @@ class CocoEvaluator(Evaluator):
         return {image["id"]: (image["height"], image["width"]) for image in self._truth()["images"]}
 
     def _run(self, iou_type: IouType, detections: list[dict[str, Any]], image_ids: list[Any]) -> COCOeval:
-        truth = _indexed({**self._truth(), "annotations": self._true_objects(iou_type, set(image_ids))})
-        results = _indexed({**self._truth(), "annotations": _as_annotations(detections, iou_type)})
-        evaluation = self._evaluation(truth, results, iou_type)
-        evaluation.params.imgIds = image_ids
+        # Images are numbered anew: NumPy, which sorts them in COCOeval, turns all into text where one is text.
+        numbers = {id_: number for number, id_ in enumerate(image_ids, 1)}
+        images = [image for image in self._truth()["images"] if image["id"] in numbers]
+
+        def numbered(annotations: Sequence[Mapping[str, Any]]) -> COCO:
+            return _indexed(
+                {
+                    "images": [{**image, "id": numbers[image["id"]]} for image in images],
+                    "annotations": [{**one, "image_id": numbers[one["image_id"]]} for one in annotations],
+                    "categories": self._truth()["categories"],
+                }
+            )
+
+        truth = numbered(self._true_objects(iou_type, set(image_ids)))
+        evaluation = self._evaluation(truth, numbered(_as_annotations(detections, iou_type)), iou_type)
+        evaluation.params.imgIds = list(numbers.values())
         evaluation.params.catIds = [id_ for id_ in self.category_ids if id_ >= 0]
         evaluation.params.maxDets = list(self.max_detections)
         evaluation.evaluate()
@@ -198,11 +212,13 @@ class CocoEvaluator(Evaluator):
                 continue
             # Numbered anew: to COCOeval a match with the object of id 0 is no match.
             one = ground_truth_object(annotation, self.annotations) | {"id": len(objects) + 1}
-            if iou_type == "segm":
+            unstated = area_of(annotation) is None
+            if iou_type == "segm" or unstated:
                 rle = ground_truth_mask(annotation, *sizes[annotation["image_id"]], self.annotations)
-                if rle is None:
+                if rle is None and iou_type == "segm":
                     continue
-                one["segmentation"] = rle
+                if rle is not None:
+                    one |= {"segmentation": rle} | ({"area": float(masks.area(rle))} if unstated else {})
             objects.append(one)
         return objects
 

@@ -1,13 +1,12 @@
 """Annotation files as evaluators need them: read once, checked, masks as safe compressed RLE."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcore.base import tamed
 from mmcore.contract.values import Prediction
-from mmcore.data.formats.plain_values import clean_annotation, clean_category, clean_image
+from mmcore.data.formats.plain_values import area_of, clean_annotation, clean_category, clean_image, flag, is_number
 from mmcore.data.records import Records
 from mmcore.errors import DataError, MissingDataError, ShapeError
 from mmcore.geometry import masks
@@ -70,20 +69,15 @@ def as_coco(records: Records) -> dict[str, Any]:
                 "image_id": record.id,
                 "category_id": meta["category_ids"][item.category],
             }
-            area = item.box_xywh[2] * item.box_xywh[3]
-            if item.segmentation and record.height and record.width:
-                rle = ground_truth_mask(
-                    {"segmentation": item.segmentation}, record.height, record.width, Path(record.image)
-                )
-                area = float(masks.area(rle)) if rle else area
-            shape = {"segmentation": item.segmentation} if item.segmentation else {}
-            annotations.append({**one, "bbox": list(item.box_xywh), "area": area, "iscrowd": int(item.crowd), **shape})
+            one |= {"bbox": list(item.box_xywh), "area": item.area, "iscrowd": int(item.crowd)}
+            annotations.append({**one, "segmentation": item.segmentation})
     categories = [{"id": id_, "name": name} for id_, name in zip(meta["category_ids"], meta["categories"], strict=True)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def ground_truth_object(annotation: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """An annotation as pycocotools may have it: a box of four numbers, a crowd flag of 0 or 1, an area.
+    """An annotation as pycocotools may have it: a box of four numbers, a crowd flag of 0 or 1, an area, which is that
+    of the box where the annotation states none.
 
     Its matching runs in C, which takes a box that is an object of the file for run lengths, and reads them.
 
@@ -94,24 +88,11 @@ def ground_truth_object(annotation: Mapping[str, Any], path: Path) -> dict[str, 
     box = annotation.get("bbox")
     if not (isinstance(box, list | tuple) and len(box) == 4 and all(is_number(side) for side in box)):
         raise DataError(f"bbox {box!r:.80} is not [x, y, width, height]", where=where)
-    crowd, area = annotation.get("iscrowd"), annotation.get("area")
-    if not (crowd is None or isinstance(crowd, str | int | float)) or crowd not in _CROWD:
-        raise DataError(f"iscrowd {crowd!r:.80} is neither 0 nor 1", where=where)
-    return {
-        **annotation,
-        "bbox": list(box),
-        "iscrowd": _CROWD[crowd],
-        "area": area if isinstance(area, int | float) and is_number(area) and area >= 0 else box[2] * box[3],
-    }
-
-
-_CROWD: dict[Any, int] = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1, "false": 0, "true": 1, "False": 0, "True": 1}
-"""What tools write for iscrowd; Python's own False and True are equal to 0 and 1."""
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number that a float can hold."""
-    return type(value) in (int, float) and abs(value) < 1e300 and not math.isnan(value)
+    crowd, area = flag(annotation.get("iscrowd")), area_of(annotation)
+    if crowd is None:
+        raise DataError(f"iscrowd {annotation['iscrowd']!r:.80} is neither 0 nor 1", where=where)
+    area = box[2] * box[3] if area is None else area
+    return {**annotation, "bbox": list(box), "iscrowd": int(crowd), "area": area}
 
 
 def item_of(prediction: Prediction) -> Item:
@@ -136,7 +117,12 @@ def once_per_image(items: Sequence[Item], known: Mapping[Any, Any], path: Path) 
     for image_id in first:
         if image_id not in known:
             raise DataError(f"image {image_id} was predicted but is not annotated", where=path)
-    return [first[image_id] for image_id in sorted(first)]
+    return [first[image_id] for image_id in in_order(first)]
+
+
+def in_order(ids: Iterable[Any]) -> list[Any]:
+    """Distinct ids of images, those that are numbers first: a file may have both (hashes, some of digits only)."""
+    return sorted(set(ids), key=lambda one: (isinstance(one, str), one))
 
 
 def check_masks(item: Item, height: int, width: int) -> list[masks.Rle]:

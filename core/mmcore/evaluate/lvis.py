@@ -69,7 +69,7 @@ class LvisEvaluator(CocoEvaluator):
     def _evaluation(self, truth: COCO, results: COCO, iou_type: IouType) -> COCOeval:
         incomplete = {
             (image["id"], category)
-            for image in self._truth()["images"]
+            for image in truth.dataset["images"]
             for category in self._listed(image, "not_exhaustive_category_ids")
         }
         return _Federated(truth, results, iou_type, incomplete)

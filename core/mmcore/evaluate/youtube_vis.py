@@ -18,7 +18,7 @@ from mmcore.contract.values import Batch, Prediction
 from mmcore.data.videos import VideoRecord, VideoRecords
 from mmcore.errors import DataError, ShapeError
 from mmcore.evaluate.coco import mean_defined, quietly
-from mmcore.evaluate.ground_truth import Item, item_of
+from mmcore.evaluate.ground_truth import Item, in_order, item_of
 from mmcore.geometry import masks
 
 Overlap = Literal["bbox", "segm"]
@@ -115,7 +115,7 @@ class YoutubeVisEvaluator(Evaluator):
 
     def summarise(self, items: Sequence[Item]) -> dict[str, float]:
         """Metrics over every video among the items."""
-        return self.judge(self.results(items), sorted({item["image_id"] for item in items}))
+        return self.judge(self.results(items), in_order(item["image_id"] for item in items))
 
     def judge(self, tracks: Sequence[dict[str, Any]], video_ids: Sequence[Any]) -> dict[str, float]:
         """Metrics of tracks in the result format.
@@ -131,7 +131,7 @@ class YoutubeVisEvaluator(Evaluator):
             evaluation = _TrackEval(self._dataset(self._true(truth, overlap), video_ids), overlap)
             evaluation.found = self._dataset([_as_annotation(track, overlap) for track in tracks], video_ids)
             evaluation.params.catIds = sorted({id_ for id_ in self.category_ids if id_ >= 0})
-            evaluation.params.imgIds = list(video_ids)
+            evaluation.params.imgIds = list(range(1, len(video_ids) + 1))
             evaluation.params.maxDets = list(self.max_detections)
             with quietly():
                 evaluation.cocoDt = evaluation.found
@@ -160,10 +160,13 @@ class YoutubeVisEvaluator(Evaluator):
 
     def _dataset(self, annotations: Sequence[dict[str, Any]], video_ids: Sequence[Any]) -> COCO:
         names = zip(self.records.index.meta["category_ids"], self.records.index.meta["categories"], strict=True)
+        numbers = {id_: number for number, id_ in enumerate(video_ids, 1)}  # COCOeval cannot sort text among numbers
         coco: Any = COCO()
         coco.dataset = {
-            "images": [{"id": id_} for id_ in video_ids],
-            "annotations": [{**one, "id": number} for number, one in enumerate(annotations, 1)],
+            "images": [{"id": number} for number in numbers.values()],
+            "annotations": [
+                {**one, "id": number, "image_id": numbers[one["image_id"]]} for number, one in enumerate(annotations, 1)
+            ],
             "categories": [{"id": id_, "name": name} for id_, name in names],
         }
         with quietly():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mmcore.data.formats.classes import Renamed, renamed
 from mmcore.data.formats.coco import CocoInstances
 from mmcore.data.formats.registry import Formats
 from mmcore.data.index import open_index
-from mmcore.data.records import Records
+from mmcore.data.records import Records, told_left_out
 from mmcore.errors import RecipeError, UsageError
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.runs.config import resolve
@@ -171,6 +172,28 @@ def test_the_command_line_takes_a_list_a_map_or_a_file(tmp_path: Path) -> None:
             read_classes(wrong)
 
 
+def test_objects_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "a.json")
+    found = records(tmp_path / "a.json", tmp_path / "cache", {"pallet": None})
+    assert found.total("num_left_out") == 2
+    source = SimpleNamespace(annotations=lambda: Records(found.index))
+    assert told_left_out("yard", source) == "yard: 2 objects of pallet are left out, as `classes` says"  # type: ignore[arg-type]
+
+
+def test_sizes_are_judged_by_the_areas_of_the_file_under_any_names(tmp_path: Path) -> None:
+    """A box of 9801 pixels whose object the file calls small stays small when classes are renamed."""
+    path = write(tmp_path / "a.json")
+    tree = json.loads(path.read_text())
+    for one in tree["annotations"]:
+        one |= {"bbox": [0, 0, 99, 79], "segmentation": [[0, 0, 99, 0, 99, 79, 0, 79]], "area": 400}
+    path.write_text(json.dumps(tree))
+    for truth in (path, records(path, tmp_path / "cache", {"lift truck": "forklift"})):
+        judge = CocoEvaluator(truth, iou_types=("bbox",))
+        figures = judge.summarise([{"image_id": 1, "boxes": [], "scores": [], "labels": []}])
+        assert "bbox/APs" in figures
+        assert "bbox/APl" not in figures
+
+
 def test_set_takes_a_map_with_null_and_a_list(tmp_path: Path) -> None:
     write(tmp_path / "a.json")
     entry = "data.sources.yard={weight: 1.0, format: COCO instances, annotations: a.json, classes: {pallet: null}}"
@@ -192,13 +215,11 @@ def test_ids_of_images_and_annotations_may_be_text(tmp_path: Path, kind: str) ->
     path.write_text(json.dumps(tree))
     found = records(path, tmp_path / "cache", None)
     assert {record.id: len(record.objects) for record in found} == {renamed_ids[1]: 4, renamed_ids[2]: 1}
-    if kind == "mixed":
-        return
     for truth in (path, found):
         judge = CocoEvaluator(truth, iou_types=("bbox",))
         boxes = torch.tensor([[20.0 * n, 10, 20 * n + 15, 40] for n in (1, 2, 3, 4)])
         judge.update(None, [Prediction("scan-0001", (80, 100), boxes, torch.ones(4), torch.arange(4)),
-                            Prediction("scan-0002", (80, 100), boxes[2:3], torch.ones(1), torch.tensor([2]))])  # type: ignore[arg-type]  # fmt: skip
+                            Prediction(renamed_ids[2], (80, 100), boxes[2:3], torch.ones(1), torch.tensor([2]))])  # type: ignore[arg-type]  # fmt: skip
         assert judge.summarise(judge.state())["bbox/AP"] == pytest.approx(1.0)
     tree["images"][1]["id"] = "scan-0001"
     path.write_text(json.dumps(tree))

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmcore.contract.classes import LEFT_OUT, REST
-from mmcore.data.index import Parser, Prepared, Report
+from mmcore.data.index import COLUMN_TYPES, Parser, Prepared, Report
 from mmcore.data.names import plain
 from mmcore.data.records import Record
 from mmcore.errors import RecipeError, suggest
@@ -41,6 +43,11 @@ class Renamed:
     def options(self) -> Mapping[str, Any]:
         return {**self.inner.options, "classes": [list(pair) for pair in self.classes]}
 
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Those of every parser of images with objects, and how many objects were left out of each."""
+        return {**COLUMN_TYPES, "num_left_out": np.int32}
+
     def prepare(self, folder: Path, report: Report) -> Prepared:
         """As the format's own, with the new names.
 
@@ -62,8 +69,9 @@ class Renamed:
         ids: list[int] = stored["ids"]
         called = {id_: ids[numbers.index(number)] for id_, number in zip(ids, numbers, strict=True) if number >= 0}
         for content, _ in self.inner.records(folder, start, stop):
-            record = _under(Record.from_bytes(content), numbers, called)
-            yield record.to_bytes(), record.facts()
+            whole = Record.from_bytes(content)
+            record = _under(whole, numbers, called)
+            yield record.to_bytes(), record.facts() | {"num_left_out": len(whole.objects) - len(record.objects)}
 
 
 def renamed(categories: Sequence[str], classes: Mapping[str, str], key: str) -> tuple[list[str], list[int]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmcore.data.formats.jsonstream import FileBytes, walk
-from mmcore.data.formats.plain_values import clean_annotation, clean_category, clean_image, flag, whole
+from mmcore.data.formats.plain_values import area_of, clean_annotation, clean_category, clean_image, flag, whole
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect, is_side
 from mmcore.errors import DataError
@@ -355,7 +355,7 @@ def to_object(
     if crowd is None:
         return [Defect(where, "iscrowd", f"iscrowd {annotation['iscrowd']!r:.60} is neither 0 nor 1", True)]
     x, y, w, h = box
-    return [Object(annotation["id"], (x, y, w, h), numbers[category], crowd, segmentation), *cut]
+    return [Object(annotation["id"], (x, y, w, h), numbers[category], crowd, segmentation, area_of(annotation)), *cut]
 
 
 def _cut(box: Any, height: int, width: int) -> list[float] | None:

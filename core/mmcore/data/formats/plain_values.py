@@ -4,6 +4,7 @@ Used wherever such a file is read, by the parser and by the evaluators, so that 
 clearly a whole number or a flag is left as it is, for whoever needs it to refuse.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,17 @@ def flag(value: Any) -> bool | None:
     (False, False, True, None)
     """
     return FLAGS.get(value) if isinstance(value, str | int | float | None) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number that a float can hold."""
+    return type(value) in (int, float) and abs(value) < 1e300 and not math.isnan(value)
+
+
+def area_of(annotation: Mapping[str, Any]) -> float | None:
+    """The area that an annotation states, pixels; None where it states none. COCO sorts objects by size with it."""
+    area = whole(annotation.get("area"))
+    return area if is_number(area) and area >= 0 else None
 
 
 def clean_image(image: Any) -> Any:

@@ -20,7 +20,7 @@ from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse
 from mmcore.data.formats.plain_values import clean_annotation, clean_image, flag
 from mmcore.data.index import Prepared, Report
-from mmcore.data.records import Defect, file_name_defect
+from mmcore.data.records import Defect, file_name_defect, is_side
 from mmcore.data.videos import Box, Track, VideoRecord
 
 LISTS = ("exhaustive_category_ids", "not_exhaustive_category_ids", "neg_category_ids")
@@ -71,12 +71,13 @@ class Videos:
     def _record(self, video: dict[str, Any], annotations: Sequence[Any], numbers: dict[int, int]) -> VideoRecord:
         defects = list(_video_defects(video))
         names = video.get("file_names")
-        frames = tuple(str(name).replace("\\", "/") for name in names) if isinstance(names, list) else ()
+        names = names if isinstance(names, list) else []
+        frames = tuple(str(name).replace("\\", "/") for name in names)
         length = video.get("length", len(frames))
         if length != len(frames):
             frames = frames[:length] if isinstance(length, int) and 0 < length < len(frames) else frames
-            defects.append(Defect("video", "length", f"{length!r}, but there are {len(names or ())} file names", False))
-        height, width = (video[side] if type(video.get(side)) is int else 0 for side in ("height", "width"))
+            defects.append(Defect("video", "length", f"{length!r:.80}, but there are {len(names)} file names", False))
+        height, width = (video[side] if is_side(video.get(side)) else 0 for side in ("height", "width"))
         tracks: list[Track] = []
         for annotation in annotations:
             track = self._track(annotation, len(frames), (height, width), numbers, defects)
@@ -134,8 +135,8 @@ def _video_defects(video: dict[str, Any]) -> Iterator[Defect]:
             if problem := file_name_defect(name):
                 yield Defect(f"video, frame {frame}", "file_names", problem, True)
     for side in ("height", "width"):
-        if not (type(video.get(side)) is int and 0 < video[side] < 1 << 31):
-            yield Defect("video", side, f"{video.get(side)!r} is not a positive whole number of pixels", True)
+        if not is_side(video.get(side)):
+            yield Defect("video", side, f"{video.get(side)!r:.80} is not a positive whole number of pixels", True)
 
 
 def _listed(entry: Mapping[str, Any], name: str, length: int, defects: list[Defect]) -> list[Any]:
