@@ -104,6 +104,8 @@ class GleeConfig:
     """Heads of the query decoder's layers; the published code keeps 8 here whatever its configuration says."""
     decoder_points: int = 4
     """Sampling points per head and level in the query decoder."""
+    triton: bool = True
+    """Whether deformable attention runs as a Triton kernel where it can: on GPUs, with Triton installed."""
     decoder_ffn: int = 2048
     denoising_queries: int = 100
     """Upper bound on denoising queries per image; an image with more objects than this switches denoising off."""

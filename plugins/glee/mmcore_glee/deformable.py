@@ -1,20 +1,22 @@
 """Multi-scale deformable attention (Zhu et al. 2021) in plain torch: each query looks at a few points per level.
 
 A query's result is a weighted sum of 4 corners x points x levels rows of the value table, which is what an embedding
-bag computes without holding the rows. The table has a border of zeros around each level: a point outside is moved onto
-the border, and no corner asks whether it lies inside. Indices and corner weights are computed again in the backward
-pass, so that an encoder layer keeps its sampling points only: 3 numbers per point instead of several times 4 corners
-x channels.
+bag computes without holding the rows; on GPUs with Triton a kernel does (`deformable_triton`). The table has a border
+of zeros around each level: a point outside is moved onto the border, and no corner asks whether it lies inside. Indices
+and corner weights are computed again in the backward pass, so that an encoder layer keeps its sampling points only: 3
+numbers per point instead of several times 4 corners x channels.
 """
 
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from mmcore.base.terminal import tell
 from torch import Tensor, nn
 
 Shapes = tuple[tuple[int, int], ...]
@@ -29,10 +31,12 @@ class DeformableAttention(nn.Module):
         num_levels: feature levels.
         num_heads: attention heads.
         num_points: points per head and level.
+        triton: whether a GPU may use the Triton kernel.
     """
 
-    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, *, triton: bool = True) -> None:
         super().__init__()
+        self.triton = triton
         self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
         self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
         self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
@@ -83,7 +87,7 @@ class DeformableAttention(nn.Module):
             spread = reference[..., 2:] * size * (0.5 / self.num_points)
             points = reference[..., :2] * size + (offsets * spread - 0.5)
         value = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
-        return self.output_proj(sample(value, points, weights, shapes))
+        return self.output_proj(sample(value, points, weights, shapes, triton=self.triton))
 
 
 def sample(
@@ -91,6 +95,8 @@ def sample(
     points: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
     shapes: Shapes,
+    *,
+    triton: bool = True,
 ) -> Float[Tensor, "batch queries dim"]:
     """Weighted sum of values interpolated at points; outside the map they are zero.
 
@@ -99,9 +105,32 @@ def sample(
         points: (x, y) in pixels of each level; 0 is the centre of the first pixel.
         weights: of each point.
         shapes: size of each level.
+        triton: whether a GPU may use the Triton kernel; it never is where torch is asked for deterministic results.
     """
+    if triton and value.is_cuda and not torch.are_deterministic_algorithms_enabled():
+        kernels = _kernels(value.device)
+        if kernels is not None:
+            return kernels.sample(value, points, weights, shapes)
     result: Tensor = _Sample.apply(value, points, weights, shapes)  # type: ignore[assignment]
     return result
+
+
+@lru_cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The Triton kernels if they run on this device, which is tried once; whether they do is told."""
+    try:
+        from mmcore_glee import deformable_triton as kernels  # Triton is not part of every build of torch
+    except ImportError:
+        tell("deformable attention: plain torch, for Triton is not installed\n  do:    pip install triton")
+        return None
+    try:
+        one = torch.ones(1, 1, 1, 1, device=device)
+        kernels.sample(one, one.view(1, 1, 1, 1, 1, 1).expand(1, 1, 1, 1, 1, 2), one[..., None], ((1, 1),))
+    except Exception as error:  # no compiler, a GPU that Triton does not know: training goes on without
+        tell(f"deformable attention: plain torch, for Triton cannot compile here: {type(error).__name__}: {error}")
+        return None
+    tell(f"deformable attention on {device}: the Triton kernel (--set model.triton=false is plain torch)")
+    return kernels
 
 
 class _Sample(torch.autograd.Function):

@@ -29,7 +29,8 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()
         dim = config.hidden_dim
-        self.self_attn = DeformableAttention(dim, config.num_levels, config.encoder_heads, config.encoder_points)
+        heads, points = config.encoder_heads, config.encoder_points
+        self.self_attn = DeformableAttention(dim, config.num_levels, heads, points, triton=config.triton)
         self.norm1 = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, config.encoder_ffn)
         self.norm2 = nn.LayerNorm(dim)

@@ -95,7 +95,8 @@ class DecoderLayer(nn.Module):
         dim = config.hidden_dim
         self.self_attn = SelfAttention(dim, config.decoder_heads)
         self.norm_self = nn.LayerNorm(dim)
-        self.cross_attn = DeformableAttention(dim, config.num_levels, config.decoder_heads, config.decoder_points)
+        heads, points = config.decoder_heads, config.decoder_points
+        self.cross_attn = DeformableAttention(dim, config.num_levels, heads, points, triton=config.triton)
         self.norm_cross = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, config.decoder_ffn)
         self.norm_ffn = nn.LayerNorm(dim)
