@@ -112,7 +112,7 @@ demo-glamm: export MMCORE_CACHE := $(CURDIR)/.cache
 demo-glamm: $(STAMP) ## GLaMM: captions with masks, then masks of expressions; a few minutes each on two cores
 	@if test -f $(DEMO_GLAMM)/gcg/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_GLAMM)/gcg; \
 	else set -x; $(MMCORE) train --plugin glamm --stage gcg --demo --out $(DEMO_GLAMM)/gcg; fi
-	@rm -rf $(DEMO_GLAMM)/pictures
+	@rm -rf $(DEMO_GLAMM)/pictures $(DEMO_GLAMM)/named
 	$(MMCORE) eval $(DEMO_GLAMM)/gcg --on demo_gcg
 	$(MMCORE) predict $(DEMO_GLAMM)/gcg $$(ls $(MMCORE_CACHE)/demo/glamm/images/50*.jpg | head -4) \
 	  --prompt "Describe the image in detail, and mark each thing you mention with its segmentation mask." \
@@ -120,10 +120,10 @@ demo-glamm: $(STAMP) ## GLaMM: captions with masks, then masks of expressions; a
 	@if test -f $(DEMO_GLAMM)/refseg/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_GLAMM)/refseg; \
 	else set -x; $(MMCORE) train --plugin glamm --stage refseg --demo --init $(DEMO_GLAMM)/gcg \
 	  --out $(DEMO_GLAMM)/refseg; fi
-	$(MMCORE) predict $(DEMO_GLAMM)/refseg $$(ls $(MMCORE_CACHE)/demo/glamm/images/50*.jpg | head -2) \
-	  --prompt "Can you segment the left shape in this photo?" --out $(DEMO_GLAMM)/pictures
+	$(MMCORE) predict $(DEMO_GLAMM)/refseg $$(ls $(MMCORE_CACHE)/demo/glamm/images/50*.jpg | head -3) \
+	  --names ring --out $(DEMO_GLAMM)/named
 	@printf '\nLook at:\n'
-	@ls -1 $(DEMO_GLAMM)/*/curves.png $(DEMO_GLAMM)/pictures/*.png
+	@ls -1 $(DEMO_GLAMM)/*/curves.png $(DEMO_GLAMM)/pictures/*.png $(DEMO_GLAMM)/named/*.png
 
 test: $(STAMP) ## The whole test suite: no GPU, no network, no weights
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu and not slow" $(PYTEST_ARGS)

@@ -184,13 +184,14 @@ def _segs_by_phrase(text: str) -> list[tuple[int, ...]]:
 
 
 def prediction(batch: GlammBatch, row: int, said: Said, logits: Tensor) -> Prediction:
-    """One answer as every family gives it; each mask is named by its phrase."""
-    names = ["" for _ in range(len(logits))]
+    """One answer as every family gives it; each mask is named by its phrase, a lone box says what was said of it."""
+    names = [batch.called for _ in range(len(logits))]
     for start, end, segs in said.spans:
         for number in segs:
             if number < len(names):
                 names[number] = said.text[start:end]
     bitmaps = (logits > 0).to(torch.uint8).cpu().numpy()
+    asked = () if batch.given else [one for one in batch.regions[row] if one.box_xyxy is not None]
     return Prediction(
         image_id=batch.image_ids[row],
         size=batch.original_sizes[row],
@@ -198,6 +199,7 @@ def prediction(batch: GlammBatch, row: int, said: Said, logits: Tensor) -> Predi
         text=said.text,
         masks=rle.encode_all(bitmaps) if len(bitmaps) else (),
         names=tuple(names),
+        regions=tuple(replace(one, text=said.text) if len(asked) == 1 else one for one in asked),
         phrases=tuple(Phrase(0, a, b, tuple(s for s in segs if s < len(names))) for a, b, segs in said.spans),
     )
 

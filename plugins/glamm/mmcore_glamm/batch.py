@@ -52,6 +52,8 @@ class GlammBatch(ConversationBatch):
     """Of each sample: its row among the pictures for SAM."""
     given: bool = False
     """Whether answers are in the text already, so that prediction reads their masks off and writes nothing."""
+    called: str = ""
+    """What masks are called that stand behind no phrase: the names that were asked for."""
 
     def first_image(self, sample: int) -> int | None:
         """Row of `images` that a sample shows first, which others may show as well; None of a text."""

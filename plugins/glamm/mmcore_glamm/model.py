@@ -182,7 +182,9 @@ class Glamm(LlavaModel):
 
         processor = self.config.processor(self.tokenizer)
         collate = self.config.collator(processor, padding_side="left")
-        return collate(prompts(self.config, processor, images, names, prompt), 0)
+        batch = collate(prompts(self.config, processor, images, names, prompt), 0)
+        batch.called = ", ".join(names or ())
+        return batch
 
     def converse(self, image: np.ndarray | None, turns: Sequence[Turn]) -> GlammBatch:
         """The next answer of a conversation about a (height, width, 3) uint8 RGB picture.

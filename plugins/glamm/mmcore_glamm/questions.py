@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from mmcore.contract.values import MAIN, SEGMENT, ConversationSample, Draw, Encoded, Turn, VisualPrompt
+from mmcore.contract.values import MAIN, SEGMENT, Box, ConversationSample, Draw, Encoded, Region, Turn, VisualPrompt
 from mmcore.errors import UsageError
 from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
@@ -66,7 +66,7 @@ def conversation(
         turns: the user first, the question last.
     """
     said: list[Turn] = []
-    boxes: list[tuple[float, ...]] = []
+    boxes: list[Box] = []
     for role, text in turns:
         if role == "user":
             text, own = _pointed(text)
@@ -75,9 +75,10 @@ def conversation(
     return sample(config, processor, image, said[-1].text, boxes, before=said[:-1])
 
 
-def _pointed(text: str) -> tuple[str, list[tuple[float, ...]]]:
+def _pointed(text: str) -> tuple[str, list[Box]]:
     """A question with `<bbox>` for each of its boxes, and the boxes."""
-    return _BOX.sub(BOX, text), [tuple(map(float, found)) for found in _BOX.findall(text)]
+    found = _BOX.findall(text)
+    return _BOX.sub(BOX, text), [(float(a), float(b), float(c), float(d)) for a, b, c, d in found]
 
 
 def sample(
@@ -85,7 +86,7 @@ def sample(
     processor: Processor,
     image: np.ndarray,
     text: str,
-    boxes: Sequence[Sequence[float]] = (),
+    boxes: Sequence[Box] = (),
     number: int = 0,
     before: Sequence[Turn] = (),
 ) -> ConversationSample:
@@ -111,5 +112,6 @@ def sample(
         draw=Draw("prompt", number, 0),
         image_id=number,
         original_size=(image.shape[0], image.shape[1]),
+        regions=tuple(Region(box) for box in boxes),
         prompts=tuple(VisualPrompt("box", torch.tensor(box, dtype=torch.float32).view(2, 2)) for box in boxes),
     )

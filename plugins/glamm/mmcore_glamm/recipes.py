@@ -347,7 +347,14 @@ TINY = (
     _tiny(GCG, 1200, {"grounded": DEMO_GCG}, _GCG_VAL, "demo_gcg_val/gIoU"),
     _tiny(REGCAP_REFCOCOG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/ce"),
     _tiny(REGCAP_VG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/ce"),
-    _tiny(REFSEG, 300, {"refer": DEMO_REFER}, _REFER_VAL, "demo_refer_val/cIoU"),
+    _tiny(REFSEG, 600, {"refer": DEMO_REFER}, _REFER_VAL, "demo_refer_val/gIoU").replace(
+        init=Init(stage="gcg"),
+        frozen=("sam",),
+        notes=(
+            "SAM stays as the stage before it left it: trained along, its decoder learns to mask every shape, and to "
+            "pass over what is asked, before the questions are understood",
+        ),
+    ),
     _tiny(COMBINED, 400, {**_ALL, "grounded": DEMO_GCG}, {**_GCG_VAL, **_REFER_VAL}, "demo_gcg_val/gIoU"),
     _tiny(FINETUNE, 300, {"grounded": DEMO_GCG}, {}, "none/none").replace(
         data=Data(sources={"grounded": DEMO_GCG.replace(group=None)}, mixture=WholeEpochs()),

@@ -189,6 +189,8 @@ def test_raw_files_serve_captions_and_expressions(tmp_path: Path) -> None:
     assert [part.text for part in Grand(folder, "caption")[0].parts] == ["A chair stands."]
     part = Grand(folder, "expression")[0].parts[0]
     assert (part.text, part.box_xyxy, part.objects) == ("a chair", (0.0, 0.0, 5.0, 5.0), ())
+    with pytest.raises(DataError, match="'a chair' has a box and no segmentation"):  # none is made up
+        Grand(folder, "expression").bitmaps(Grand(folder, "expression")[0], [part], (5, 5))
 
 
 def test_an_lmdb_is_read_by_the_list_beside_it_or_by_its_keys(tmp_path: Path) -> None:

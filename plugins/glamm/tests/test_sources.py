@@ -104,7 +104,7 @@ def changed(root: Path, tmp_path: Path, change: Any) -> Source:
 
 
 def _overlap(record: dict[str, Any]) -> None:
-    first, second = list(record["groundings"].values())[:2]
+    first, second = sorted(record["groundings"].values(), key=lambda one: one["token_positives"])[:2]
     second["token_positives"] = [first["token_positives"][0] + 1, second["token_positives"][1]]
 
 

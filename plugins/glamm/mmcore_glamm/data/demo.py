@@ -21,7 +21,7 @@ from mmcore.geometry import masks
 from mmcore_glamm.data.demo_scenes import Scene, draw_scene
 
 FOLDER = "glamm"
-VERSION = 1
+VERSION = 2
 """Grows when the pictures or texts change, so that older sample data is written anew."""
 NUM_TRAIN, NUM_VAL = 1500, 48
 HELD_BACK = 500_000

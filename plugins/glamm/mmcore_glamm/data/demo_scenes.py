@@ -21,7 +21,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 KINDS = ("circle", "square", "triangle", "ring")
 JOINTS = {2: ("{0} lies {side} of {1}.", "{0} and {1}."), 3: ("{0}, {1} and {2}.", "{0} beside {1} and {2}.")}
-"""Sentences by the number of shapes; the shapes are named from left to right."""
+"""Sentences by the number of shapes, which are named in any order: a mask can be told only by its phrase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,7 @@ class Scene:
 
     def expressions(self) -> list[tuple[int, list[str]]]:
         """For each shape what means it and no other."""
-        found = []
-        for place, shape in enumerate(self.shapes):
-            side = {0: ["the left shape"], len(self.shapes) - 1: ["the right shape"]}.get(place, [])
-            found.append((place, [f"{shape.colour} {shape.kind}", f"the {shape.kind}", *side]))
-        return found
+        return [(place, [f"{one.colour} {one.kind}", one.kind]) for place, one in enumerate(self.shapes)]
 
 
 def draw_scene(seed: int, number: int) -> Scene:
@@ -88,7 +84,8 @@ def draw_scene(seed: int, number: int) -> Scene:
         mask = _inside(str(kind), x, y, radius, height, width)
         pixels[mask] = (np.array(COLOURS[str(colour)]) + rng.integers(-12, 13, 3)).clip(0, 255)
         shapes.append(Shape(str(kind), str(colour), mask))
-    caption, spans = _caption(shapes, rng)
+    order = [int(place) for place in rng.permutation(count)]
+    caption, spans = _caption(shapes, order, rng)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
     return Scene(number, (height, width), buffer.getvalue(), tuple(shapes), caption, spans)
@@ -108,14 +105,18 @@ def _inside(kind: str, x: float, y: float, radius: float, height: int, width: in
     return (dy < 0.9) & (dy > -1 + 2.1 * abs(dx))
 
 
-def _caption(shapes: list[Shape], rng: np.random.Generator) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A sentence that names the shapes from left to right, and where it does."""
+def _caption(
+    shapes: list[Shape], order: list[int], rng: np.random.Generator
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """A sentence that names the shapes in some order, and where it names each of them, from left to right."""
     wordings = JOINTS[len(shapes)]
-    wording = wordings[int(rng.integers(len(wordings)))].replace("{side}", "left")
-    text, spans = "", []
+    side = "left" if order[0] < order[1] else "right"
+    wording = wordings[int(rng.integers(len(wordings)))].replace("{side}", side)
+    text, spans = "", {}
     for piece in wording.replace("}", "{").split("{"):
-        phrase = shapes[int(piece)].phrase if piece.isdigit() else None
-        if phrase is not None:
-            spans.append((len(text), len(text) + len(phrase)))
+        phrase = None
+        if piece.isdigit():
+            phrase = shapes[order[int(piece)]].phrase
+            spans[order[int(piece)]] = (len(text), len(text) + len(phrase))
         text += phrase or piece
-    return text, tuple(spans)
+    return text, tuple(spans[place] for place in range(len(shapes)))

@@ -33,7 +33,7 @@ class Grand:
     Args:
         folder: of the LMDB, or of the files.
         task: what is read: captions, each a part without a place, or expressions with boxes and masks.
-        split: "Train" or "Val": which of the lists beside `data.mdb` is gone through.
+        split: "train" or "val": which of the lists beside `data.mdb` is gone through.
         first: no more than so many pictures.
 
     Raises:
@@ -42,13 +42,13 @@ class Grand:
         PluginError: the package lmdb is not installed.
     """
 
-    def __init__(self, folder: Path, task: Task, split: str = "Train", first: int | None = None) -> None:
+    def __init__(self, folder: Path, task: Task, split: str = "train", first: int | None = None) -> None:
         self.folder, self.task = Path(folder), task
         if not self.folder.is_dir():
             raise MissingDataError("GranD's folder is missing", where=folder, do="check the data root")
         raw = not (self.folder / "data.mdb").exists() and any(self.folder.glob("*.json"))
         self.store = None if raw else Store(self.folder)
-        listed = self.folder / f"{self.folder.name}_{split}.txt"
+        listed = self.folder / f"{self.folder.name}_{split.capitalize()}.txt"
         if self.store is None:
             names = files_in(self.folder, ".json")
         elif listed.exists():
@@ -83,7 +83,17 @@ class Grand:
         return Grounded(image, image, tuple(part for entry in entries if (part := make(entry, f"{where}, {name}"))))
 
     def bitmaps(self, record: Grounded, parts: Sequence[Part], size: tuple[int, int]) -> list[np.ndarray]:
-        """(height, width) uint8 mask of each part."""
+        """(height, width) uint8 mask of each part.
+
+        Raises:
+            DataError: one has none: files of the pipeline's early levels have boxes alone.
+        """
+        if lacking := [part.text for part in parts if not part.objects]:
+            raise DataError(
+                f"expression {lacking[0]!r:.60} has a box and no segmentation",
+                where=self.where(record),
+                do="take the format GranD regions, or files of a later level of the pipeline",
+            )
         return [part.bitmap(size, self.where(record)) for part in parts]
 
     def where(self, record: Grounded) -> str:

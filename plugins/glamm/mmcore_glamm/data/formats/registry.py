@@ -19,7 +19,7 @@ from mmcore_glamm.data.formats.refer_images import ReferImages
 class GrandOptions(Recipe):
     """What a source of GranD may choose."""
 
-    split: Literal["Train", "Val"] = "Train"
+    split: Literal["train", "val"] = "train"
     """Which list of keys beside the LMDB is gone through; raw files have none."""
 
 
