@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Recipe, Source, Validation
-from mmcore.data.formats.classes import Renamed
+from mmcore.data.formats.classes import has_classes, under
 from mmcore.data.formats.format import Format
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import locate
@@ -63,9 +63,7 @@ class Opened(Generic[Own]):
         """
         assert self.format.parser is not None, "questions have no index"
         parser = self.format.parser(self.files, self.format_options)
-        if self.classes:
-            parser = Renamed(parser, tuple(self.classes.items()), f"{self.key}.classes")
-        return open_index(parser, self.cache)
+        return open_index(under(parser, self.format, self.classes, f"{self.key}.classes"), self.cache)
 
 
 def open_entry(
@@ -122,8 +120,12 @@ def _with_classes(format: Format, entry: Entry, what: str) -> Format:
     Raises:
         RecipeError: it has no classes, or its protocol knows them by their numbers.
     """
-    if "detect" not in format.tasks:
-        raise RecipeError(f"{format.name} has no classes", where=f"{what}, classes", do="leave it out")
+    if not has_classes(format):
+        raise RecipeError(
+            f"what {format.name} describes is called in free words, not by classes",
+            where=f"{what}, classes",
+            do="leave `classes` out",
+        )
     if isinstance(entry, Validation) and format.evaluator == "lvis":
         raise RecipeError(
             f"the protocol of {format.name} is about the classes of the annotations as they are",

@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from mmcore.base.yamltext import read_yaml
 from mmcore.contract.classes import Classes
 from mmcore.contract.recipe import Recipe, Source, Validation
-from mmcore.data.formats.classes import Renamed
+from mmcore.data.formats.classes import has_classes, under
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
 from mmcore.data.formats.registry import Formats
@@ -102,7 +102,7 @@ class Part:
         known = self.format.options.model_fields
         options = {key: value for key, value in self.options.items() if key in known}
         parser = self.format.parser(files, self.format.options.model_validate(options))
-        return open_index(Renamed(parser, tuple(self.classes.items())) if self.classes else parser, cache)
+        return open_index(under(parser, self.format, self.classes), cache)
 
     def source(self, weight: float) -> Source:
         """It as a training source of a recipe."""
@@ -210,7 +210,7 @@ class _Place:
         options = dict(file.options)
         if "split" in format.options.model_fields:  # of formats whose one file describes both
             options.setdefault("split", self._split(format, found, split))
-        classes = (file.classes or self.classes) if "detect" in format.tasks else {}
+        classes = (file.classes or self.classes) if has_classes(format) else {}
         return Part(
             format, root, annotations, "" if inside == "." else inside, options, tasks, file.group, dict(classes)
         )

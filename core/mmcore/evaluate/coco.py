@@ -20,7 +20,7 @@ from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 from mmcore.data.formats.plain_values import area_of
 from mmcore.data.records import Records
-from mmcore.errors import ShapeError
+from mmcore.errors import DataError, ShapeError
 from mmcore.evaluate.confusion import OVERLAP, SCORE, confusion
 from mmcore.evaluate.ground_truth import (
     Item,
@@ -214,7 +214,12 @@ class CocoEvaluator(Evaluator):
             one = ground_truth_object(annotation, self.annotations) | {"id": len(objects) + 1}
             unstated = area_of(annotation) is None
             if iou_type == "segm" or unstated:
-                rle = ground_truth_mask(annotation, *sizes[annotation["image_id"]], self.annotations)
+                try:
+                    rle = ground_truth_mask(annotation, *sizes[annotation["image_id"]], self.annotations)
+                except DataError:
+                    if iou_type == "segm":
+                        raise
+                    rle = None  # where boxes alone are judged, no mask can be wrong
                 if rle is None and iou_type == "segm":
                     continue
                 if rle is not None:

@@ -70,7 +70,7 @@ class LvisEvaluator(CocoEvaluator):
         incomplete = {
             (image["id"], category)
             for image in truth.dataset["images"]
-            for category in self._listed(image, "not_exhaustive_category_ids")
+            for category in self._listed(dict(image), "not_exhaustive_category_ids")
         }
         return _Federated(truth, results, iou_type, incomplete)
 

@@ -8,13 +8,19 @@ import pytest
 import torch
 from mmcore.cli.options import read_classes
 from mmcore.contract.classes import as_map
-from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage, Validation
+from mmcore.contract.protocols import DataContext
+from mmcore.contract.recipe import AdamW, Constant, Data, Recipe, Source, Stage, Validation
 from mmcore.contract.values import Phrase, Prediction
-from mmcore.data.formats.classes import Renamed, renamed
+from mmcore.data.entry import open_entry
+from mmcore.data.formats.classes import Renamed, renamed, under
 from mmcore.data.formats.coco import CocoInstances
+from mmcore.data.formats.format import TASKS
 from mmcore.data.formats.registry import Formats
+from mmcore.data.formats.ytvis import FORMATS as FORMATS_OF_VIDEOS
+from mmcore.data.formats.ytvis import Videos
 from mmcore.data.index import open_index
 from mmcore.data.records import Records, told_left_out
+from mmcore.data.videos import VideoRecords
 from mmcore.errors import RecipeError, UsageError
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.runs.config import resolve
@@ -178,6 +184,34 @@ def test_objects_that_are_left_out_are_counted(tmp_path: Path) -> None:
     assert found.total("num_left_out") == 2
     source = SimpleNamespace(annotations=lambda: Records(found.index))
     assert told_left_out("yard", source) == "yard: 2 objects of pallet are left out, as `classes` says"  # type: ignore[arg-type]
+
+
+def test_tracks_of_videos_are_renamed_and_left_out(tmp_path: Path) -> None:
+    written = FORMATS_OF_VIDEOS[0].sample(tmp_path)
+    path = tmp_path / written.annotations
+    plain = VideoRecords(open_index(Videos(path), tmp_path / "cache"), keep_empty=True)
+    kinds = plain.index.meta["categories"]
+    classes = {kinds[0]: None, kinds[1]: "thing", "*": "rest"}
+    found = VideoRecords(
+        open_index(under(Videos(path), FORMATS_OF_VIDEOS[0], as_map(classes)), tmp_path / "cache"), keep_empty=True
+    )
+    assert found.index.meta["categories"] == ["thing", "rest"]
+    for before, after in zip(plain, found, strict=True):
+        wanted = [("thing" if one.category == 1 else "rest", one.id) for one in before.objects if one.category]
+        assert [(found.index.meta["categories"][one.category], one.id) for one in after.objects] == wanted
+    gone = sum(not one.category for record in plain for one in record.objects)
+    assert gone > 0
+    assert found.whole().total("num_left_out") == gone
+
+
+def test_the_protocol_of_lvis_keeps_its_classes_and_free_words_have_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.json")
+    formats, context = Formats.of(), DataContext(root=tmp_path, cache=tmp_path / "cache", variant="tiny", seed=0)
+    for format, words in (("LVIS v1", "as they are"), ("Visual Genome phrases", "free words")):
+        entry = Validation(format=format, annotations="a.json", classes={"person": "man"})
+        with pytest.raises(RecipeError, match=words) as raised:
+            open_entry("yard", entry, context, formats, tasks=tuple(TASKS), options=Recipe)
+        assert raised.value.do
 
 
 def test_sizes_are_judged_by_the_areas_of_the_file_under_any_names(tmp_path: Path) -> None:

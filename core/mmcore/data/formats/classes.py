@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from mmcore.contract.classes import LEFT_OUT, REST
+from mmcore.data.formats.format import Format
 from mmcore.data.index import COLUMN_TYPES, Parser, Prepared, Report
 from mmcore.data.names import plain
 from mmcore.data.records import Record
+from mmcore.data.videos import VideoRecord
 from mmcore.errors import RecipeError, suggest
 
 _NUMBERS = "class_numbers.json"
@@ -22,7 +24,7 @@ class Renamed:
     """Parser of the same files whose classes are renamed, merged or left out.
 
     Attributes:
-        inner: the format's own parser, of images with objects.
+        inner: the format's own parser, of images with objects or of videos with tracks.
         classes: (name in the files, what it is called) pairs, see `mmcore.contract.classes`.
         key: the recipe's entry, for errors.
     """
@@ -30,6 +32,8 @@ class Renamed:
     inner: Parser
     classes: tuple[tuple[str, str], ...]
     key: str = "classes"
+    kind: type[Record] | type[VideoRecord] = Record
+    """What the format's records are."""
 
     @property
     def format(self) -> str:
@@ -69,9 +73,21 @@ class Renamed:
         ids: list[int] = stored["ids"]
         called = {id_: ids[numbers.index(number)] for id_, number in zip(ids, numbers, strict=True) if number >= 0}
         for content, _ in self.inner.records(folder, start, stop):
-            whole = Record.from_bytes(content)
+            whole = self.kind.from_bytes(content)
             record = _under(whole, numbers, called)
-            yield record.to_bytes(), record.facts() | {"num_left_out": len(whole.objects) - len(record.objects)}
+            gone = len(whole.objects) - len(record.objects)
+            yield record.to_bytes(), {**record.facts(), "num_left_out": gone}
+
+
+def has_classes(format: Format) -> bool:
+    """Whether the objects or tracks of a format are of named classes, which can be renamed."""
+    return bool({"detect", "track"} & set(format.tasks))
+
+
+def under(parser: Parser, format: Format, classes: Mapping[str, str], key: str = "classes") -> Parser:
+    """The parser of a format, its classes called as `classes` says; the parser itself where it says nothing."""
+    kind = VideoRecord if format.content == "videos" else Record
+    return Renamed(parser, tuple(classes.items()), key, kind) if classes else parser
 
 
 def renamed(categories: Sequence[str], classes: Mapping[str, str], key: str) -> tuple[list[str], list[int]]:
@@ -110,12 +126,14 @@ def renamed(categories: Sequence[str], classes: Mapping[str, str], key: str) -> 
     return names, [-1 if name == LEFT_OUT else places[plain(name)] for name in called]
 
 
-def _under(record: Record, numbers: Sequence[int], called: Mapping[int, int]) -> Record:
-    """A record with its objects under their new numbers, those of classes that are left out taken away."""
+def _under(record: Record | VideoRecord, numbers: Sequence[int], called: Mapping[int, int]) -> Record | VideoRecord:
+    """A record with its objects or tracks under their new numbers, those of classes that are left out taken away."""
     kept = [place for place, item in enumerate(record.objects) if numbers[item.category] >= 0]
     objects = tuple(record.objects[place]._replace(category=numbers[record.objects[place].category]) for place in kept)
-    phrases = tuple(record.phrases[place] for place in kept) if record.phrases else ()
     lists = record.category_lists
     if lists is not None:
         lists = {name: sorted({called[id_] for id_ in given if id_ in called}) for name, given in lists.items()}
-    return record._replace(objects=objects, phrases=phrases, category_lists=lists)
+    changed: dict[str, Any] = {"objects": objects, "category_lists": lists}
+    if isinstance(record, Record) and record.phrases:
+        changed["phrases"] = tuple(record.phrases[place] for place in kept)
+    return record._replace(**changed)
