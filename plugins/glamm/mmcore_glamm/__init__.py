@@ -57,10 +57,10 @@ def build_datasets(stage: Stage, split: str, context: "DataContext") -> "Dataset
 
 @hookimpl
 def annotation_formats() -> "tuple[Format, ...]":
-    """The formats of the published sets that the core does not read."""
-    from mmcore_glamm.data.formats.registry import FORMATS
+    """The formats of published sets whose records are images with parts."""
+    from mmcore.data.formats.grounded import GROUNDED
 
-    return FORMATS
+    return GROUNDED
 
 
 @hookimpl

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from mmcore_glamm import weights
 from mmcore_glamm.batch import REGION, GlammBatch
 from mmcore_glamm.config import RANDOM, GlammConfig
-from mmcore_glamm.data.formats.registry import points_with
+from mmcore_glamm.data.manners import points_with
 from mmcore_glamm.region_encoder import RegionEncoder
 from mmcore_glamm.seg_projection import SegProjection
 from mmcore_glamm.tokens import open_tokenizer

@@ -6,7 +6,7 @@ from mmcore.errors import DataError
 from mmcore.language.templates import PLACEHOLDER
 from mmcore_glamm.data.chance import Seeded
 from mmcore_glamm.data.dialogue import Spoken, marked_caption, speak
-from mmcore_glamm.data.formats.registry import Manner
+from mmcore_glamm.data.manners import Manner
 from mmcore_glamm.data.templates import BANKS, OVERVIEW
 
 SQUARE = ((2.0, 2.0, 8.0, 2.0, 8.0, 8.0),)

@@ -9,11 +9,11 @@ from mmcore.contract.mixture import WholeEpochs
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Data, Source, Stage
 from mmcore.contract.values import Draw
+from mmcore.data.formats.grand import Grand
 from mmcore.show.batch import draw_batch
 from mmcore_glamm import recipe_sources as published
 from mmcore_glamm.build import build as build_model
 from mmcore_glamm.data import build
-from mmcore_glamm.data.formats.grand import Grand
 from mmcore_glamm.recipes import stages
 
 STAGE = {stage.name: stage for stage in stages("tiny")}["gcg"]

@@ -228,7 +228,7 @@ def test_a_set_takes_the_first_records_only_where_it_says_so(root: Path, tmp_pat
 
 def test_masks_of_a_given_answer_are_scored_by_the_published_rule() -> None:
     from mmcore.contract.values import Prediction, Region
-    from mmcore_glamm.evaluate.given import GivenEvaluator
+    from mmcore.evaluate.given_answers import GivenEvaluator
 
     half, whole, empty = torch.zeros(4, 4, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.uint8), None
     half[:2] = 2  # shapes that lie over each other

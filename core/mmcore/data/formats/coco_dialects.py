@@ -116,3 +116,21 @@ FORMATS = (
     ),
 )
 """Every dialect of COCO's instances files; a file that is of several is of the last of them."""
+
+PACO, PASCAL_PART = "PACO-LVIS", "PASCAL-Part"
+PARTS = tuple(
+    Format(
+        name=name,
+        title=title,
+        content="objects",
+        tasks=("segment",),
+        parser=lambda files, options: CocoInstances(files[0], box_tolerance_px=options.box_tolerance_px),
+        options=CocoOptions,
+        has_masks=True,
+    )
+    for name, title in (
+        (PACO, "PACO-LVIS: objects and their parts, `object:part`"),
+        (PASCAL_PART, "PASCAL-Part in COCO's form, `object:part`"),
+    )
+)
+"""Sets whose categories are parts of objects; COCO's files otherwise."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.jsonstream import FileBytes
@@ -143,7 +144,14 @@ def _part(phrase: str, grounding: Any) -> Part | Defect:
     return Part(phrase, tuple(box) if box else None, (tuple(shapes),) if shapes else (), (span[0], span[1]))
 
 
-# ---- format ----
+# ---- formats ----
+
+
+class SpanOptions(Recipe):
+    """What a source of a published set of captions with phrases may choose."""
+
+    published_spans: bool = False
+    """Take spans as the released reader does, also where they overlap, lie outside or are empty."""
 
 
 def _write(folder: Path) -> Written:
@@ -176,3 +184,17 @@ FORMATS = (
         sample=_write,
     ),
 )
+
+GRANDF = "GranD-f"
+PUBLISHED = (
+    Format(
+        name=GRANDF,
+        title="grounded captions of GranD-f by people, and of Open-PSG",
+        content="grounded",
+        tasks=("grounded_caption",),
+        parser=lambda files, options: GroundedCaptions(files[0], checked=not options.published_spans),
+        options=SpanOptions,
+        has_masks=True,
+    ),
+)
+"""The published sets in this form, whose spans may be taken as they are."""

@@ -10,27 +10,25 @@ from mmcore.contract.recipe import Recipe, Stage, Validation
 from mmcore.data.cache.choice import Features
 from mmcore.data.conversations import ConversationSource, open_questions
 from mmcore.data.entry import Entry, Opened, chosen, open_entry
+from mmcore.data.formats.grounded import GROUNDED
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
 from mmcore.data.formats.sa1b import SIDECARS
-from mmcore.data.index import Index
-from mmcore.data.records import Records
+from mmcore.data.formats.truth import GCG_TRUTH, REGION_TRUTH, Asked, gcg_questions, region_questions
+from mmcore.data.parts import Select, open_parts
 from mmcore.errors import DataError
 from mmcore.evaluate.captions import CaptionEvaluator
+from mmcore.evaluate.given_answers import GivenEvaluator
+from mmcore.evaluate.grounded_captions import GroundedCaptionEvaluator
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.language.processor import Processor
 from pydantic import Field
 
 from mmcore_glamm.config import GlammConfig, config_of
-from mmcore_glamm.data import readable, truth
-from mmcore_glamm.data.formats import registry as own
-from mmcore_glamm.data.formats.grand import Grand
-from mmcore_glamm.data.formats.label_maps import LabelMaps
+from mmcore_glamm.data import manners, truth
 from mmcore_glamm.data.layout import placed
 from mmcore_glamm.data.sources import GroundedSource
 from mmcore_glamm.data.templates import BANKS, Banks, banks
-from mmcore_glamm.evaluate.gcg import GcgEvaluator
-from mmcore_glamm.evaluate.given import GivenEvaluator
 from mmcore_glamm.features import features_for
 from mmcore_glamm.questions import REQUEST
 from mmcore_glamm.tokens import TokenIds, open_tokenizer
@@ -76,7 +74,7 @@ class Reader:
         self.ids = TokenIds.of(tokenizer)
         self.processor: Processor = self.config.processor(tokenizer, stage.max_length)
         self.banks: Banks = banks(stage, context)
-        self.formats = Formats.of({one.name: one for one in (*own.FORMATS, *context.formats)}.values())
+        self.formats = Formats.of({one.name: one for one in (*GROUNDED, *context.formats)}.values())
         self._features: Features | None = None
 
     def open(self, name: str, entry: Entry, tasks: tuple[str, ...]) -> Opened[Options]:
@@ -100,10 +98,10 @@ class Reader:
             records, limit = LlavaIndex(opened.index()), self.stage.data.max_pixels
             return ConversationSource(opened.name, records, opened.images, self.processor, max_pixels=limit)
         manner = _manner(opened)
-        masks = manner in own.MASKED
+        masks = manner in manners.MASKED
         return GroundedSource(
             name=opened.name,
-            records=_records(opened, manner, self.stage.data.max_pixels),
+            records=open_parts(opened, SELECTS.get(manner, "classes"), self.stage.data.max_pixels),
             images=opened.images,
             manner=manner,
             most=opened.options.most or 10**6,
@@ -166,13 +164,13 @@ _LEFT: dict[str, Any] = {"padding_side": "left"}
 def _validation(reader: Reader, opened: Opened[Options]) -> tuple[DataSource, Callable[[], Evaluator], bool]:
     """Source and evaluator of a validation set, and whether its answers are given."""
     options, name = opened.options, opened.format.name
-    if name == own.GCG_TRUTH:
-        asked = truth.gcg_questions(opened.files[0], opened.images)
+    if name == GCG_TRUTH:
+        asked = gcg_questions(opened.files[0], opened.images)
         source = _asked(reader, opened, asked, options.request or REQUEST, segment=True)
         words = options.alike == "words"
-        return source, partial(GcgEvaluator, *opened.files, words=words, captioned=options.captioned), False
-    if name == own.REGION_TRUTH:
-        asked = truth.region_questions(opened.files[0])
+        return source, partial(GroundedCaptionEvaluator, *opened.files, words=words, captioned=options.captioned), False
+    if name == REGION_TRUTH:
+        asked = region_questions(opened.files[0])
         source = _asked(reader, opened, asked, options.request or truth.REGION_REQUEST, segment=False)
         return source, partial(CaptionEvaluator, {one.id: one.answers for one in asked}), False
     if opened.format.content == "questions" or (opened.format.content == "conversations" and name != "COCO captions"):
@@ -187,7 +185,7 @@ def _validation(reader: Reader, opened: Opened[Options]) -> tuple[DataSource, Ca
 
 
 def _asked(
-    reader: Reader, opened: Opened[Options], asked: tuple[truth.Asked, ...], request: str, *, segment: bool
+    reader: Reader, opened: Opened[Options], asked: tuple[Asked, ...], request: str, *, segment: bool
 ) -> truth.AskedSource:
     content = "+".join([request, *(path.name for path in opened.files), str(len(asked))])
     return truth.AskedSource(
@@ -204,44 +202,25 @@ def _asked(
     )
 
 
-def _manner(opened: Opened[Options]) -> own.Manner:
+def _manner(opened: Opened[Options]) -> manners.Manner:
     """How an entry's records become conversations."""
-    known = own.MANNERS.get(opened.format.name)
+    known = manners.MANNERS.get(opened.format.name)
     if known is not None:
         wanted = opened.options.intro
-        intros: dict[bool, own.Manner] = {True: "region_intro", False: "region"}
+        intros: dict[bool, manners.Manner] = {True: "region_intro", False: "region"}
         return known.manner if wanted is None or known.task != "region_caption" else intros[wanted]
     task = opened.options.task or next(task for task in LEARNS if task in opened.tasks)
-    by_task: dict[str, own.Manner] = {"refer": "refer", "region_caption": "region", "grounded_caption": "gcg"}
+    by_task: dict[str, manners.Manner] = {"refer": "refer", "region_caption": "region", "grounded_caption": "gcg"}
     return by_task.get(task, "segment")
 
 
-def _records(opened: Opened[Options], manner: own.Manner, max_pixels: int) -> readable.Readable:
-    """The records of an entry with their parts."""
-    name, files = opened.format.name, opened.files
-    kinds = {own.ADE20K: "ade20k", own.COCOSTUFF: "cocostuff", own.MAPILLARY: "mapillary"}
-    if name in kinds:
-        config = files[1] if len(files) > 1 else None
-        return LabelMaps(files[0], kinds[name], config, max_pixels)  # type: ignore[arg-type]
-    if name in (own.GRAND_CAPTIONS, own.GRAND_REGIONS, own.GRAND_MASKS):
-        task = "caption" if name == own.GRAND_CAPTIONS else "expression"
-        return Grand(files[0], task, opened.format_options.split)
-    index = opened.index()
-    if name == "COCO captions":
-        return readable.Captions(LlavaIndex(index))
-    if opened.format.content == "grounded":
-        return readable.Indexed(index)
-    return readable.FromObjects(Records(index), _parts_of(index, manner))
-
-
-def _parts_of(index: Index, manner: own.Manner) -> Any:
-    """What of an image with objects is spoken of."""
-    if manner == "refer":
-        return readable.expressions
-    if manner in ("region", "region_intro"):
-        return readable.phrases
-    categories = index.meta["categories"]
-    return readable.Annotations(categories) if manner == "parts" else readable.Classes(categories)
+SELECTS: dict[manners.Manner, Select] = {
+    "refer": "expressions",
+    "region": "phrases",
+    "region_intro": "phrases",
+    "parts": "annotations",
+}
+"""What of an image with objects is spoken of; in other manners its classes."""
 
 
 def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:

@@ -21,7 +21,7 @@ from mmcore.data.grounded import Grounded, Part
 from mmcore.errors import DataError
 
 from mmcore_glamm.data.chance import Chance
-from mmcore_glamm.data.formats.registry import Manner
+from mmcore_glamm.data.manners import Manner
 from mmcore_glamm.data.templates import OVERVIEW, Banks
 
 MAX_REGIONS = 10

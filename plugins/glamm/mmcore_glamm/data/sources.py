@@ -1,6 +1,6 @@
 """Sources of samples: a record, its conversation, its picture for each encoder, its boxes and masks.
 
-    records (readable.py) -> conversation (dialogue.py) -> tokens, labels; picture -> CLIP, SAM; parts -> regions
+    records (mmcore.data.parts) -> conversation (dialogue.py) -> tokens, labels; picture -> CLIP, SAM; parts -> regions
 
 Only conversations with masks show the picture to SAM.
 """
@@ -17,6 +17,7 @@ from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded, Regi
 from mmcore.data.cache.choice import Features, Found
 from mmcore.data.grounded import Grounded, Part
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.data.parts import PartRecords
 from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
@@ -24,8 +25,7 @@ from mmcore.language.processor import Processor
 from mmcore_glamm.batch import segs_within
 from mmcore_glamm.data.chance import Chance, Seeded
 from mmcore_glamm.data.dialogue import Spoken, speak
-from mmcore_glamm.data.formats.registry import Manner
-from mmcore_glamm.data.readable import Readable
+from mmcore_glamm.data.manners import Manner
 from mmcore_glamm.data.templates import Banks
 from mmcore_glamm.tokens import TokenIds
 
@@ -50,7 +50,7 @@ class GroundedSource(DataSource):
     """
 
     name: str
-    records: Readable
+    records: PartRecords
     images: Path
     manner: Manner
     most: int

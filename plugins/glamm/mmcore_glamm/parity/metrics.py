@@ -6,11 +6,11 @@ from collections import Counter
 
 import numpy as np
 from mmcore.data.order.by_kind import ByKindOrder
+from mmcore.evaluate import grounded_captions as gcg
 from mmcore.evaluate.captions import caption_scores
 from mmcore.parity import Case, Check, Report
 
 from mmcore_glamm import recipes
-from mmcore_glamm.evaluate import gcg
 
 
 def metrics(case: Case, report: Report) -> None:

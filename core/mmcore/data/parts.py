@@ -1,15 +1,29 @@
-"""What GLaMM's samples are made from: records with parts, whichever format they come from."""
+"""Images with parts that are spoken of (`mmcore.data.grounded`), whichever format they come from.
+
+records = open_parts(opened, "classes", max_pixels)
+record = records[0]                            # its parts: a name, a box or the shapes of a mask
+records.bitmaps(record, record.parts, size)    # (height, width) uint8 of each
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from mmcore.data.entry import Opened
+from mmcore.data.formats.grand import GRAND_CAPTIONS, Grand, GrandOptions
+from mmcore.data.formats.label_maps import KINDS, LabelMaps
 from mmcore.data.formats.llava import LlavaIndex
-from mmcore.data.grounded import Grounded, GroundedIndex, Part
+from mmcore.data.grounded import Grounded, GroundedIndex, Part, Shape
+from mmcore.data.images import MAX_PIXELS
 from mmcore.data.records import Record, Records
 
+Select = Literal["classes", "annotations", "expressions", "phrases"]
+"""What of an image with objects is a part: every category, every annotation, every expression of the referred object,
+or every object with its phrase."""
 
-class Readable(Protocol):
+
+class PartRecords(Protocol):
     """Records by position; picklable."""
 
     @property
@@ -75,7 +89,7 @@ class Classes:
         self.categories = tuple(categories)
 
     def __call__(self, record: Record) -> tuple[Part, ...]:
-        found: dict[int, list[tuple]] = {}
+        found: dict[int, list[tuple[Shape, ...]]] = {}
         for item in record.objects:
             if not item.crowd and item.segmentation:
                 found.setdefault(item.category, []).append(_shapes(item.segmentation))
@@ -140,6 +154,37 @@ class Captions:
         return f"{self.records.index.label}, image id {record.id}"
 
 
-def _shapes(segmentation: object) -> tuple:
+def _shapes(segmentation: Any) -> tuple[Shape, ...]:
     """Polygons or one RLE as shapes."""
     return tuple(segmentation) if isinstance(segmentation, list) else (segmentation,)
+
+
+def open_parts(opened: Opened[Any], select: Select, max_pixels: int = MAX_PIXELS) -> PartRecords:
+    """The records of an entry, whose format has objects, parts or captions of whole images.
+
+    Args:
+        opened: the entry.
+        select: what of an image with objects is a part; without a meaning for other formats.
+        max_pixels: larger label maps are refused before decoding.
+
+    Raises:
+        DataError: a file is not what the format says.
+        MissingDataError: a folder is not there.
+    """
+    name, files = opened.format.name, opened.files
+    if name in KINDS:
+        return LabelMaps(files[0], KINDS[name], files[1] if len(files) > 1 else None, max_pixels)
+    if isinstance(opened.format_options, GrandOptions):
+        return Grand(files[0], "caption" if name == GRAND_CAPTIONS else "expression", opened.format_options.split)
+    index = opened.index()
+    if opened.format.content == "conversations":
+        return Captions(LlavaIndex(index))
+    if opened.format.content == "grounded":
+        return Indexed(index)
+    of_record: dict[Select, Callable[[], Callable[[Record], tuple[Part, ...]]]] = {
+        "expressions": lambda: expressions,
+        "phrases": lambda: phrases,
+        "annotations": lambda: Annotations(index.meta["categories"]),
+        "classes": lambda: Classes(index.meta["categories"]),
+    }
+    return FromObjects(Records(index), of_record[select]())

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmcore.data.formats.format import Format
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.plain_pickle import load_plain
 from mmcore.data.formats.plain_values import clean_segmentation, whole
-from mmcore.data.formats.refer import find_references
+from mmcore.data.formats.refer import ReferOptions, find_references
 from mmcore.data.grounded import COLUMNS, Grounded, Part, Shape
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, file_name_defect
@@ -141,3 +142,22 @@ def _read(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"reference {number}: an id is not a whole number", where=path)
         reference["split"] = str(reference["split"])
     return content
+
+
+# ---- formats ----
+
+
+REFER_IMAGES = "RefCOCO by image"
+FORMATS = (
+    Format(
+        name=REFER_IMAGES,
+        title="RefCOCO, RefCOCO+, RefCOCOg, RefCLEF and gRefCOCO as distributed, all expressions of an image together",
+        content="grounded",
+        tasks=("refer",),
+        parser=lambda files, options: ReferImages(files[0], files[1], options.split),
+        options=ReferOptions,
+        files=("references", "instances.json"),
+        also=".json",
+        has_masks=True,
+    ),
+)

@@ -1,4 +1,4 @@
-"""Grounded captions against GranD-f's truth, by the published protocol (`eval/gcg/evaluate.py`).
+"""Grounded captions against GranD-f's truth, by the published protocol (Rasheed et al. 2024, `eval/gcg/evaluate.py`).
 
     METEOR, CIDEr   of the captions, as pycocoevalcap gives them
     AP50            COCO's, category-blind, every mask with score 1
@@ -18,23 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
 from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Id, Prediction
+from mmcore.data.formats.truth import listed, read_json
 from mmcore.errors import DataError
 from mmcore.evaluate.captions import caption_scores, require_captions
 from mmcore.evaluate.metrics import unique
 from mmcore.geometry import masks
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-
-from mmcore_glamm.evaluate.files import listed, read_json
 
 Alike = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 """(truth, predicted) -> how alike each pair of phrases is, 1 for equal."""
 LEAST = 0.5
 
 
-class GcgEvaluator(Evaluator):
+class GroundedCaptionEvaluator(Evaluator):
     """Captions, masks and phrases of the pictures of one split.
 
     Args:
@@ -233,8 +233,9 @@ def by_bert(name: str = "bert-base-uncased") -> Alike:
         WeightsError: the model is neither on this machine nor to be had.
     """
     import torch
-    from mmcore.errors import WeightsError
     from transformers import AutoModel, AutoTokenizer
+
+    from mmcore.errors import WeightsError
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

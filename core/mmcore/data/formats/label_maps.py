@@ -6,19 +6,20 @@ mapillary   palette PNG, value = class number; names are `labels[].readable` of 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
 from mmcore.contract.values import IGNORED
+from mmcore.data.formats.format import Format
 from mmcore.data.grounded import Grounded, Part
 from mmcore.data.images import MAX_PIXELS, read_map
+from mmcore.data.name_list import Names, files_in
 from mmcore.errors import DataError, MissingDataError
-
-from mmcore_glamm.data.names import Names, files_in
 
 Kind = Literal["ade20k", "cocostuff", "mapillary"]
 
@@ -102,7 +103,7 @@ class LabelMaps:
 
 
 def _published(kind: str) -> tuple[str, ...]:
-    return tuple(json.loads((files("mmcore_glamm.data") / "classes.json").read_text("utf-8"))[kind])
+    return tuple(json.loads((resources.files("mmcore.data.formats") / "map_classes.json").read_text("utf-8"))[kind])
 
 
 def _mapillary(config: Path) -> tuple[str, ...]:
@@ -112,3 +113,19 @@ def _mapillary(config: Path) -> tuple[str, ...]:
         raise MissingDataError("Mapillary's configuration is missing", where=config) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"no list of labels with `readable` names: {error!r}", where=config) from None
+
+
+# ---- formats ----
+
+
+ADE20K, COCOSTUFF, MAPILLARY = "ADE20K maps", "COCO-Stuff maps", "Mapillary maps"
+KINDS: Mapping[str, Kind] = {ADE20K: "ade20k", COCOSTUFF: "cocostuff", MAPILLARY: "mapillary"}
+FORMATS = tuple(
+    Format(name=name, title=title, content="grounded", tasks=("segment",), files=files, has_masks=True)
+    for name, title, files in (
+        (ADE20K, "ADE20K: a folder of PNG maps, class + 1", ("maps",)),
+        (COCOSTUFF, "COCO-Stuff: a folder of PNG maps", ("maps",)),
+        (MAPILLARY, "Mapillary Vistas 2.0: a folder of palette maps, and config_v2.0.json", ("maps", "config")),
+    )
+)
+"""Read by `LabelMaps`, without an index."""

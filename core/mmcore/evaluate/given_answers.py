@@ -1,17 +1,18 @@
-"""Validation on answers that are given: how well their tokens are predicted, and the masks of their `[SEG]`s.
+"""Validation on answers that are given: how well their tokens are predicted, and the masks that they point with.
 
     cIoU     sum of intersections over sum of unions, in pixels
     gIoU     mean over masks of I / (U + 1e-5), an empty mask that stays empty counting 1
     ce       mean over conversations of the cross entropy of a learned token
 
-The released validation (`train.py`, `eval/referring_seg/infer_and_evaluate.py`), in evaluation mode throughout: its
-cross entropy is taken with dropout on. Logits over 0 are inside; targets over 1 count as 1.
+As LISA and its descendants are validated, in evaluation mode throughout: their cross entropy is taken with dropout on.
+Logits over 0 are inside; targets over 1 count as 1.
 """
 
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+
 from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import DataError

@@ -1,4 +1,4 @@
-"""The files of the published sets: what each record says, what is left out, and what is wrong with it."""
+"""Published sets of images with parts: what each record says, what is left out, and what is wrong with it."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmcore.contract.protocols import DataContext
+from mmcore.contract.recipe import Recipe, Source
+from mmcore.data.entry import open_entry
+from mmcore.data.formats.coco_regions import CocoRegions
+from mmcore.data.formats.format import TASKS, Format
+from mmcore.data.formats.grand import Grand, expressions
+from mmcore.data.formats.grounded import GROUNDED
+from mmcore.data.formats.label_maps import LabelMaps
+from mmcore.data.formats.refcocog_captions import RefCocoGCaptions
+from mmcore.data.formats.refer_images import ReferImages
+from mmcore.data.formats.registry import Formats
 from mmcore.data.grounded import GroundedIndex
 from mmcore.data.index import open_index
+from mmcore.data.parts import Select, open_parts
 from mmcore.errors import DataError, MissingDataError, PluginError
-from mmcore_glamm.data.formats.coco_regions import CocoRegions
-from mmcore_glamm.data.formats.grand import Grand, expressions
-from mmcore_glamm.data.formats.label_maps import LabelMaps
-from mmcore_glamm.data.formats.refcocog_captions import RefCocoGCaptions
-from mmcore_glamm.data.formats.refer_images import ReferImages
 from PIL import Image
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]]
@@ -223,3 +230,36 @@ def test_a_missing_store_or_package_is_told(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
     with pytest.raises(PluginError, match="needs the package lmdb"):
         Grand(tmp_path, "caption")
+
+
+@pytest.mark.parametrize("format", GROUNDED, ids=lambda format: format.name)
+def test_every_published_set_says_what_it_teaches(format: Format) -> None:
+    assert set(format.tasks) <= set(TASKS)
+    assert format.title.rstrip(".") == format.title != ""
+    assert format.name not in Formats.of()
+    assert Formats.of(GROUNDED)[format.name] is format
+
+
+class Nothing(Recipe):
+    """Of a family in this test."""
+
+
+@pytest.mark.parametrize("select", ["classes", "annotations"])
+def test_parts_are_opened_from_objects_maps_and_phrases_alike(tmp_path: Path, select: Select) -> None:
+    content = coco([box(1, segmentation=SQUARE), box(2, segmentation=SQUARE)])
+    written(tmp_path / "c.json", content)
+    (tmp_path / "maps").mkdir()
+    Image.fromarray(np.full((50, 60), 1, np.uint8)).save(tmp_path / "maps" / "a.png")
+    spoken = {"red cup": {"token_positives": [0, 7], "polygons": SQUARE}}
+    written(tmp_path / "g.json", [{"file_name": "a.jpg", "caption": "red cup", "groundings": spoken}])
+    sources = {"PASCAL-Part": "c.json", "ADE20K maps": "maps", "GranD-f": "g.json"}
+    count = {"PASCAL-Part": 1 if select == "classes" else 2, "ADE20K maps": 1, "GranD-f": 1}
+    for name, annotations in sources.items():
+        source = Source(weight=1.0, format=name, annotations=annotations, images="")
+        context = DataContext(tmp_path, tmp_path / "cache", "tiny", 0)
+        opened = open_entry(name, source, context, Formats.of(GROUNDED), tasks=tuple(TASKS), options=Nothing)
+        records = open_parts(opened, select)
+        record = records[0]
+        assert (len(records), len(record.parts), record.image) == (1, count[name], "a.jpg")
+        masks = records.bitmaps(record, record.parts, (50, 60))
+        assert [mask.max() for mask in masks] == [1] * count[name]

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
 from mmcore.errors import DataError, MissingDataError
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+
 from mmcore.data.formats.coco import CocoInstances
+from mmcore.data.formats.format import Format
+from mmcore.data.formats.grounded_captions import SpanOptions
 from mmcore.data.formats.jsonstream import FileBytes
 from mmcore.data.formats.plain_values import clean_annotation, clean_image, clean_segmentation
 from mmcore.data.grounded import COLUMNS, Grounded, Part
@@ -125,3 +128,43 @@ class CocoRegions:
         if self.checked and not inside:
             return Defect(where, "tokens_positive", f"[{start}, {end}] lies outside the caption", True)
         return start, end
+
+
+# ---- formats ----
+
+
+FLICKR_GCG = "Flickr30k GCG"
+MDETR, VISUAL_GENOME, FLICKR_REGIONS = "MDETR region captions", "Visual Genome region captions", "Flickr30k regions"
+FORMATS = (
+    Format(
+        name=FLICKR_GCG,
+        title="Flickr30k's captions with SAM's masks of their entities",
+        content="grounded",
+        tasks=("grounded_caption",),
+        parser=lambda files, options: CocoRegions(files[0], "span", masks=True, checked=not options.published_spans),
+        options=SpanOptions,
+        has_masks=True,
+    ),
+    Format(
+        name=MDETR,
+        title="RefCOCO, RefCOCO+ and RefCOCOg by MDETR: one box an image entry, whose caption describes it",
+        content="grounded",
+        tasks=("region_caption",),
+        parser=lambda files, options: CocoRegions(files[0], "image"),
+    ),
+    Format(
+        name=VISUAL_GENOME,
+        title="Visual Genome as GRiT has it: every box with its caption",
+        content="grounded",
+        tasks=("region_caption",),
+        parser=lambda files, options: CocoRegions(files[0], "annotation"),
+    ),
+    Format(
+        name=FLICKR_REGIONS,
+        title="Flickr30k by MDETR: boxes of the entities of a caption",
+        content="grounded",
+        tasks=("region_caption",),
+        parser=lambda files, options: CocoRegions(files[0], "span", checked=not options.published_spans),
+        options=SpanOptions,
+    ),
+)

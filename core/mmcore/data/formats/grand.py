@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from mmcore.contract.recipe import Recipe
+from mmcore.data.formats.format import Format
 from mmcore.data.formats.plain_values import clean_segmentation
 from mmcore.data.grounded import Grounded, Part
 from mmcore.data.lmdb_store import Store
+from mmcore.data.name_list import Names, files_in, lines_of
 from mmcore.data.records import file_name_defect
 from mmcore.errors import DataError, MissingDataError
-
-from mmcore_glamm.data.names import Names, files_in, lines_of
 
 Task = Literal["caption", "expression"]
 _SPOKEN = (re.compile(r"(?i)\bAssistant:?\s*"), re.compile(r"(?i)\bistant:?\s*"))
@@ -150,3 +152,33 @@ def _expression(entry: Any, where: str) -> Part | None:
         raise DataError(f"box {box!r:.60} is not four numbers", where=f"{where}, field bbox")
     shapes = (tuple(shape) if isinstance(shape, list) else (shape,)) if shape else ()
     return Part(entry["attribute"], tuple(float(v) for v in box) if box else None, (shapes,) if shapes else ())  # type: ignore[arg-type]
+
+
+# ---- formats ----
+
+
+class GrandOptions(Recipe):
+    """What a source of GranD may choose."""
+
+    split: Literal["train", "val"] = "train"
+    """Which list of keys beside the LMDB is gone through; raw files have none."""
+
+
+GRAND_CAPTIONS, GRAND_REGIONS, GRAND_MASKS = "GranD captions", "GranD regions", "GranD expressions"
+FORMATS = tuple(
+    Format(
+        name=name,
+        title=title,
+        content="grounded",
+        tasks=(task,),
+        options=GrandOptions,
+        files=("LMDB, or folder of raw JSON",),
+        has_masks=task == "refer",
+    )
+    for name, title, task in (
+        (GRAND_CAPTIONS, "GranD: short captions", "caption"),
+        (GRAND_REGIONS, "GranD: expressions as descriptions of their boxes", "region_caption"),
+        (GRAND_MASKS, "GranD: expressions and their masks", "refer"),
+    )
+)
+"""Read by `Grand`, without an index."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmcore.data.formats.grounded_captions import broken, list_places, read_places
+from mmcore.data.formats.format import Format
+from mmcore.data.formats.grounded_captions import SpanOptions, broken, list_places, read_places
 from mmcore.data.formats.plain_values import clean_segmentation
 from mmcore.data.grounded import COLUMNS, Grounded, Part
 from mmcore.data.index import Prepared, Report
@@ -112,3 +113,20 @@ def _published(parts: list[Part], caption: str) -> list[Part]:
                 break
     placed = [(spans[number][0], spans[number][1]) for number in order]
     return [part._replace(text=text, span=span) for part, text, span in zip(ordered, texts, placed)]
+
+
+# ---- formats ----
+
+
+REFCOCOG_GCG = "RefCOCOg GCG"
+FORMATS = (
+    Format(
+        name=REFCOCOG_GCG,
+        title="RefCOCOg's captions with the expressions in them",
+        content="grounded",
+        tasks=("grounded_caption",),
+        parser=lambda files, options: RefCocoGCaptions(files[0], checked=not options.published_spans),
+        options=SpanOptions,
+        has_masks=True,
+    ),
+)

@@ -1,1 +1,0 @@
-"""How GLaMM is judged: masks of given answers, grounded captions, region captions."""
