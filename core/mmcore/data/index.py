@@ -42,7 +42,10 @@ from mmcore.data.index_files import damage, file_sha256, self_hash
 from mmcore.errors import CacheError, DataError
 
 VERSION = 4
-"""Layout of the folder; part of the fingerprint, so an older layout is simply built again."""
+"""Layout of the folder; part of its name, so an older layout is simply built again beside it."""
+
+_HASHED = 3
+"""Goes into every fingerprint and stays: runs compare their data by it, which a new layout does not change."""
 
 PARALLEL_FROM = 50_000
 """Records below this are written by the calling process; starting others takes longer."""
@@ -178,7 +181,7 @@ def open_index(parser: Parser, cache: Path, *, workers: int | None = None, repor
         DataError: a file is not what the parser reads, or the cache cannot be written.
     """
     fingerprint, files = _fingerprint(parser, cache)
-    folder = cache / f"{parser.format.replace('/', '-')}-{fingerprint[:20]}"
+    folder = cache / f"{parser.format.replace('/', '-')}-{fingerprint[:20]}-{VERSION}"
     if (folder / "index.json").is_file():
         if (fault := damage(folder, cache, fingerprint)) is None:
             return _opened(folder, parser)
@@ -225,7 +228,7 @@ def _fingerprint(parser: Parser, cache: Path) -> tuple[str, list[dict[str, Any]]
         {"name": path.name, "size": os.path.getsize(path) if path.exists() else 0, "sha256": file_sha256(path, cache)}
         for path in parser.files
     ]
-    content = [VERSION, parser.format, dict(parser.options), [[file["size"], file["sha256"]] for file in files]]
+    content = [_HASHED, parser.format, dict(parser.options), [[file["size"], file["sha256"]] for file in files]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), files
 
 

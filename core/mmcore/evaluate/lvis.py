@@ -82,7 +82,7 @@ class LvisEvaluator(CocoEvaluator):
             searched.setdefault(annotation["image_id"], set()).add(annotation["category_id"])
         return searched
 
-    def _listed(self, image: dict[str, Any], field: str) -> list[int]:
+    def _listed(self, image: Mapping[str, Any], field: str) -> list[int]:
         if not isinstance(image.get(field), list):
             raise DataError(
                 f"an image has no {field}",

@@ -99,6 +99,16 @@ def test_a_changed_file_or_option_gives_another_index(tmp_path):
     assert open_index(Lines(parser.path, upper=True), tmp_path / "cache")[0] == b"ONE"
 
 
+def test_a_new_layout_is_built_beside_the_old_one_and_is_no_other_data(tmp_path: Path, monkeypatch) -> None:
+    parser = lines_file(tmp_path)
+    old = open_index(parser, tmp_path / "cache")
+    monkeypatch.setattr(index_module, "VERSION", index_module.VERSION + 1)
+    new = open_index(parser, tmp_path / "cache")
+    assert new.folder != old.folder
+    assert list(new) == list(old)
+    assert new.fingerprint == old.fingerprint, "a run would be told that its data has changed"
+
+
 def test_the_hash_of_an_old_file_is_remembered(tmp_path, monkeypatch):
     path = lines_file(tmp_path).path
     long_ago = time.time_ns() - 10**11
