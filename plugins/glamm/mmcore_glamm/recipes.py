@@ -266,7 +266,7 @@ ON_A_LAPTOP: dict[str, Any] = {
     "max_length": 512,
     "zero": 0,
     "lora": None,
-    "trainable": ("*",),
+    "trainable": ("*", "tower", "sam.image_encoder"),  # a family's towers are trained only where they are named
     "frozen": ("sam.prompt_encoder",),
     "schedule": LinearDecay(warmup_ratio=0.05),
     "optim": AdamW(lr=1e-3, betas=(0.9, 0.95), clip_grad_norm=1.0),

@@ -8,7 +8,7 @@ from mmcore.cli import main
 from mmcore_glamm.data.demo import write_demo
 
 QUICK = ["--variant", "tiny", "--plugin", "glamm", "--stage", "gcg", "--workers", "0"]
-PRECISE = ["--set", "model.feature_dtype=fp32"]
+PRECISE = ["--set", "model.feature_dtype=fp32", "--set", "frozen=[sam.image_encoder, sam.prompt_encoder]"]
 
 
 @pytest.fixture(scope="module")
