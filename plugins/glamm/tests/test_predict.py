@@ -10,7 +10,17 @@ from mmcore_glamm.data.demo import write_demo
 from mmcore_glamm.data.demo_scenes import draw_scene
 from mmcore_glamm.data.templates import BANKS
 
-STEPS = 100
+SETTINGS = (
+    "steps=100",
+    "global_batch=4",
+    "micro_batch=4",
+    "data.mixture.weights={cap: 1, reg: 1, seg: 1}",
+    "frozen=[tower, sam.image_encoder, sam.prompt_encoder]",
+    "validation={}",
+    "eval_every=null",
+    "best_metric=null",
+)
+"""What makes a picture known soon."""
 SCENE = draw_scene(0, 0)
 
 
@@ -28,18 +38,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMCORE_CACHE", str(folder / "cache"))
         begin = ["train", "--plugin", "glamm", "--stage", "combined", "--variant", "tiny", "--init", "random"]
-        quick = ["--workers", 0, "--set", f"steps={STEPS}", "--set", "eval_every=null", "--set", "validation={}"]
-        quick += [
-            "--set",
-            "data.mixture.weights={cap: 1, reg: 1, seg: 1}",
-            "--set",
-            "best_metric=null",
-            "--set",
-            "global_batch=4",
-            "--set",
-            "micro_batch=4",
-        ]
-        command([*begin, *quick, "--data", folder / "data", "--out", folder / "run"])
+        quick = [word for setting in SETTINGS for word in ("--set", setting)]
+        command([*begin, *quick, "--workers", 0, "--data", folder / "data", "--out", folder / "run"])
     return folder
 
 
