@@ -344,10 +344,10 @@ _REGION_VAL = {"demo_region_val": REGION_DEMO_VAL}
 _ALL = {"captions": DEMO_CAPTIONS, "regions": DEMO_REGIONS, "refer": DEMO_REFER}
 TINY = (
     _tiny(PRETRAIN, 300, _ALL, _REFER_VAL, "demo_refer_val/gIoU"),
-    _tiny(GCG, 1200, {"grounded": DEMO_GCG}, _GCG_VAL, "demo_gcg_val/gIoU"),
+    _tiny(GCG, 1000, {"grounded": DEMO_GCG}, _GCG_VAL, "demo_gcg_val/gIoU"),
     _tiny(REGCAP_REFCOCOG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/ce"),
     _tiny(REGCAP_VG, 300, {"regions": DEMO_REGIONS}, _REGION_VAL, "demo_region_val/ce"),
-    _tiny(REFSEG, 600, {"refer": DEMO_REFER}, _REFER_VAL, "demo_refer_val/gIoU").replace(
+    _tiny(REFSEG, 500, {"refer": DEMO_REFER}, _REFER_VAL, "demo_refer_val/gIoU").replace(
         init=Init(stage="gcg"),
         frozen=("sam",),
         notes=(
