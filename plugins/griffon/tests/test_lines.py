@@ -1,4 +1,4 @@
-"""The JSON Lines of every kind: read, wrong lines named by number, and turned into what is asked."""
+"""JSON Lines of every kind turned into what is asked, and read back."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmcore.data.formats.box_lines import LineParser, LineScenes
 from mmcore.data.index import open_index
 from mmcore.errors import DataError
-from mmcore_griffon.data.lines import LineParser, LineScenes
+from mmcore_griffon.data.assemble import read_back
 from mmcore_griffon.data.questions import NUM_CLASSES, classes, enumerated, pose
-from mmcore_griffon.data.readback import refuse_unreadable
 from mmcore_griffon.data.wordings import banks
 
 WORDINGS = {name: bank.wordings for name, bank in banks().items()}
@@ -33,80 +33,6 @@ def opened(tmp_path: Path, kind: Any, *lines: Any) -> LineScenes:
     path = tmp_path / f"{kind}.jsonl"
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
     return LineScenes(open_index(LineParser(path, kind), tmp_path / "cache"))
-
-
-def test_a_line_becomes_names_with_boxes_as_the_file_has_them(tmp_path: Path) -> None:
-    (scene,) = opened(tmp_path, "DET", DET)
-    assert (scene.image, scene.size, scene.names) == ("a.jpg", (90, 40), ("dog", "cat", "boat"))
-    assert scene.boxes[1] == ((1, 2, 15, 30), (2.5, 50, 38, 88))
-    assert type(scene.boxes[1][0][0]) is int, "whole numbers stay whole"
-    assert scene.rows() == (["dog", "cat", "cat"], [(20.5, 2, 30, 40), (1, 2, 15, 30), (2.5, 50, 38, 88)])
-
-
-@pytest.mark.parametrize(
-    ("kind", "line", "names", "boxes"),
-    [
-        ("REC", REC, ("the cup",), (((4.0, 5, 33, 77),),)),
-        ("VG", {**VG, "bboxes": []}, ("man in t-shirt",), ((),)),
-        ("REG", {**VG, "bboxes": [1, 2, 3, 4]}, ("man in t-shirt",), (((1, 2, 3, 4),),)),
-        ("REG", {**VG, "expression": ["a", "b"], "bboxes": [[1, 2, 3, 4], [5, 6, 7, 8]]}, ("a",), (((1, 2, 3, 4),),)),
-        ("REG", {**VG, "bboxes": [[1, 2, 3, 4], [5, 6, 7, 8]]}, ("man in t-shirt",), (((1, 2, 3, 4), (5, 6, 7, 8)),)),
-    ],
-)
-def test_expressions_and_descriptions_in_every_published_form(tmp_path, kind, line, names, boxes) -> None:
-    (scene,) = opened(tmp_path, kind, line)
-    assert (scene.names, scene.boxes) == (names, boxes)
-
-
-def test_paths_of_objects365_keep_their_last_two_parts(tmp_path: Path) -> None:
-    (scene,) = opened(tmp_path, "DET", {**DET, "dataset_name": "OBJ365", "image_path": "/mnt/x/patch7/o.jpg"})
-    assert scene.image == "patch7/o.jpg"
-
-
-@pytest.mark.parametrize(
-    ("kind", "line", "what"),
-    [
-        ("DET", '{"image_path": "a.jpg"', "not valid JSON"),
-        ("DET", "[1, 2]", "the line is a list, not an object"),
-        ("DET", {**DET, "image_path": "../a.jpg"}, "climbs out"),
-        ("DET", {k: v for k, v in DET.items() if k != "width"}, "height and width are 90 and None"),
-        ("DET", {**DET, "objects": [{"category_name": "", "bboxes": []}]}, "class name '' is no text"),
-        ("DET", {**DET, "objects": [{"category_name": "a", "bboxes": [[1, 2, 3]]}]}, "not four finite numbers"),
-        ("DET", {**DET, "objects": [{"category_name": "a", "bboxes": [[30, 2, 10, 5]]}]}, "turned around"),
-        (
-            "DET",
-            {**DET, "objects": [{"category_name": "a", "bboxes": [[30, 2, 70, 5]]}]},
-            "30 pixels outside",
-        ),
-        ("VISJ", {**DET, "objects": []}, "the list of classes is empty"),
-        ("VISJ", {**DET, "objects": [{"category_name": "a", "bboxes": []}]}, "nothing can be shown"),
-        ("VG", {**VG, "expression": "  "}, "is no text"),
-        ("VG", {**VG, "expression": "the <image>"}, "holds <image>"),
-        ("VG", {**VG, "bboxes": None}, "bboxes None is no list"),
-        ("REG", {**VG, "bboxes": []}, "a description needs a box"),
-        ("REC", {**REC, "bbox": [[1, 2, 3, 4]]}, "not four finite numbers"),
-    ],
-)
-def test_a_wrong_line_keeps_its_place_and_is_told_by_number(tmp_path: Path, kind, line, what) -> None:
-    good = {"DET": DET, "VISJ": DET, "VG": VG, "REG": VG, "REC": REC}[kind]
-    scenes = opened(tmp_path, kind, good, "", line, good)
-    assert [scenes.unusable(place) for place in range(3)] == [False, True, False]
-    with pytest.raises(DataError) as caught:
-        scenes[1]
-    assert what in caught.value.what
-    assert f"{kind}.jsonl, line 3" in str(caught.value.where)
-    assert [what in problem.what for problem in scenes.problems()] == [True]
-
-
-def test_lines_of_detection_without_a_class_are_left_out_and_told(tmp_path: Path) -> None:
-    scenes = opened(tmp_path, "DET", DET, {**DET, "objects": []}, DET)
-    assert len(scenes) == 2
-    (problem,) = scenes.problems()
-    assert "the list of classes is empty" in problem.what
-    assert "line 2" in str(problem.where)
-
-
-# ---- what is asked ----
 
 
 def drawn(scenes: LineScenes, kind: Any, seed: int, **more: Any) -> Any:
@@ -163,18 +89,18 @@ def test_a_name_that_cannot_be_read_back_stops_before_training(tmp_path: Path) -
     wrong = {**DET, "objects": [{"category_name": "salt & pepper", "bboxes": [[1, 2, 15, 30]]}]}
     scenes = opened(tmp_path, "DET", DET, wrong, wrong)
     with pytest.raises(DataError) as caught:
-        refuse_unreadable(scenes, ("DET",), 1022, tmp_path)
+        read_back(scenes, ("DET",), 1022, tmp_path)
     assert "2 of 3 training answers cannot be read back" in caught.value.what
     assert "salt & pepper" in caught.value.what
     assert str(caught.value.where).endswith("DET.jsonl, line 2")
-    refuse_unreadable(scenes, ("VISJ",), 1022, tmp_path)  # boxes alone have no names
+    read_back(scenes, ("VISJ",), 1022, tmp_path)  # boxes alone have no names
 
 
 def test_what_was_read_back_once_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = opened(tmp_path, "DET", DET)
-    refuse_unreadable(scenes, ("DET",), 1022, tmp_path)
+    read_back(scenes, ("DET",), 1022, tmp_path)
     monkeypatch.setattr(LineScenes, "__getitem__", lambda *args: pytest.fail("read again"))
-    refuse_unreadable(scenes, ("DET",), 1022, tmp_path)
+    read_back(scenes, ("DET",), 1022, tmp_path)
 
 
 # ---- wordings ----

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from mmcore.contract.entry import read_entries
@@ -10,28 +11,29 @@ from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluat
 from mmcore.contract.recipe import Recipe, Stage, Validation
 from mmcore.data.conversations import ConversationSource, open_questions
 from mmcore.data.entry import Entry, Opened, asks, chosen, open_entry, worded
+from mmcore.data.formats.box_lines import KINDS, Kind, LineScenes
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
+from mmcore.data.named_boxes import RecordScenes, Scene, Scenes, as_coco
+from mmcore.data.readback import refuse_unreadable
 from mmcore.data.records import Records
+from mmcore.data.shares import Part, split
 from mmcore.errors import RecipeError, suggest
+from mmcore.evaluate.descriptions import Descriptions
 from mmcore.evaluate.short_answers import BENCHMARKS
 from mmcore.evaluate.spoken_boxes import Counts, Expressions, Phrases, TextEvaluator, Truth
+from mmcore.evaluate.spoken_detection import DetectionFromText
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.language.collate import ConversationCollator
 from pydantic import Field
 
+from mmcore_griffon import reading
+from mmcore_griffon.answers import unreadable
 from mmcore_griffon.config import GriffonConfig, config_of
-from mmcore_griffon.data.formats import ASKED, FORMATS, KINDS
-from mmcore_griffon.data.lines import Kind, LineScenes
+from mmcore_griffon.data.formats import ASKED, FORMATS
 from mmcore_griffon.data.questions import BANKS, NUM_CLASSES
-from mmcore_griffon.data.readback import refuse_unreadable
-from mmcore_griffon.data.scenes import RecordScenes, Scenes, as_coco
-from mmcore_griffon.data.shares import Part, split
 from mmcore_griffon.data.sources import AskedSource, BoxSource, Reader, targets
 from mmcore_griffon.data.wordings import chosen as chosen_wordings
-from mmcore_griffon.evaluate.descriptions import Descriptions
-from mmcore_griffon.evaluate.detection import DetectionFromText
-from mmcore_griffon.evaluate.reading import read_boxes
 from mmcore_griffon.tokenizer import open_tokenizer
 
 BOXES = ("detect", "refer", "ground", "region_caption", "count")
@@ -45,6 +47,8 @@ EVALUATORS: Mapping[Kind, type[TextEvaluator]] = {
     "REG": Descriptions,
     "VISJ": Counts,
 }
+READING = 1
+"""Grows when answers are written or read in another way."""
 IMAGE_WORDS = 128
 """What a picture counts where lengths are grouped by modality; nothing where they are grouped by task."""
 
@@ -100,7 +104,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
             )
             continue
         kinds = _kinds(opened)
-        refuse_unreadable(records[name], kinds, reader.side, context.cache)
+        read_back(records[name], kinds, reader.side, context.cache)
         image_words = 0 if isinstance(stage.data.mixture, ByTask) else IMAGE_WORDS
         sources[name] = BoxSource(name, records[name], opened.images, reader, kinds, image_words)
     transform = read_entries(Transform, stage.data.transform, "Griffon has no transform", "data.transform")
@@ -155,6 +159,22 @@ def _records(opened: Opened[Options], requests: Sequence[str]) -> Any:
     if opened.format.content == "conversations":
         return LlavaIndex(worded(opened, requests if asks(opened) else ()).index())
     return _scenes(opened)
+
+
+def read_back(scenes: Scenes, kinds: Sequence[Kind], side: int, cache: Path) -> None:
+    """Refuse records of which an answer cannot be read back, as it is written for a square of this side.
+
+    Raises:
+        DataError: names the first that failed, and how many there are.
+    """
+    named = any(kind not in ("VISJ", "REG") for kind in kinds)
+
+    def why(scene: Scene) -> str | None:
+        names, boxes = scene.rows()
+        return unreadable(boxes, scene.size, side, names if named else None)
+
+    known = "answers look like name-[0.100,0.200,0.300,0.400]&name-[...]"
+    refuse_unreadable(scenes, why, known, f"{side}-{'named' if named else 'bare'}-{READING}", cache)
 
 
 def _shared(entries: Mapping[str, Opened[Options]], records: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,8 +253,9 @@ def _evaluator(opened: Opened[Options], source: AskedSource) -> Callable[[], Eva
         whole = opened.own if opened.options.whole_names is None else opened.options.whole_names
         coco = opened.format.evaluator == "coco" and opened.format.truth == "file"
         truth = None if coco else partial(as_coco, source.scenes)
-        return partial(DetectionFromText, opened.files[0], truth=truth, whole_names=whole)
-    return partial(EVALUATORS[source.kind], _truths(source), read_boxes)
+        named = reading.whole if whole else reading.published
+        return partial(DetectionFromText, opened.files[0], reading.read_boxes, named, truth=truth)
+    return partial(EVALUATORS[source.kind], _truths(source), reading.read_boxes)
 
 
 def _truths(source: AskedSource) -> Sequence[Truth]:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 from mmcore.contract.values import Box
+from mmcore.data.formats.box_lines import Kind
+from mmcore.data.named_boxes import Scene
 from mmcore.language.conversation import MARKER
 
 from mmcore_griffon.answers import write
-from mmcore_griffon.data.lines import Kind
-from mmcore_griffon.data.scenes import Scene
 from mmcore_griffon.data.wordings import BARE_FORMAT, NAMED_FORMAT
 
 BANKS: Mapping[Kind, str] = {

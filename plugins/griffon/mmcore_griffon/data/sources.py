@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import CROP, MAIN, Box, ConversationSample, Draw, Images, Phrase, Region, Turn
+from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS, read_image
+from mmcore.data.named_boxes import Scene, Scenes
 from mmcore.data.pictures import picture_at
 from mmcore.errors import DataError
 from mmcore.language.conversation import normalise
@@ -22,9 +24,7 @@ from mmcore.vision.clip_images import ClipImages
 from PIL import Image
 
 from mmcore_griffon.answers import BOXES
-from mmcore_griffon.data.lines import Kind
 from mmcore_griffon.data.questions import Asked, description, detection, expression, pose, similar
-from mmcore_griffon.data.scenes import Scene, Scenes
 
 Rgb = UInt8[np.ndarray, "height width 3"]
 WORDS_PER_BOX = 30

@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmcore.data.formats.box_lines import LineParser, LineScenes
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.images import read_image
 from mmcore.data.index import open_index
+from mmcore.data.named_boxes import Scene
+from mmcore.data.shares import kept
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, Encoded
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report
 from mmcore.vision.clip_images import ClipImages
 
-from mmcore_griffon.data.lines import LineParser, LineScenes
 from mmcore_griffon.data.list_file import Line, Share, read_list
 from mmcore_griffon.data.questions import Asked, description, detection, expression, in_front, listed, similar
-from mmcore_griffon.data.scenes import Scene
-from mmcore_griffon.data.shares import kept
 from mmcore_griffon.data.sources import WORDS_PER_BOX, cut_out
 from mmcore_griffon.data.wordings import NAMED_FORMAT
 from mmcore_griffon.parity.conversations import MARKERS, style_of, turns_of

@@ -5,10 +5,10 @@ from typing import Any
 from mmcore.data.formats.questions import Question
 from mmcore.evaluate.short_answers import YesOrNo, agreement, alike, any_of, is_yes, nearly, plain
 from mmcore.evaluate.spoken_boxes import Expressions, Truth
+from mmcore.evaluate.spoken_detection import DetectionFromText
 from mmcore.parity import Case, Check, Report
 
-from mmcore_griffon.evaluate.detection import DetectionFromText
-from mmcore_griffon.evaluate.reading import read_boxes
+from mmcore_griffon.reading import published, read_boxes
 
 COCO_NAMES = {"AR1": "AR@1", "AR10": "AR@10", "AR100": "AR@100"}
 BOX_PX, STATISTIC, ACCURACY, SCORE = 1e-3, 1e-6, 5e-4, 1e-9
@@ -18,7 +18,7 @@ BOX_PX, STATISTIC, ACCURACY, SCORE = 1e-3, 1e-6, 5e-4, 1e-9
 def detection(case: Case, report: Report) -> None:
     """COCO average precision of answers in text, and every detection that they amount to."""
     (path,) = case.folder.glob("instances*.json")
-    evaluator = DetectionFromText(path)
+    evaluator = DetectionFromText(path, read_boxes, published)
     items = [
         {
             "image_id": one["image_id"],

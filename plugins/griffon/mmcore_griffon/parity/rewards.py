@@ -2,9 +2,8 @@
 
 import json
 
+from mmcore.evaluate.box_rewards import Truth, format_reward, precision_reward, read_boxes, recall_reward
 from mmcore.parity import Case, Check, Report
-
-from mmcore_griffon.rewards import Truth, format_reward, precision_reward, read_boxes, recall_reward
 
 
 def check_rewards(case: Case, report: Report) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mmcore_griffon.rewards import Truth, format_reward, precision_reward, read_boxes, recall_reward
+from mmcore.evaluate.box_rewards import Truth, format_reward, precision_reward, read_boxes, recall_reward
 
 TRUTH = Truth(
     boxes=[("cat", (10, 10, 60, 60)), ("dog", (100, 20, 180, 90))],

@@ -1,10 +1,14 @@
-"""A share of everything that a list names, as the published "balance" files ask for it (griffon/datasets/mix.py)."""
+"""A share of everything that several sources have together, the same in every run; and some records of a file.
+
+Which stay follows the published "balance" files of Griffon (griffon/datasets/mix.py).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+
 from mmcore.errors import DataError
 
 SEED = 48

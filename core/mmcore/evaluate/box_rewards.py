@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from mmcore.geometry.boxes import pairwise_giou
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from mmcore.geometry.boxes import pairwise_giou
 
 TIGHTEN_AT = 1500
 """Step from which adaptive thresholds are stricter."""

@@ -1,12 +1,12 @@
-"""What a record of any file says, in Griffon's one form: a picture, and names with their boxes.
+"""What a record of any file says of boxes, in one form: a picture, and names with their boxes.
 
     detection            every class of the picture with its boxes, and classes that are not in it, with none
     an expression        one name with its boxes, or with none
     a description        one name, which is the answer, with the boxes it is about
     a visual prompt      classes with their boxes, of which one is shown
 
-JSON Lines are read into it by `lines`; records of the core's formats (COCO, RefCOCO, ODVG, Visual Genome, ...) become
-the same here, so questions are posed in one way whatever the file.
+JSON Lines are read into it by `mmcore.data.formats.box_lines`; records of objects (COCO, RefCOCO, ODVG, Visual Genome,
+...) become the same here, so a family poses its questions in one way whatever the file.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int
+
 from mmcore.contract.values import Box, Id
 from mmcore.data.index import Index
 from mmcore.data.records import Record, Records
@@ -80,7 +81,7 @@ class Scenes(Protocol):
 
 
 class RecordScenes:
-    """Records of a format of the core, with their objects grouped by what names them.
+    """Records of objects (`mmcore.data.records`), grouped by what names them.
 
     Args:
         records: of the file.

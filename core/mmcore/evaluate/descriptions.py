@@ -1,4 +1,4 @@
-"""Descriptions of places in words (REG): METEOR and CIDEr against what people said, as region captions are judged."""
+"""Descriptions of places in words: METEOR and CIDEr against what people said, as region captions are judged."""
 
 import importlib.util
 from collections.abc import Sequence
