@@ -1,11 +1,13 @@
 """What tests of the core and of every plugin share: reference data where there are some, and the command line.
 
-Wherever the core annotates an array, its shape and type are checked at run time, in every test of this process.
+Wherever the core annotates an array, its shape and type are checked at run time, in every test of this process. No test
+may speak to another machine: mmcore promises to do so only where a Hub name asks for it.
 """
 
 import importlib.util
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,33 @@ install_import_hook(modules_with_arrays(), "conftest.check_shapes")
 from mmcore.cli import main  # noqa: E402  # after the hook, which sees what is imported from here on
 
 Run = Callable[..., tuple[int, str]]
+CALLS_OUT: list[str] = []
+"""Attempts of this process to reach another machine."""
+
+
+def watch_for_calls_out(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: nobody is asked for an address, and nothing connected to, but this machine itself."""
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    name = host.decode() if isinstance(host, bytes) else host
+    if name not in (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::"):
+        CALLS_OUT.append(f"{event} {name}")
+        raise OSError(f"tests reach no other machine: {event} {name}")
+
+
+sys.addaudithook(watch_for_calls_out)
+
+
+@pytest.fixture(autouse=True)
+def no_call_out() -> Iterator[None]:
+    """Fails a test that tried to reach another machine, whatever became of the attempt."""
+    before = len(CALLS_OUT)
+    yield
+    assert not CALLS_OUT[before:]
 
 
 @pytest.fixture(scope="session")

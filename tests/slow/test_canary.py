@@ -29,7 +29,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     stage = plugins.stages(plugins.manager(plugins.load(request.param), ()), plugins.load(request.param), "tiny")[0]
     start = ["train", "--plugin", request.param, "--stage", stage.number, "--demo", "--max-steps", 1, "--workers", 0]
-    assert say_yes(folder, *start, "--device", "cpu", "--out", "run", "--set", "validation={}")[0] == 0
+    assert say_yes(folder, *start, "--device", "cpu", "--out", "run")[0] == 0
     assert say_yes(folder, "export", "run", "--format", "hf", "--out", "export")[0] == 0
     photo = next((folder / "cache" / "demo").rglob("*.jpg"))
     (folder / "photo.jpg").write_bytes(photo.read_bytes())
@@ -70,7 +70,7 @@ def say_yes(folder: Path, *arguments: object) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "command",
     [
-        ["train", "--resume", "run", "--max-steps", 2], ["eval", "run", "--on", "all"],
+        ["train", "--resume", "run", "--max-steps", 2], ["eval", "run", "--limit", 2],
         ["predict", "run", "photo.jpg"], ["predict", "run", "photo.jpg", "--prompt", "What is it?"],
         ["export", "run", "--format", "hf", "--out", "again"], ["plan", "--plugin", "FAMILY", "--init", "run"],
         ["predict", "export", "photo.jpg"], ["predict", "export", "photo.jpg", "--prompt", "What is it?"],
