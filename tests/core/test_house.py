@@ -98,3 +98,11 @@ def test_the_cores_tests_need_no_plugin_installed(path: Path) -> None:
     assert not [name for name in imported if name.split(".")[0] in plugins]
     # A family's name on its own is an argument such as --plugin; golden files and messages may hold it.
     assert not [text for text in strings if text in (*REGISTERED, *plugins)]
+
+
+def test_no_file_holds_both_sides_of_a_merge() -> None:
+    marks = re.compile("^(<{7}|>{7}) ", re.MULTILINE)
+    folders = ("core", "docs", "plugins", "tests", "bench")
+    files = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
+    texts = [path for path in files if path.suffix in (".md", ".py", ".toml", ".yml", ".txt", ".in", ".json")]
+    assert not [path for path in texts if marks.search(path.read_text(encoding="utf-8"))]

@@ -76,3 +76,25 @@ def read_regular(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
         if status.st_size > max_bytes:
             raise ValueError(f"{status.st_size:,} bytes are too many")
         return file.read(max_bytes + 1)
+
+
+def read_json_lines(path: Path, needed: Needed | None = None, *, stop: bool = False) -> list[dict[str, Any]]:
+    """The JSON objects in a file of one a line, which a crash may have cut; none when it cannot be read at all.
+
+    Args:
+        path: of the file.
+        needed: keys that an object must have; a line without them is left out.
+        stop: end at the first line that is left out.
+    """
+    try:
+        text = read_regular(path).decode("utf-8", errors="replace")
+    except (OSError, ValueError):
+        return []
+    found: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            found.append(parse_json(line, needed))
+        except ValueError:
+            if stop:
+                break
+    return found

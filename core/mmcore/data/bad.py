@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mmcore.base.hashing import mix
-from mmcore.base.jsonfile import parse_json
+from mmcore.base.jsonfile import read_json_lines
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import ConversationSample, Draw, Sample
 from mmcore.errors import DataError
@@ -170,16 +170,7 @@ class BadSamples:
 
 def read_list(path: Path) -> list[dict[str, Any]]:
     """The entries of a `bad_samples.jsonl`; none when there is no such file. A line cut by a crash is left out."""
-    if not path.exists():
-        return []
-    entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = parse_json(line)
-            entries.append({**entry, "source": str(entry["source"]), "position": int(entry["position"])})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return entries
+    return read_json_lines(path, {"source": str, "position": int})
 
 
 def quarantined(path: Path) -> dict[str, set[int]]:

@@ -60,10 +60,10 @@ def file_sha256(path: Path, cache: Path) -> str:
         raise DataError("annotation file is not a regular file", where=path, do="name the file itself")
     known = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
     memory = cache / "hashes" / f"{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        remembered = json.loads(memory.read_text())
+    with contextlib.suppress(OSError, ValueError):
+        remembered = read_json(memory, {"status": list, "sha256": str})
         if remembered["status"] == known:
-            return str(remembered["sha256"])
+            return remembered["sha256"]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # A file changed within the last moments may change again without its time showing it.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmcore.base.files import replace_text
+from mmcore.base.jsonfile import read_json
 from mmcore.contract.recipe import Stage
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def measure_before(
 def read_before(run_dir: Path | None) -> dict[str, dict[str, float]]:
     """Validation set -> metrics of the starting weights; empty where none were taken."""
     path = run_dir / FILE_NAME if run_dir else None
-    if path is None or not path.is_file():
+    if path is None:
         return {}
     try:
-        found = json.loads(path.read_text())
-    except ValueError:
+        found = read_json(path)
+    except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {name: metrics for name, metrics in found.items() if isinstance(metrics, dict)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcore.base import hub
+from mmcore.base.jsonfile import read_json_lines
 from mmcore.contract.recipe import Source, Validation
 from mmcore.data.records import told_left_out
 from mmcore.errors import MmcoreError, UsageError
@@ -330,7 +331,6 @@ def read_rate(text: str) -> float:
     Raises:
         UsageError: it is neither a number above 0 nor a run that has logged steps.
     """
-    import json
     from statistics import median
 
     log = Path(text).expanduser() / "metrics.jsonl"
@@ -338,10 +338,10 @@ def read_rate(text: str) -> float:
         if not log.is_file():
             rate = float(text)
         else:
-            entries = [json.loads(line).get("timing", {}) for line in log.read_text().splitlines()]
+            entries = [entry["timing"] for entry in read_json_lines(log, {"timing": dict})]
             # The first logged step waits for data and warms up.
-            rate = median([entry["samples_per_s"] for entry in entries if "samples_per_s" in entry][1:])
-    except ValueError:  # median's, of nothing, is one too
+            rate = float(median([entry["samples_per_s"] for entry in entries if "samples_per_s" in entry][1:]))
+    except (ValueError, TypeError):  # median's, of nothing, is one too
         rate = 0.0
     if not 0 < rate < float("inf"):
         raise UsageError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mmcore.base.failure import full_text
 from mmcore.base.files import replace_text
-from mmcore.base.jsonfile import parse_json
+from mmcore.base.jsonfile import parse_json, read_regular
 from mmcore.train.stored import name_of
 
 if TYPE_CHECKING:
@@ -147,13 +147,17 @@ def cut(path: Path, step: int) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; none when there is no file."""
-    return [record for record, _ in read_lines(path)] if path.exists() else []
+    return [record for record, _ in read_lines(path)]
 
 
 def read_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
-    """Records with their lines, up to the first that is not whole."""
+    """Records with their lines, up to the first that is not whole; none when the file cannot be read."""
+    try:
+        text = read_regular(path).decode("utf-8", errors="replace")
+    except (OSError, ValueError):
+        return []
     result = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             record = parse_json(line, {"step": int})
         except ValueError:

@@ -40,12 +40,12 @@ def verify(job: CacheJob, folder: Path, report: Report | None = None) -> list[st
 
 
 def _check_index(folder: Path, told: Mapping[str, Any]) -> list[str]:
+    if "index" in told and (fault := first_damage(folder, {"shards": [told["index"]]}, all_again=True)):
+        return [f"the index of the cache is damaged: {fault}"]
     try:
         index = open_index(folder)
     except CacheError as error:
         return [error.what]
-    if "index" in told and (fault := first_damage(folder, {"shards": [told["index"]]}, all_again=True)):
-        return [fault]
     rows = rows_of(folder)
     found = {int(key): int(place) for key, place in zip(index[0], index[1], strict=True)}
     wanted = {int(hash_of(key)): row.shard << 32 | row.row for key, row in rows.items()}

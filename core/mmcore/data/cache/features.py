@@ -28,6 +28,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -232,7 +233,7 @@ def describe(folder: Path) -> dict[str, Any]:
         raise MissingDataError("there is no cache here", where=folder, do="make it with `mmcore data cache`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(
-            f"not the description of a cache: {error}", where=path, do="delete it or name another"
+            f"not the description of a cache: {error}", where=path, do=f"delete this file and {REPAIR}"
         ) from None
     return told
 
@@ -343,7 +344,7 @@ def open_index(folder: Path) -> np.ndarray:
         index = np.load(path, mmap_mode="r", allow_pickle=False)
         if index.ndim != 2 or index.shape[0] != 4 or index.dtype != np.dtype("<u8"):
             raise ValueError(f"{index.dtype} {index.shape}")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # NumPy parses its header as Python
         raise CacheError(f"the index of the cache is damaged: {error}", where=path, do=REPAIR) from None
     return index
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 
 from mmcore.base.files import READABLE, WRITING, hash_file, replace_text, replacing
-from mmcore.base.jsonfile import read_json
+from mmcore.base.jsonfile import read_json, read_json_lines
 from mmcore.base.lock import held
 from mmcore.base.terminal import tell
 from mmcore.data.cache.features import (
@@ -69,7 +69,9 @@ def read_shard_record(folder: Path, number: int) -> dict[str, Any] | None:
     path = shard_path(folder, number)
     with contextlib.suppress(OSError, ValueError, TypeError):
         told = read_json(path.with_suffix(".json"), _RECORD)
-        if told["size"] == path.stat().st_size and len(told["keys"]) == len(told["digests"]) == len(told["stats"]):
+        as_written = told.get("self", own_hash(told)) == own_hash(told)
+        same_length = len(told["keys"]) == len(told["digests"]) == len(told["stats"])
+        if as_written and same_length and told["size"] == path.stat().st_size:
             return told
     return None
 
@@ -95,9 +97,7 @@ def drop_damaged(folder: Path) -> None:
 
 def bad_keys(folder: Path) -> set[str]:
     """Images that could not be read when the cache was last filled."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return {json.loads(line)["key"] for line in (folder / BAD_NAME).read_text().splitlines()}
-    return set()
+    return {entry["key"] for entry in read_json_lines(folder / BAD_NAME, {"key": str})}
 
 
 @contextlib.contextmanager
@@ -132,7 +132,8 @@ def write_shard(
         writing.chmod(READABLE)
         size, sha256 = hash_file(writing)
     record = {"size": size, "sha256": sha256, "keys": keys, "digests": digests, "stats": stats}
-    replace_text(path.with_suffix(".json"), json.dumps(record))
+    record = json.loads(json.dumps(record))  # as it is read back, so that its own hash can be made again
+    replace_text(path.with_suffix(".json"), json.dumps(record | {"self": own_hash(record)}))
 
 
 def write_index(folder: Path, rows: Mapping[str, Present]) -> None:

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmcore.base.jsonfile import read_json, read_regular
 from mmcore.base.lock import waited_for
 from mmcore.base.terminal import tell
 from mmcore.data.demo.scenes import Scene, Thing, draw_scene
@@ -149,19 +150,25 @@ def _only_writer(root: Path) -> Generator[None, None, None]:
 
 def _read_manifest(root: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((root / MANIFEST).read_text())
+        found = read_json(root / MANIFEST, {"files": dict})
         files = found["files"]
         # A manifest is only believed about files below the root: what it lists may be replaced or removed.
         safe = all(isinstance(name, str) and not name.startswith("/") and ".." not in name for name in files)
         return found if safe else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
 
 
 def _intact(root: Path, files: dict[str, str]) -> bool:
-    return all(
-        (root / name).is_file() and _digest((root / name).read_bytes()) == digest for name, digest in files.items()
-    )
+    return all(_is_it(root / name, digest) for name, digest in files.items())
+
+
+def _is_it(path: Path, digest: str) -> bool:
+    """Whether a file is there and has this SHA-256; one larger than any of ours is not read."""
+    try:
+        return _digest(read_regular(path)) == digest
+    except (OSError, ValueError):
+        return False
 
 
 def _digest(data: bytes) -> str:
@@ -180,7 +187,7 @@ def _move_in(fresh: Path, root: Path, files: dict[str, str], old: dict[str, Any]
             pass
     if old is None:
         for name, digest in files.items():
-            if (root / name).exists() and _digest((root / name).read_bytes()) != digest:
+            if (root / name).exists() and not _is_it(root / name, digest):
                 raise DataError(
                     "the folder holds other data under the names of the sample scenes",
                     where=root / name,
