@@ -88,6 +88,29 @@ def test_the_published_contrast_depends_on_the_number_of_processes_and_the_fixed
     assert difference(tmp_path / "published-1", tmp_path / "published-2") > 1e-2
 
 
+@pytest.mark.parametrize(
+    "family",
+    [
+        ["--plugin", "glee", "--stage", "2"],
+        ["--plugin", "visper", "--stage", "1", *POOL],
+        ["--plugin", "glamm", "--stage", "gcg"],
+        ["--plugin", "griffon", "--stage", "pretrain"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_the_validation_loss_of_two_processes_is_that_of_one(tmp_path: Path, family: list[str]) -> None:
+    found: list[dict[str, float]] = []
+    for processes in (1, 2):
+        run = tmp_path / f"on-{processes}"
+        start = ["train", *family, *QUICK[:-2], "--max-steps", 1, "--nproc", processes, "--out", run]
+        mmcore(*start, *(f"--set={entry}" for entry in ("eval_every=1", "global_batch=4", "micro_batch=2")))
+        records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        (evaluation,) = (record["eval"] for record in records if "eval" in record)
+        found.append({name: value for name, value in evaluation.items() if name.endswith("/loss")})
+    assert found[0]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 # The first cause
 
 

@@ -133,7 +133,7 @@ def strips_of(run_dir: Path) -> dict[str, list[tuple[int, Path]]]:
     found: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted((run_dir / FOLDER).glob("*/step-*.jpg")) if (run_dir / FOLDER).is_dir() else ():
         number = path.stem.removeprefix("step-")
-        if number.isdigit():
+        if number.isdecimal():
             found.setdefault(path.parent.name, []).append((int(number), path))
     return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcore.base.files import hash_file, replace_text
-from mmcore.base.jsonfile import parse_json, read_json
+from mmcore.base.jsonfile import parse_json, read_json, read_regular
 from mmcore.errors import CheckpointError
 
 FOLDER = "checkpoints"
@@ -28,7 +28,7 @@ _POSITION = {
 }  # fmt: skip
 _LATER = {"stale": int}
 """What older checkpoints do not have."""
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-([0-9]{8,18})")
 
 
 def name_of(step: int) -> str:
@@ -55,8 +55,11 @@ def steps_of(run_dir: Path) -> list[int]:
 
 def named(run_dir: Path, pointer: str) -> int | None:
     """The step that `last` or `best` names, or None."""
-    path = run_dir / FOLDER / pointer
-    match = _NAME.fullmatch(path.read_text(errors="replace").strip()) if path.is_file() else None
+    try:
+        text = read_regular(run_dir / FOLDER / pointer, max_bytes=100).decode("ascii").strip()
+    except (OSError, ValueError):
+        return None
+    match = _NAME.fullmatch(text)
     return int(match.group(1)) if match else None
 
 
@@ -119,7 +122,7 @@ def find(run_dir: Path, which: str | int) -> int:
         CheckpointError: there is no such checkpoint; names those there are.
     """
     steps = steps_of(run_dir)
-    step = int(which) if str(which).isdigit() else named(run_dir, str(which))
+    step = int(which) if re.fullmatch("[0-9]{1,18}", str(which)) else named(run_dir, str(which))
     if which == "last" and step not in steps:
         step = steps[-1] if steps else None
     if step is None or step not in steps:

@@ -1,9 +1,13 @@
 """Weights files that lie about themselves are refused before they cost time or memory."""
 
+import contextlib
 import json
 import os
 import pickle
+import random
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +47,56 @@ def test_an_archive_that_grows_when_it_is_opened_is_refused(tmp_path: Path) -> N
 def test_written_files_can_be_read_by_others(tmp_path: Path) -> None:
     for path in write_safetensors({"a": torch.zeros(3)}, tmp_path):
         assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: torch.eye(3).to_sparse_coo(), "sparse"),
+        (lambda: torch.empty(10**12, device="meta"), "without values"),
+        (lambda: torch.zeros(3, dtype=torch.complex64), "complex"),
+    ],
+)
+def test_a_tensor_that_is_no_plain_one_is_refused(tmp_path: Path, make: Callable[[], torch.Tensor], kind: str) -> None:
+    torch.save({"model": {"bias": torch.zeros(3), "weight": make()}}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=f"tensor weight is {kind}"):
+        read_tensors(tmp_path / "a.pth")
+
+
+def nested(kind: type, times: int) -> object:
+    inner: object = torch.zeros(1)
+    for _ in range(times):
+        inner = {"model": inner, "other": inner} if kind is dict else [inner, inner]
+    return inner
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_few_bytes_that_stand_for_a_huge_tree_end_at_once(tmp_path: Path, kind: type) -> None:
+    torch.save({"model": nested(kind, 60)}, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").stat().st_size < 10_000
+    start = time.process_time()
+    with pytest.raises(WeightsError):
+        read_tensors(tmp_path / "a.pth")
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_a_damaged_file_is_refused_or_gives_tensors(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pth")
+    tensors = {"weight": torch.randn(4), "bias": torch.randn(2)}
+    if kind == "safetensors":
+        write_safetensors(tensors, tmp_path)
+        path = tmp_path / "model.safetensors"
+    else:
+        torch.save(tensors | {"epoch": 3}, path, _use_new_zipfile_serialization=kind == "zip")  # type: ignore[arg-type]
+    whole, chance = path.read_bytes(), random.Random(0)
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 3))):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        path.write_bytes(content[: chance.choice((len(content), chance.randrange(len(content))))])
+        with contextlib.suppress(WeightsError, UnsafeDataError):
+            assert all(isinstance(tensor, torch.Tensor) for tensor in read_tensors(path).values())
 
 
 def test_tied_parameters_are_no_lie(tmp_path: Path) -> None:

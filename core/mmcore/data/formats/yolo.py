@@ -132,7 +132,9 @@ def class_names(path: Path) -> tuple[str, ...]:
     names = read_data(path)["names"]
     if isinstance(names, list):
         return tuple(str(name) for name in names)
-    numbers = {int(number) if str(number).isdigit() else -1: str(name) for number, name in names.items()}
+    numbers = {
+        int(number) if re.fullmatch("[0-9]{1,9}", str(number)) else -1: str(name) for number, name in names.items()
+    }
     if sorted(numbers) != list(range(len(numbers))):
         raise DataError(f"names are numbered {list(names)}, not 0, 1, 2, ...", where=data_file(path))
     return tuple(numbers[number] for number in range(len(numbers)))
