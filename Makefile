@@ -72,17 +72,18 @@ demo: $(STAMP) ## Train, evaluate, predict and export on sample data; an interru
 	@ls -1 $(DEMO)/curves.png $(DEMO)/pictures/*.png $(DEMO)/exports/upstream/*.safetensors
 
 demo-video: export MMCORE_CACHE := $(CURDIR)/.cache
-demo-video: $(STAMP) ## GLEE on clips: the joint demo, then tracking; follow things through held-back clips; about ten minutes
-	@if test -f $(DEMO)/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO); \
-	else set -x; $(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO); fi
-	@if test -f $(DEMO_VIDEO)/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_VIDEO); \
-	else set -x; $(MMCORE) train --plugin glee --stage video --demo --init $(DEMO) --out $(DEMO_VIDEO); fi
+demo-video: $(STAMP) ## GLEE: three image stages, then clips, each from the last; follow things; about ten minutes
+	@init=""; for stage in pretrain joint scaleup video; do \
+	  short=""; test $$stage != joint || short="--set steps=400 --set schedule.milestones=[340] --set eval_every=400"; \
+	  if test -f $(DEMO_VIDEO)/$$stage/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_VIDEO)/$$stage || exit 1; \
+	  else set -x; $(MMCORE) train --plugin glee --stage $$stage --demo $$init $$short --out $(DEMO_VIDEO)/$$stage || exit 1; fi; \
+	  { set +x; } 2>/dev/null; init="--init $(DEMO_VIDEO)/$$stage"; done
 	@rm -rf $(DEMO_VIDEO)/followed
-	$(MMCORE) eval $(DEMO_VIDEO) --on clips_val
+	$(MMCORE) eval $(DEMO_VIDEO)/video --on clips_val
 	for clip in $$(ls -d $(MMCORE_CACHE)/demo/clips/val/*/ | head -3); do \
-	  $(MMCORE) predict $(DEMO_VIDEO) $$clip --video --threshold 0.3 --out $(DEMO_VIDEO)/followed || exit 1; done
+	  $(MMCORE) predict $(DEMO_VIDEO)/video $$clip --video --threshold 0.3 --out $(DEMO_VIDEO)/followed || exit 1; done
 	@printf '\nLook at:\n'
-	@ls -1 $(DEMO_VIDEO)/curves.png $(DEMO_VIDEO)/followed/*
+	@ls -1 $(DEMO_VIDEO)/*/curves.png $(DEMO_VIDEO)/followed/*
 
 demo-visper: export MMCORE_CACHE := $(CURDIR)/.cache
 demo-visper: $(STAMP) ## VisPer-LM: learn captions, then questions; answer some; about nine minutes on two cores

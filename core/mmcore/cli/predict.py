@@ -21,9 +21,15 @@ from mmcore.cli.options import classes_option, read_classes
     help="What to look for, shown: an image of it, or a box in pixels of each image. For families with visual prompts.",
 )
 @click.option(
+    "--visual",
+    metavar="KIND:WHERE",
+    help="What to find, pointed at, in pixels: point:X,Y, box:L,T,R,B, scribble:X,Y,X,Y,... or mask:FILE; of a video "
+    "in its first frame. For families with visual prompts.",
+)
+@click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    help="Least score of an object. Default: 0.3, with --prompt or --example 0.",
+    help="Least score of an object. Default: 0.3, with --prompt, --example or --visual 0.",
 )
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="At most so many objects an image, the best.")
 @click.option(
@@ -42,6 +48,7 @@ def predict(
     classes: str | None,
     prompt: str | None,
     example: str | None,
+    visual: str | None,
     threshold: float | None,
     top: int | None,
     out: Path | None,
@@ -65,7 +72,7 @@ def predict(
     from mmcore.runs.predict import find_images, predict_file, with_class_names
     from mmcore.runs.predict_video import predict_video
 
-    question = replace(_question(names, prompt, example, threshold, top), classes=read_classes(classes))
+    question = replace(_question(names, prompt, example, visual, threshold, top), classes=read_classes(classes))
     films = [path for path in images if is_video(path) or (video and path.is_dir())]
     if films and example is not None:
         raise click.UsageError("--example is for images; a video is asked by --names or --prompt.")
@@ -101,10 +108,18 @@ def predict(
 
 
 def _question(
-    names: str | None, prompt: str | None, example: str | None, threshold: float | None, top: int | None
+    names: str | None,
+    prompt: str | None,
+    example: str | None,
+    visual: str | None,
+    threshold: float | None,
+    top: int | None,
 ) -> Any:
     from mmcore.runs.predict import Question, read_example
+    from mmcore.runs.visual import read_visual
 
+    if visual is not None and (prompt is not None or example is not None):
+        raise click.UsageError("--visual says what is meant; give it without --prompt and --example.")
     if sum(one is not None for one in (names, prompt, example)) > 1:
         raise click.UsageError("Give --names, --prompt or --example, one of them.")
     listed = None
@@ -115,9 +130,10 @@ def _question(
     if prompt is not None and not prompt.strip():
         raise click.UsageError("--prompt is empty.")
     if threshold is None:
-        threshold = 0.3 if prompt is None and example is None else 0.0
+        threshold = 0.3 if prompt is None and example is None and visual is None else 0.0
     shown = None if example is None else read_example(example)
-    return Question(names=listed, prompt=prompt, example=shown, threshold=threshold, top=top)
+    pointed = None if visual is None else read_visual(visual)
+    return Question(names=listed, prompt=prompt, example=shown, visual=pointed, threshold=threshold, top=top)
 
 
 def _line(answer: dict[str, Any]) -> str:

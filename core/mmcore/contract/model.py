@@ -100,7 +100,8 @@ class Model(nn.Module):
             prompt: an expression or a question, instead of names.
 
         A family that can be shown what to look for takes `example` as well: a (height, width, 3) uint8 RGB picture of
-        it, instead of names. Others leave that argument out and are never given one.
+        it, instead of names. One that can be pointed at something takes `visual`, a `VisualPrompt` in pixels of each
+        image with its region filled in. Others leave these arguments out and are never given one.
 
         Raises:
             UsageError: this family cannot, or not with these arguments.

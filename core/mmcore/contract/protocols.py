@@ -59,6 +59,8 @@ class Shown:
     """Its objects, without scores, in pixels of the image."""
     question: str = ""
     answer: str = ""
+    frames: "tuple[Shown, ...]" = ()
+    """Of a video: some of its frames, whose truths say which they are; `image` is the first of them."""
 
 
 class DataSource:

@@ -1,6 +1,6 @@
-"""Records of images with objects, for pictures that people look at: what is there, beside what a model found."""
+"""Records of images and videos, for pictures that people look at: what is there, beside what a model found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,11 @@ import torch
 from mmcore.contract.protocols import Shown
 from mmcore.contract.values import Prediction
 from mmcore.data.records import Record
+from mmcore.data.videos import VideoRecord
 from mmcore.geometry import masks
+
+FRAMES = 4
+"""Frames of a video that are shown, spread over it."""
 
 
 def shown_record(image: np.ndarray, record: Record, categories: Sequence[str], *, has_masks: bool) -> Shown:
@@ -30,13 +34,55 @@ def shown_record(image: np.ndarray, record: Record, categories: Sequence[str], *
         size=(record.height, record.width),
         boxes_xyxy=boxes,
         names=tuple("" if record.expressions else names[place] for place, _ in kept),
-        masks=[_rle(item.segmentation, record) for _, item in kept] if drawn else None,
+        masks=[_rle(item.segmentation, record, "image") for _, item in kept] if drawn else None,
     )
     return Shown(image, truth, question=record.expressions[0] if record.expressions else "")
 
 
-def _rle(segmentation: object, record: Record) -> masks.Rle:
-    where = f"image id {record.id}"
+def shown_video(
+    read: Callable[[VideoRecord, int], np.ndarray],
+    record: VideoRecord,
+    categories: Sequence[str],
+    *,
+    has_masks: bool,
+) -> Shown:
+    """Some frames of a video with what is followed through them; a thing has the same number in all of them.
+
+    Args:
+        read: a frame of the record as (height, width, 3) uint8.
+        record: tracks in pixels of the frames.
+        categories: names, which tracks index.
+        has_masks: whether masks are meant.
+    """
+    last = len(record.frames) - 1
+    numbers = sorted({round(step * last / (FRAMES - 1)) for step in range(FRAMES)})
+    kept = [track for track in record.objects if not track.crowd]
+    question = record.expressions[0] if record.expressions else ""
+    frames = []
+    for number in numbers:
+        seen = [
+            (identity, track, box)
+            for identity, track in enumerate(kept)
+            if (box := track.boxes_xywh[number]) is not None
+        ]
+        boxes = torch.tensor([box for _, _, box in seen], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        drawn = has_masks and all(track.segmentations[number] for _, track, _ in seen)
+        truth = Prediction(
+            image_id=record.id,
+            size=(record.height, record.width),
+            boxes_xyxy=boxes,
+            names=tuple("" if question else categories[track.category] for _, track, _ in seen),
+            masks=[_rle(track.segmentations[number], record, "video") for _, track, _ in seen] if drawn else None,
+            track_ids=torch.tensor([identity for identity, _, _ in seen], dtype=torch.int64),
+            frame=number,
+        )
+        frames.append(Shown(read(record, number), truth))
+    return Shown(frames[0].image, frames[0].truth, question=question, frames=tuple(frames))
+
+
+def _rle(segmentation: object, record: Record | VideoRecord, kind: str) -> masks.Rle:
+    where = f"{kind} id {record.id}"
     if isinstance(segmentation, dict):
         return masks.compress(segmentation, where=where)
     assert isinstance(segmentation, list)

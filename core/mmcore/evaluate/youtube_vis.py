@@ -1,7 +1,8 @@
 """Video instance segmentation by the protocol of YouTube-VIS (Yang et al. 2019): COCO's AP with tracks for objects.
 
-The overlap of two tracks is the sum over all frames of what both cover over the sum of what either covers, of masks or
-of boxes; a track's area is its mean over the frames in which it is seen.
+The overlap of two tracks is the sum over all frames of what both cover over the sum of what either covers, of masks
+or of boxes; a track's area is its mean over the frames in which it is seen. AssA says whether what is found keeps its
+identity (`mmcore.evaluate.association`), of the tracks that score at least 0.3.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from mmcore.contract.protocols import Evaluator
 from mmcore.contract.values import Batch, Prediction
 from mmcore.data.videos import VideoRecord, VideoRecords
 from mmcore.errors import DataError, ShapeError
+from mmcore.evaluate.association import CONFIDENT, Association
 from mmcore.evaluate.coco import mean_defined, quietly
 from mmcore.evaluate.ground_truth import Item, in_order, item_of
 from mmcore.geometry import masks
@@ -64,7 +66,7 @@ class YoutubeVisEvaluator(Evaluator):
         """Every figure of every kind of overlap; one that is undefined in the data is left out of the summary."""
         sizes = [size for size in AREAS if size]
         recalls = [f"AR@{limit}" for limit in self.max_detections]
-        names = ("AP", "AP50", "AP75", *(f"AP{size}" for size in sizes), *recalls)
+        names = ("AP", "AP50", "AP75", *(f"AP{size}" for size in sizes), *recalls, "AssA")
         return tuple(f"{overlap}/{name}" for overlap in self.iou_types for name in names)
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
@@ -138,6 +140,8 @@ class YoutubeVisEvaluator(Evaluator):
                 evaluation.evaluate()
                 evaluation.accumulate()
             metrics |= {f"{overlap}/{name}": value for name, value in self._metrics(evaluation).items()}
+            if (kept := _association(evaluation, video_ids)) is not None:
+                metrics[f"{overlap}/AssA"] = kept
             self.category_ap[overlap] = self._per_category(evaluation)
         return metrics
 
@@ -223,6 +227,19 @@ class _TrackEval(COCOeval):
         return track_overlaps(
             [one["frames"] for one in found], [one["frames"] for one in truth], [one["iscrowd"] for one in truth]
         )
+
+
+def _association(evaluation: _TrackEval, video_ids: Sequence[Any]) -> float | None:
+    """Association accuracy of confident tracks, crowds left out."""
+    result = Association()
+    apis: tuple[Any, Any] = (evaluation.cocoGt, evaluation.found)
+    for video in video_ids:
+        true, found = (api.loadAnns(api.getAnnIds(imgIds=[video])) for api in apis)
+        result.add(
+            [one["frames"] for one in true if not one["iscrowd"]],
+            [one["frames"] for one in found if one["score"] >= CONFIDENT],
+        )
+    return result.mean
 
 
 def track_overlaps(found: Sequence[Any], truth: Sequence[Any], crowd: Sequence[int]) -> np.ndarray:

@@ -8,7 +8,7 @@ import base64
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,12 @@ from mmcore.evaluate.coco import CURVES
 from mmcore.runs.predict import Question, best_of, draw
 from mmcore.show import strip
 from mmcore.show.detection import draw_detection
-from mmcore.show.draw import draw_prediction
+from mmcore.show.draw import draw_clip, draw_prediction
 
 if TYPE_CHECKING:
     from mmcore.base.distributed import Place
     from mmcore.contract.protocols import DataSource, Shown
-    from mmcore.contract.values import Batch, Prediction
+    from mmcore.contract.values import Batch, Draw, Prediction
 
 FOLDER = "pictures"
 STRIP_NAME = "strip.jpg"
@@ -48,14 +48,16 @@ class Strip:
 
     def __call__(self, source: "DataSource", batch: "Batch", predictions: "Sequence[Prediction]") -> None:
         """Draw those of a batch that belong to the strip."""
-        if len(predictions) != len(batch.draws):  # the frames of clips
-            return
-        for at, prediction in zip(batch.draws, predictions, strict=True):
+        first = 0
+        for at, count in _records(batch, len(predictions)):
+            found = predictions[first : first + count]
+            first += count
             if at.position in self._wanted and at.position not in self._drawn:
                 with contextlib.suppress(DataError):  # the evaluation tells it
                     shown = source.shown(at.position)
                     if shown is not None:
-                        self._drawn[at.position] = _cell(shown, _named(prediction, batch))
+                        named = [_named(one, batch) for one in found]
+                        self._drawn[at.position] = _clip(shown, named) if shown.frames else _cell(shown, named[0])
 
     def save(self, path: Path, title: str, place: "Place") -> Path | None:
         """Write the strip; by the first process, with what all of them drew. Every process calls it.
@@ -78,6 +80,15 @@ class Strip:
         if words:
             replace_bytes(path.with_suffix(".json"), (json.dumps(words, indent=1, ensure_ascii=False) + "\n").encode())
         return path
+
+
+def _records(batch: "Batch", count: int) -> "Iterable[tuple[Draw, int]]":
+    """Where each record of a batch stands, and how many of its predictions are the record's: of a video its frames."""
+    num_frames: Sequence[int] | None = getattr(batch, "num_frames", None)
+    if num_frames is None:
+        return ((at, 1) for at in batch.draws) if len(batch.draws) == count else ()
+    starts = [sum(num_frames[:clip]) for clip in range(len(num_frames))]
+    return zip([batch.draws[start] for start in starts], num_frames, strict=True)
 
 
 def _named(prediction: "Prediction", batch: "Batch") -> "Prediction":
@@ -110,6 +121,22 @@ def _cell(shown: "Shown", prediction: "Prediction") -> tuple[str, dict[str, str]
     content = io.BytesIO()
     strip.cell(title, left, right).save(content, "JPEG", quality=90)
     return base64.b64encode(content.getvalue()).decode(), words
+
+
+def _clip(shown: "Shown", predictions: "Sequence[Prediction]") -> tuple[str, dict[str, str]]:
+    """Some frames of a video as one picture: what was followed, beside the truth."""
+    of_frame = {one.frame: one for one in predictions}
+    truths = [frame.truth for frame in shown.frames if frame.truth is not None and frame.truth.frame in of_frame]
+    images = [Image.fromarray(frame.image) for frame in shown.frames if frame.image is not None]
+    found = [of_frame[truth.frame] for truth in truths]
+    best = max((value for one in found if (value := best_of(one)) is not None), default=1.0)
+    threshold = SCORE if best >= SCORE else 0.9 * best
+    title = f"video {found[0].image_id}  {shown.question}".strip()
+    title += f"  (nothing from {SCORE:g}, best {best:.2f})" if best < SCORE else ""
+    left = draw_clip(images, found, 0.0 if shown.question else threshold, columns=2)
+    content = io.BytesIO()
+    strip.cell(title, left, draw_clip(images, truths, columns=2)).save(content, "JPEG", quality=90)
+    return base64.b64encode(content.getvalue()).decode(), {}
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.data.names import plain
 from mmcore.errors import CheckpointError, MissingDataError, UsageError, suggest
 from mmcore.geometry import masks
+from mmcore.runs.visual import OPTION, Visual, with_prompt
 from mmcore.show.conversation import draw_answer
 from mmcore.show.draw import draw_prediction, select
 from mmcore.show.text import Run, with_text
@@ -88,6 +89,8 @@ class Question:
     prompt: str | None = None
     example: "Example | None" = None
     """What to look for, shown instead of named."""
+    visual: Visual | None = None
+    """What to find, pointed at in the image itself, or in the first frame of a video."""
     threshold: float = 0.0
     """Objects scoring less are left out."""
     top: int | None = None
@@ -137,17 +140,31 @@ def predict_image(model: Model, image: np.ndarray, question: Question, device: t
         device: where the model is.
 
     Raises:
-        UsageError: the family cannot predict on loose images, or not by example.
+        UsageError: the family cannot predict on loose images, or not by example or visual prompt.
     """
-    shown: dict[str, Any] = {} if question.example is None else {"example": question.example.of(image)}
-    if shown and "example" not in inspect.signature(model.prepare).parameters:
-        raise UsageError(
-            f"{type(model).__name__} cannot be shown what to look for", where="--example", do="use --names or --prompt"
-        )
+    shown = shown_instead(question, image, model.prepare)
     with torch.inference_mode():
         batch = model.prepare([image], names=question.names, prompt=question.prompt, **shown)
         (prediction,) = model.predict(batch.to(device))
-    return with_classes(prediction, question.classes)
+    return with_prompt(with_classes(prediction, question.classes), shown)
+
+
+def shown_instead(question: Question, image: np.ndarray, prepare: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of `prepare` that show what is meant in an image, or by another one.
+
+    Raises:
+        UsageError: the family cannot be shown it so, or it is not inside the image.
+    """
+    shown: dict[str, Any] = {} if question.example is None else {"example": question.example.of(image)}
+    if question.visual is not None:
+        shown["visual"] = question.visual.on(image)
+    options = {"example": "--example", "visual": OPTION}
+    for name in shown:
+        if name not in inspect.signature(prepare).parameters:
+            raise UsageError(
+                "this family cannot be shown what to look for so", where=options[name], do="use --names or --prompt"
+            )
+    return shown
 
 
 def with_classes(prediction: Prediction, classes: Mapping[str, str]) -> Prediction:
@@ -184,6 +201,8 @@ def to_json(prediction: Prediction, question: Question) -> dict[str, Any]:
         result["names"] = list(question.names)
     if question.example is not None:
         result["example"] = question.example.said
+    if question.visual is not None:
+        result["visual"] = question.visual.said
     result["threshold"] = question.threshold
     result["objects"] = [_object(prediction, row) for row in kept]
     if not kept and (best := best_of(prediction)) is not None:

@@ -14,7 +14,8 @@ from mmcore.contract.model import Model
 from mmcore.contract.values import Prediction
 from mmcore.data.video_files import NEEDED, Frames, can_write, read_frames, write_video
 from mmcore.errors import CheckpointError
-from mmcore.runs.predict import Question, free_stem, to_json
+from mmcore.runs.predict import Question, free_stem, shown_instead, to_json
+from mmcore.runs.visual import with_prompt
 from mmcore.show.draw import draw_clip, draw_prediction, select
 
 STRIP = 12
@@ -46,15 +47,17 @@ def predict_video(
         What the JSON file holds, with the paths of the files.
     Raises:
         DataError: the video cannot be read.
-        UsageError: the family follows nothing through videos.
+        UsageError: the family follows nothing through videos, or not by a visual prompt.
         CheckpointError: the folder cannot be written.
     """
     frames = read_frames(path, every=every, most=most)
     if frames.left_out:
         tell(f"{path}: the first {len(frames.images)} frames are taken, {frames.left_out} are not (--frames, --every)")
+    shown = shown_instead(question, frames.images[0], model.prepare_video)
     with torch.inference_mode():
-        batch = model.prepare_video(frames.images, names=question.names, prompt=question.prompt)
+        batch = model.prepare_video(frames.images, names=question.names, prompt=question.prompt, **shown)
         predictions = model.predict(batch.to(device))
+    predictions[0] = with_prompt(predictions[0], shown)
     answers = _frames(frames, predictions, question)
     result = {"video": str(path), "tracks": tracks(predictions, question), "frames": answers}
     pictures = [Image.fromarray(image) for image in frames.images]

@@ -78,12 +78,17 @@ def words_of(prediction: Prediction, kept: Sequence[int], legend: Sequence[Run] 
 
 
 def draw_clip(
-    frames: Sequence[Image.Image], predictions: Sequence[Prediction], threshold: float = 0.0, *, cell: int = 384
+    frames: Sequence[Image.Image],
+    predictions: Sequence[Prediction],
+    threshold: float = 0.0,
+    *,
+    cell: int = 384,
+    columns: int = 6,
 ) -> Image.Image:
     """Frames of one video side by side, one prediction each; a thing has one colour throughout."""
     drawn = [draw_prediction(frame, one, threshold) for frame, one in zip(frames, predictions, strict=True)]
     titles = [f"frame {number if one.frame is None else one.frame}" for number, one in enumerate(predictions)]
-    return contact_sheet(drawn, columns=min(len(drawn), 6), titles=titles, cell=cell)
+    return contact_sheet(drawn, columns=min(len(drawn), columns), titles=titles, cell=cell)
 
 
 def draw_grounded(

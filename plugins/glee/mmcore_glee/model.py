@@ -12,7 +12,8 @@ from jaxtyping import Float
 from mmcore.contract.model import Model
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Loss, Losses, Prediction
-from mmcore.errors import RecipeError, ShapeError, WeightsError, suggest
+from mmcore.contract.values import VisualPrompt as VisualPromptOfUser
+from mmcore.errors import RecipeError, ShapeError, UsageError, WeightsError, suggest
 from mmcore.weights.files import read_tensors
 from mmcore.weights.fill import fill
 from mmcore.weights.maps import LoadReport, WeightMap
@@ -164,7 +165,12 @@ class Glee(Model):
         return outputs, text
 
     def prepare(
-        self, images: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
+        self,
+        images: Sequence[np.ndarray],
+        *,
+        names: Sequence[str] | None = None,
+        prompt: str | None = None,
+        visual: VisualPromptOfUser | None = None,
     ) -> GleeBatch:
         """Any images as a batch for `predict`.
 
@@ -172,18 +178,37 @@ class Glee(Model):
             images: (height, width, 3) uint8 RGB each.
             names: what to look for; None is COCO's 80 names.
             prompt: an expression that refers to one object, instead of names.
+            visual: where the one object is, in pixels of each image; without names it is an "object".
+
+        Raises:
+            UsageError: the model has no visual prompts.
         """
         from mmcore_glee.data.question import ask
 
-        return ask(images, names, prompt, self.transform)
+        return ask(images, names, prompt, self.transform, self._prompted(visual))
 
     def prepare_video(
-        self, frames: Sequence[np.ndarray], *, names: Sequence[str] | None = None, prompt: str | None = None
+        self,
+        frames: Sequence[np.ndarray],
+        *,
+        names: Sequence[str] | None = None,
+        prompt: str | None = None,
+        visual: VisualPromptOfUser | None = None,
     ) -> GleeBatch:
-        """The frames of one video as a batch for `predict`; the arguments are those of `prepare`."""
+        """The frames of one video as a batch for `predict`; the arguments are those of `prepare`, a visual prompt lies
+        in the first frame."""
         from mmcore_glee.data.question import ask_video
 
-        return ask_video(frames, names, prompt, self.transform)
+        return ask_video(frames, names, prompt, self.transform, self._prompted(visual))
+
+    def _prompted(self, visual: VisualPromptOfUser | None) -> VisualPromptOfUser | None:
+        if visual is not None and not self.config.visual_prompt:
+            raise UsageError(
+                "this model was trained without visual prompts",
+                where="model.visual_prompt",
+                do="use --names or --prompt, or a model of stage 2, 3 or finetune",
+            )
+        return visual
 
     def normalise(self, batch: GleeBatch) -> Float[Tensor, "batch 3 height width"]:
         """Images with mean 0 and deviation 1; padding is exactly 0."""

@@ -1,18 +1,23 @@
 """Clips: which frames are drawn, what they keep of things, batches of several, and prompts of first frames."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from mmcore.base.distributed import Place
 from mmcore.contract.protocols import DataContext, Datasets
-from mmcore.contract.values import Draw
+from mmcore.contract.values import Draw, Prediction
 from mmcore.data.formats.registry import Formats
 from mmcore.runs.own import with_own
+from mmcore.runs.pictures import Strip
 from mmcore_glee import family
 from mmcore_glee.data import build
 from mmcore_glee.data.clip_collate import ClipCollate
 from mmcore_glee.data.clips import ClipSource
 from mmcore_glee.data.tasks import TASKS
 from mmcore_glee.recipes import stages
+from PIL import Image
 
 FORMATS = Formats.of()
 
@@ -91,3 +96,29 @@ def test_own_clips_are_prompted_as_seldom_as_own_images(data: Datasets, source: 
     clip = source.sample(Draw("mine", 0, 1))
     prompted = sum(data.collate["mine"]([clip], seed).prompt_masks is not None for seed in range(200))
     assert 20 < prompted < 60
+
+
+def test_a_video_is_shown_as_some_frames_with_one_number_a_thing(source: ClipSource, tmp_path: Path) -> None:
+    shown = source.shown(0)
+    record = source.records[0]
+    numbers = [frame.truth.frame for frame in shown.frames]  # type: ignore[union-attr]
+    assert (numbers[0], numbers[-1]) == (0, len(record.frames) - 1)
+    for frame in shown.frames:
+        truth = frame.truth
+        assert truth is not None
+        assert truth.frame is not None
+        seen = [n for n, track in enumerate(record.objects) if track.boxes_xywh[truth.frame] is not None]
+        assert truth.track_ids is not None
+        assert truth.track_ids.tolist() == seen
+        assert truth.masks is not None
+    strip = Strip(total=1)
+    frames = [
+        Prediction(record.id, (record.height, record.width), boxes_xyxy=torch.tensor([[4.0, 4, 40, 40]]),
+                   scores=torch.tensor([0.2]), labels=torch.tensor([0]), track_ids=torch.tensor([3]), frame=number)
+        for number in range(len(record.frames))
+    ]  # fmt: skip
+    batch = ClipCollate(source.task, ("kite",), training=False)([source.present(record, Draw("mine", 0, 0))], 0)
+    strip(source, batch, frames)
+    path = strip.save(tmp_path / "strip.jpg", "step 1", Place(0, 1))
+    assert path is not None
+    assert np.asarray(Image.open(path)).std() > 20

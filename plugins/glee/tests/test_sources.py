@@ -22,7 +22,7 @@ from mmcore_glee.data.demo import write_demo
 from mmcore_glee.recipes import stages
 from PIL import Image
 
-TINY = stages("tiny")[0]
+TINY = next(stage for stage in stages("tiny") if stage.name == "joint")
 LITE = stages("lite")[1]
 
 

@@ -63,7 +63,8 @@ class CocoInstances:
         return {
             "one_object": self.one_object,
             "expressions": self.expressions,
-            "phrases": list(self.phrases),
+            # The second part only tells indexes from those made before annotations could do without a category.
+            "phrases": [*self.phrases, "of the only category"] if self.phrases else [],
             "category_lists": list(self.category_lists),
             "url": self.url,
             "box_tolerance_px": self.box_tolerance_px,
@@ -89,6 +90,8 @@ class CocoInstances:
         for annotation in annotations[-1:] if self.one_object else annotations:
             if self.boxes_only:
                 annotation = {**annotation, "segmentation": None}
+            if self.phrases and len(numbers) == 1:  # the published files of phrases do not repeat it
+                annotation = {"category_id": next(iter(numbers)), **annotation}
             found = to_object(annotation, height, width, numbers, self.box_tolerance_px)
             objects += [item for item in found if isinstance(item, Object)]
             defects += [item for item in found if isinstance(item, Defect)]

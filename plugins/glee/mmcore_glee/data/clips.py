@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcore.contract.protocols import DataSource
+from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import ClipSample, Draw, Sample
 from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.data.shown import shown_video
 from mmcore.data.transforms import Transform
 from mmcore.data.videos import VideoRecord, VideoRecords
 from mmcore.errors import DataError
@@ -87,6 +88,11 @@ class ClipSource(DataSource):
         transforms = self.pipeline.train_clip(images[0].shape[:2], len(images), rng)
         expression = int(rng.integers(len(record.expressions))) if record.expressions else 0
         return self.transformed(record, numbers, images, transforms, draw, expression=expression)
+
+    def shown(self, position: int) -> Shown:
+        """Some frames of a video on disk with what is followed through them."""
+        record = self.records[position]
+        return shown_video(self.read, record, self.records.index.meta["categories"], has_masks=self.has_masks)
 
     def draw_frames(self, length: int, rng: np.random.Generator) -> list[int]:
         """One frame, and others around it, drawn with replacement as published; in order."""

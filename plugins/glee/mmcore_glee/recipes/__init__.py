@@ -25,13 +25,13 @@ from mmcore_glee.recipes.multiscale import (
     PLUS_PRETRAIN,
     PLUS_SCALEUP,
 )
-from mmcore_glee.recipes.tiny import TINY_FINETUNE, TINY_JOINT, TINY_VIDEO
+from mmcore_glee.recipes.tiny import TINY_FINETUNE, TINY_JOINT, TINY_PRETRAIN, TINY_SCALEUP, TINY_VIDEO
 
 _STAGES = {
     "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE, *video.stages("Lite"), odinw.stage(LITE_FINETUNE)),
     "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE, *video.stages("Plus"), odinw.stage(PLUS_FINETUNE)),
     "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE, *video.stages("Pro"), odinw.stage(PRO_FINETUNE)),
-    "tiny": (TINY_JOINT, TINY_FINETUNE, TINY_VIDEO),
+    "tiny": (TINY_PRETRAIN, TINY_JOINT, TINY_SCALEUP, TINY_FINETUNE, TINY_VIDEO),
 }
 
 

@@ -1,9 +1,22 @@
-"""The tiny variant: random weights, for --demo, tests and examples. Everything here is ours."""
+"""The tiny variant: random weights, for --demo, tests and examples. Everything here is ours.
+
+The three image stages, each of which may start from the one before or from random weights, a fine-tune, and clips.
+"""
 
 from mmcore import AdamW, Cosine, Init, MultiStep, Source, Validation, WholeEpochs
 
 from mmcore_glee.recipes.multiscale import LITE_JOINT, MULTISCALE
-from mmcore_glee.recipes.sources import COCO, COCO_VAL, REFCOCO, REFCOCO_VAL
+from mmcore_glee.recipes.sources import (
+    COCO,
+    COCO_VAL,
+    GRIT,
+    OBJECTS365,
+    OBJECTS365_VAL,
+    OPENIMAGES,
+    REFCOCO,
+    REFCOCO_VAL,
+    SA1B,
+)
 
 # assumed: everything about the tiny variant is ours, chosen so that the sample scenes train in minutes on two cores.
 TINY_JOINT = LITE_JOINT.replace(
@@ -32,8 +45,53 @@ TINY_JOINT = LITE_JOINT.replace(
     schedule=MultiStep(milestones=(580,), warmup_steps=50, warmup_factor=1e-2),
     precision="fp32",
     model={"text": "teacher", "visual_prompt": True},
-    init=Init(optional=True),
+    init=Init(stage="pretrain", optional=True),
     checkpoint_every=350,
+)
+
+SCENES = "coco/train2017"
+"""Pictures of the sample scenes, which several files annotate."""
+
+TINY_PRETRAIN = TINY_JOINT.replace(
+    number=1,
+    name="pretrain",
+    title="boxes under two lists of names with a tiny model, text encoder frozen",
+    origin="assumed; structure and losses of the Lite recipe of stage 1",
+    steps=300,
+    data=TINY_JOINT.data.replace(
+        sources={
+            "obj365": OBJECTS365.replace(weight=1.0, images=SCENES),
+            "openimage": OPENIMAGES.replace(weight=1.0, images=SCENES),
+        },
+    ),
+    validation={"obj365_val": OBJECTS365_VAL.replace(images="coco/val2017")},
+    eval_every=300,
+    best_metric="obj365_val/bbox/AP",
+    schedule=MultiStep(milestones=(260,), warmup_steps=50, warmup_factor=1e-2),
+    model={"text": "frozen", "visual_prompt": False},
+    frozen=("text_encoder",),
+    init=Init(optional=True),
+    checkpoint_every=300,
+)
+
+TINY_SCALEUP = TINY_JOINT.replace(
+    number=3,
+    name="scaleup",
+    title="the joint training of a tiny model with phrases and masks without names",
+    origin="assumed; structure and losses of the Lite recipe of stage 3",
+    steps=200,
+    data=TINY_JOINT.data.replace(
+        sources={
+            **TINY_JOINT.data.sources,
+            "grit": GRIT.replace(weight=0.5, images=SCENES),
+            "sa1b": SA1B.replace(weight=1.0, annotations="SA1B_scaleup/sa1b_2m.json"),
+        }
+    ),
+    eval_every=200,
+    optim=TINY_JOINT.optim.replace(lr=4e-4),
+    schedule=Cosine(warmup_ratio=0.05, warmup_factor=0.01, final_factor=0.01),
+    init=Init(stage="joint", optional=True),
+    checkpoint_every=200,
 )
 
 TINY_FINETUNE = TINY_JOINT.replace(
