@@ -9,9 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmcore.base import hub
 from mmcore.base.yamltext import to_yaml
 from mmcore.contract.recipe import Stage
+from mmcore.errors import MmcoreError
 from mmcore.runs.conversation import can_talk
 from mmcore.runs.opened import OpenedModel
 from mmcore.version import DISTRIBUTION, __version__
@@ -108,18 +111,27 @@ model = mmcore.load(".")  # this folder; elsewhere its path, or "hf://OWNER/NAME
 print(model.{asked})
 ```
 """
-    names = list(opened.settings.stage.class_names[:2]) or ["person", "dog"]
     return f"""## Use
 
 ```python
 import mmcore  # {DISTRIBUTION} and {opened.family.plugin.distribution}
 
 model = mmcore.load(".")  # this folder; elsewhere its path, or "hf://OWNER/NAME"
-answer = model.predict("photo.jpg", names={json.dumps(names, ensure_ascii=False)})
+answer = model.predict("photo.jpg"{_asked(opened)})
 print(answer.json()["objects"])
 answer.draw().save("drawn.png")
 ```
 """
+
+
+def _asked(opened: OpenedModel) -> str:
+    """Which names are asked for; nothing where the model finds its own classes and no others."""
+    names = list(opened.settings.stage.class_names[:2]) or ["person", "dog"]
+    try:
+        opened.model.prepare([np.zeros((64, 64, 3), np.uint8)], names=names)
+    except MmcoreError:
+        return ""
+    return f", names={json.dumps(names, ensure_ascii=False)}"
 
 
 def _training(opened: OpenedModel) -> str:

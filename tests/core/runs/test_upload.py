@@ -81,6 +81,13 @@ def test_a_login_that_may_not_is_told_how_to_log_in(out, monkeypatch):
     assert "hf auth login" in str(caught.value.do)
 
 
+class Finder(Model):
+    """Looks for whatever is named."""
+
+    def prepare(self, images, *, names=None, prompt=None) -> Batch:
+        return Batch("images", (), {})
+
+
 class Talker(Model):
     def converse(self, image, turns) -> Batch:
         raise NotImplementedError
@@ -112,7 +119,7 @@ def test_a_card_says_what_the_hub_reads_and_shows_the_newest_picture(tmp_path, o
     (run / "run.json").write_text(json.dumps({"starts": [{"weights": weights}]}))
     (run / "metrics.jsonl").write_text('{"eval": {"AP": 0.5}}\n{"eval": {"A')
     assert bases(run) == ["some/base"]
-    write_card(opened_as(Model(), run), out, "ours", use=None, licence="cc-by-4.0", opens=True)
+    write_card(opened_as(Finder(), run), out, "ours", use=None, licence="cc-by-4.0", opens=True)
     _, head, text = (out / "README.md").read_text().split("---\n", 2)
     assert parse_yaml(head, "card") == {
         "license": "cc-by-4.0", "library_name": "mmcore", "pipeline_tag": "object-detection",
@@ -127,6 +134,11 @@ def test_a_card_says_what_the_hub_reads_and_shows_the_newest_picture(tmp_path, o
     ):
         assert part in text
     assert (out / "example.jpg").read_bytes() == (run / "pictures/val/step-00000002.jpg").read_bytes()
+
+
+def test_a_card_names_nothing_to_a_model_that_finds_its_own_classes_only(out):
+    write_card(opened_as(Model(), None), out, "ours", use=None, licence=None, opens=True)
+    assert 'model.predict("photo.jpg")\n' in (out / "README.md").read_text()
 
 
 def test_a_card_without_a_stated_licence_says_so_and_talks_where_the_model_does(out):
