@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
@@ -18,13 +18,24 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 
+_INITIALISERS = nn.init.__name__
+_FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_))
+
+
 class _EmptyOnMeta(TorchFunctionMode):
-    """`torch.empty`, by which layers ask for room for their weights, gives none; initialisers then have no work."""
+    """`torch.empty`, by which layers ask for room for their weights, gives none; initialisers then have no work.
+
+    On meta they would still be traced operation by operation, half of the time that building a skeleton takes.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
+        if func in _FILLS or getattr(func, "__module__", None) == _INITIALISERS:  # all of these return what they fill
+            filled = args[0] if args else options.get("tensor")
+            if isinstance(filled, Tensor) and filled.is_meta:
+                return filled
         if func is torch.empty and options.get("device") is None:
             options["device"] = "meta"
         return func(*args, **options)
@@ -53,7 +64,7 @@ def skeleton(real: frozenset[int] = frozenset()) -> Generator[list[nn.Parameter]
         registered.append(made)
         return made
 
-    def buffer(module: nn.Module, name: str, given: torch.Tensor | None) -> torch.Tensor | None:
+    def buffer(module: nn.Module, name: str, given: Tensor | None) -> Tensor | None:
         del module, name
         return torch.empty_like(given, device="cpu") if given is not None and given.is_meta else given
 
@@ -68,7 +79,7 @@ def skeleton(real: frozenset[int] = frozenset()) -> Generator[list[nn.Parameter]
         yield registered
 
 
-def _like(given: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+def _like(given: nn.Parameter, data: Tensor) -> nn.Parameter:
     made = nn.Parameter(data, requires_grad=given.requires_grad)
     vars(made).update(vars(given))
     return made

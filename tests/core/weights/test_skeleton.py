@@ -46,3 +46,14 @@ def test_chosen_parameters_are_made_as_always() -> None:
         mixed = Part()
     assert torch.equal(mixed.norm.weight, torch.ones(4))
     assert sum(not parameter.is_meta for parameter in mixed.parameters()) == 1
+
+
+def test_initialisers_do_nothing_on_meta_and_everything_to_what_is_real():
+    with skeleton(frozenset({1})):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 4)
+        assert nn.init.normal_(layer.weight) is layer.weight
+        nn.init.constant_(layer.bias, 2.0)
+        assert layer.weight.zero_() is layer.weight
+    assert layer.weight.is_meta
+    assert layer.bias.tolist() == [2.0] * 4
