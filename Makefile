@@ -155,6 +155,7 @@ bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/generation.py
 	$(BIN)/python bench/griffon.py
 	$(BIN)/python bench/glamm_step.py
+	$(BIN)/python bench/not_taken.py
 	test ! -d ../shared/data/coco_mini || $(BIN)/python bench/loader.py --coco ../shared/data/coco_mini
 
 $(VENV)/.docs: $(STAMP)
