@@ -17,7 +17,6 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-
 _INITIALISERS = nn.init.__name__
 _FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_))
 
