@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mmcore.base.figures import is_error, scale
+from mmcore.base.figures import LOSS, is_error, scale
 from mmcore.cli.options import classes_option, read_classes
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
             f"  incomplete: {len(record['left_out'])} records are left out, so this is not the figure of the whole set"
         )
         console.print(told, highlight=False)
-    if not kinds:
+    if not any(name != LOSS for name in metrics):
         console.print("  no metric is defined: these images have no objects to find, or only crowds", highlight=False)
     for kind, values in kinds.items():
         table = Table(show_edge=False, pad_edge=False, box=None)

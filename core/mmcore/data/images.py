@@ -164,7 +164,8 @@ def locate(root: Path, relative: str, what: str, *, also: str | None = None) -> 
         f"{what} needs {relative}, which is not there",
         where=f"data root {root}" + ("" if absent == path else f"; {absent} does not exist"),
         do="check --data or $MMCORE_DATA, pick other sources with --sources, or change annotations and images of the "
-        "source in a --config file or with --set; --demo brings sample data",
+        "source in a --config file or with --set (--set validation.NAME=null leaves a validation set out); "
+        "--demo brings sample data",
     )
 
 

@@ -286,10 +286,13 @@ def nothing_to_learn(records: Records) -> str:
 
 def defect_error(record: Record, defect: Defect, source: str) -> DataError:
     """The error that a defect amounts to."""
+    do = "correct the annotation file; `mmcore data check` lists everything that is wrong with it"
+    if defect.field == "segmentation":
+        do += '; for a data set of boxes alone choose format="COCO boxes"'
     return DataError(
         defect.message,
         where=f"{source}, image id {record.id} ({record.image}), {defect.where}, field {defect.field}",
-        do="correct the annotation file; `mmcore data check` lists everything that is wrong with it",
+        do=do,
     )
 
 

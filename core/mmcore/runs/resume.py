@@ -165,7 +165,8 @@ def compare_length(run_dir: Path, stage: Stage, steps: int, max_steps: int | Non
     if done == steps:
         return [f"the run is finished, all {steps} steps are made; `mmcore train --resume {run_dir} --steps N` goes on"]
     if max_steps is not None and max_steps <= done:
-        return [f"the run stands at step {done} of {steps}: --max-steps {max_steps} is reached"]
+        more = f"`mmcore train --resume {run_dir} --max-steps N` goes on, up to step N"
+        return [f"the run stands at step {done} of {steps}: --max-steps {max_steps} is reached; {more}"]
     return []
 
 

@@ -30,15 +30,19 @@ def draw_batch(batch: Batch, collate: Collate) -> list[Image.Image]:
         return list(own)
     if isinstance(batch, DetectionBatch):
         names = getattr(batch, "names", None)
-        rows = [draw_row(batch, row, names=names) for row in range(len(batch.images))]
-        if batch.num_frames is None:
-            return rows
-        starts = [sum(batch.num_frames[:clip]) for clip in range(len(batch.num_frames))]
-        pairs = zip(starts, batch.num_frames, strict=True)
-        return [contact_sheet(rows[start : start + count], columns=count) for start, count in pairs]
+        return by_clip(batch, [draw_row(batch, row, names=names) for row in range(len(batch.images))])
     if isinstance(batch, ConversationBatch):
         return draw_conversations(batch, collate.text_of if isinstance(collate, Collator) else str)
     raise DataError(f"batches of source {batch.source!r} hold no images that could be drawn")
+
+
+def by_clip(batch: DetectionBatch, rows: list[Image.Image]) -> list[Image.Image]:
+    """Pictures of a batch's images, one a sample: of a clip the frames side by side."""
+    if batch.num_frames is None:
+        return rows
+    starts = [sum(batch.num_frames[:clip]) for clip in range(len(batch.num_frames))]
+    pairs = zip(starts, batch.num_frames, strict=True)
+    return [contact_sheet(rows[start : start + count], columns=count) for start, count in pairs]
 
 
 def draw_conversations(batch: ConversationBatch, text_of: Callable[[int], str]) -> list[Image.Image]:

@@ -144,13 +144,22 @@ def draw_sample(sample: Sample, *, names: Sequence[str] | None = None) -> Image.
     return draw_marks(image, marks, [*_expression_runs(sample.expression, marks), Run(facts)])
 
 
-def draw_row(batch: DetectionBatch, row: int, *, names: Sequence[str] | None = None) -> Image.Image:
+def draw_row(
+    batch: DetectionBatch,
+    row: int,
+    *,
+    names: Sequence[str] | None = None,
+    given: Sequence[Mark] = (),
+    says: Sequence[Run] = (),
+) -> Image.Image:
     """One image of a batch as the network gets it, padding included (a thin line shows where the image ends).
 
     Args:
         batch: objects flat over the batch.
         row: which image.
         names: vocabulary that the labels index; by default the batch's own, where it has one.
+        given: what a family gives its model beside image and words, in pixels of the padded image.
+        says: what it asks, for below the picture.
     """
     first, count = sum(batch.num_objects[:row]), batch.num_objects[row]
     image = Image.fromarray(batch.images[row].permute(1, 2, 0).cpu().numpy())
@@ -173,7 +182,7 @@ def draw_row(batch: DetectionBatch, row: int, *, names: Sequence[str] | None = N
     what = "image" if batch.frame_numbers is None else f"frame {batch.frame_numbers[row]} of video"
     facts = f"{batch.source} record {batch.draws[row].position}, {what} {batch.image_ids[row]}: "
     facts += f"{width}x{height} in {image.width}x{image.height}"
-    return draw_marks(image, marks, [*_expression_runs(expression, marks), Run(facts)])
+    return draw_marks(image, [*marks, *given], _joined([*_expression_runs(expression, marks), Run(facts)], list(says)))
 
 
 # ---- what is written ----

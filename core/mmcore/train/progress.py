@@ -128,8 +128,10 @@ def line(record: Mapping[str, Any], total: int) -> str:
         f"step {record['step']}/{total}",
         f"loss {record['total']:.4g}",
         f"lr {max(record['lr'].values()):.3g}",
-        f"{timing['samples_per_s']:.1f} samples/s",
     ]
+    if overflows := record.get("overflows"):  # of fp16: the rate is 0 where the update was dropped
+        parts.append(f"{overflows} updates dropped to find the loss scale, now {record['loss_scale']:g}")
+    parts.append(f"{timing['samples_per_s']:.1f} samples/s")
     if "tokens_per_s" in timing:
         parts.append(f"{timing['tokens_per_s']:,.0f} tokens/s")
     if "padding_percent" in timing:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxtyping import Int, UInt8
-from mmcore.contract.values import DetectionBatch, PromptKind
+from mmcore.contract.values import Box, DetectionBatch, PromptKind
 from mmcore.losses.jagged import to_device
 from torch import Tensor
 
@@ -29,6 +29,9 @@ class GleeBatch(DetectionBatch):
     """Visual prompt: the region of each image that shows what to find, at padded size; of clips in the first frame.
     None without prompt."""
     prompt_mode: PromptMode = "mask"
+    hidden: tuple[tuple[Box, ...], ...] | None = None
+    """Of each image of a prompted training batch the boxes (xyxy, pixels) of the objects that the prompt does not mean:
+    they are neither asked about nor learned. For pictures only."""
     squared: bool = False
     """Whether images were padded to a square before they were normalised, as large-scale jitter does it."""
 

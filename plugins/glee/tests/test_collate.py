@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcore.contract.values import Draw, Sample
+from mmcore.show import draw
 from mmcore_glee import vocabulary
 from mmcore_glee.data.collate import Collate
 from mmcore_glee.data.prompts import PROMPT_PROBABILITY, point_prompts
@@ -159,10 +160,39 @@ def test_a_visual_prompt_keeps_one_object_per_image():
         assert batch.normalisers["objects"] == 2
         assert batch.prompt_masks.shape == (2, 64, 64)
         assert batch.labels[0] in (0, 1)
+        kept = (batch.boxes_cxcywh[:, :2] - batch.boxes_cxcywh[:, 2:] / 2) * 64
+        given = [{(3.0 * i, 2.0 * i) for i in range(count)} for count in (2, 3)]
+        for row in range(2):  # what the prompt does not mean is hidden, and nothing else
+            shown = tuple(kept[row].round().tolist())
+            assert {box[:2] for box in batch.hidden[row]} == given[row] - {shown}
         if batch.prompt_mode == "mask":
             assert torch.equal(batch.prompt_masks, batch.masks)
     assert 80 < modes.total() < 160
     assert modes["mask"] > modes["point"] > modes["box"] > 0
+
+
+def test_pictures_show_the_names_that_are_asked_or_the_prompt_and_what_it_hides(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(draw, "draw_marks", lambda image, marks, runs: drawn.append((marks, runs)) or image)
+    chosen = collate("coco", prompt_share=PROMPT_PROBABILITY)
+    seen = set()
+    for seed in range(60):
+        batch = chosen([sample(0), sample(1, labels=(7, 8, 9))], seed)
+        drawn.clear()
+        assert len(chosen.draw(batch)) == 2
+        for (marks, runs), others in zip(drawn, (1, 2), strict=True):
+            words, labels = "".join(run.text for run in runs), [mark.label for mark in marks]
+            if batch.prompt_masks is None:
+                first = ("person, bicycle, car", "truck, boat, traffic light, person")[others - 1]
+                assert f"asked for 80 names: {first}" in words
+                assert "and 40 more" in words
+                assert not any(mark.given for mark in marks)
+            else:
+                assert f"({batch.prompt_mode}) shows what to find: {others} other object" in words
+                assert labels.count("hidden") == others
+                assert [mark.label for mark in marks if mark.given] == [f"prompt: {batch.prompt_mode}"]
+            seen.add(batch.prompt_masks is None)
+    assert seen == {True, False}
 
 
 def test_no_prompt_without_an_object_in_every_image():

@@ -251,7 +251,7 @@ def test_a_finished_run_is_extended_and_says_what_becomes_of_its_rate(run: Run, 
     assert "stopped" in run("runs", "one")[1]
     code, said = run("train", "--resume", "one", "--max-steps", "2")
     assert code == 0
-    assert "the run stands at step 3 of 4: --max-steps 2 is reached" in said
+    assert "the run stands at step 3 of 4: --max-steps 2 is reached; `mmcore train --resume one --max-steps N`" in said
     assert run("train", "--resume", "one")[0] == 0
     assert "finished" in run("runs", "one")[1]
     code, said = run("train", "--resume", "one", "--steps", "3")
@@ -259,6 +259,13 @@ def test_a_finished_run_is_extended_and_says_what_becomes_of_its_rate(run: Run, 
     assert "the run has made 4 steps and cannot end after 3" in said
     steps = [json.loads(line)["step"] for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == [1, 2, 3, 4]
+    code, said = run("train", "--resume", "one", "--epochs", "2")  # passes over 6 records, 2 of them a step
+    assert code == 0
+    assert (
+        "the run was of 4 steps and is now of 6: the learning rate goes on at 0.25 of the base rate, where it was 0,"
+        " and follows the cosine schedule over all 6" in said
+    )
+    assert json.loads((tmp_path / "one" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
 
 
 def test_what_lies_beyond_the_end_is_told_by_plan_and_train(run: Run, root: Path) -> None:

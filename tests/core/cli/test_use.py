@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from mmcore.cli import cli
-from mmcore.cli.evaluate import wanted_sets
+from mmcore.cli.evaluate import _show, wanted_sets
 from mmcore.contract.model import Model
 from mmcore.contract.protocols import Datasets, DataSource
 from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage, Validation
@@ -190,3 +190,12 @@ def test_an_unknown_set_names_the_nearest(split: str, name: str, near: str) -> N
 def test_the_train_split_must_be_named() -> None:
     with pytest.raises(UsageError, match="--on"):
         wanted_sets(STAGE, "train", [])
+
+
+def test_a_table_says_why_it_holds_nothing_but_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"images": 1, "records": 1, "seconds": 0.5, "left_out": [], "before": {}, "categories": {}, "folder": "f"}
+    for metrics, empty in (({}, True), ({"loss": 1.5}, True), ({"loss": 1.5, "accuracy": 0.5}, False)):
+        _show("coco_val", metrics, record, categories=False)
+        said = capsys.readouterr().out
+        assert ("no metric is defined: these images have no objects to find, or only crowds" in said) == empty
+        assert ("1.5" in said) == bool(metrics)

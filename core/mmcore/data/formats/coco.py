@@ -372,6 +372,10 @@ def _cut(box: Any, height: int, width: int) -> list[float] | None:
         return None
 
 
+def _numbers(polygons: Sequence[Sequence[Any]]) -> int:
+    return sum(map(len, polygons))
+
+
 def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]:
     """Valid polygons or compressed RLE, and what is wrong; wrong with something returned means it is unusable."""
     if not given:
@@ -387,7 +391,8 @@ def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]
         return given, "neither polygons nor RLE"
     valid = masks.valid_polygons(given)
     if not valid:
-        return None, "no polygon has three points; the annotation was left out"
+        box = " (four numbers are a box)" if _numbers(given) == 4 else ""
+        return None, f"no polygon has three points{box}; the annotation was left out"
     try:
         finite = math.isfinite(sum(map(sum, valid)))
     except (TypeError, OverflowError):

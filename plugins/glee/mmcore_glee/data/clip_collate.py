@@ -9,7 +9,7 @@ from mmcore.contract.values import ClipSample, Sample
 
 from mmcore_glee.batch import GleeBatch, PromptMode
 from mmcore_glee.data.collate import Collate
-from mmcore_glee.data.prompts import point_prompts
+from mmcore_glee.data.prompts import hidden_boxes, point_prompts
 from mmcore_glee.data.samples import keep_objects
 from mmcore_glee.track_loss import tracked_objects
 
@@ -32,8 +32,11 @@ class ClipCollate(Collate):
         if self.task.words != "expression":
             frames, names = self._words(frames, rng)
         mode: PromptMode | None = None
+        hidden = None
         if self.training and self.task.clip_prompts != "never" and rng.random() < self.prompt_share:
+            whole = frames
             frames, mode = one_thing_each(frames, num_frames, rng, as_user=self.task.clip_prompts == "user")
+            hidden = None if mode is None else hidden_boxes(whole, frames)
         batch = self._batch(frames, names, None, rng)
         ids = [frame.track_ids for frame in frames if frame.track_ids is not None]
         batch.track_ids = torch.cat(ids) if len(ids) == len(frames) else None
@@ -43,7 +46,7 @@ class ClipCollate(Collate):
             "clips": float(len(samples)),
             "tracked_objects": float(tracked_objects(batch.num_objects, num_frames)),
         }
-        return batch if mode is None else _prompted(batch, mode, rng)
+        return batch if mode is None else replace(_prompted(batch, mode, rng), hidden=hidden)
 
 
 def one_thing_each(

@@ -4,22 +4,25 @@ Whatever is drawn here (which other names are asked about, which object becomes 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from mmcore.contract.protocols import Collator
 from mmcore.contract.values import Sample
 from mmcore.data.collate import pad_images, pad_masks, relative_boxes
+from PIL.Image import Image
 
 from mmcore_glee.batch import GleeBatch, PromptMode
-from mmcore_glee.data.prompts import one_object_each, point_prompts
+from mmcore_glee.data.pictures import draw_asked
+from mmcore_glee.data.prompts import hidden_boxes, one_object_each, point_prompts
 from mmcore_glee.data.tasks import Task
 from mmcore_glee.data.words import phrases_of_batch, sampled_names
 from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
 
 
 @dataclass(frozen=True)
-class Collate:
+class Collate(Collator):
     """Makes the batches of one source.
 
     Args:
@@ -45,9 +48,16 @@ class Collate:
         if self.task.words != "expression":
             samples, names = self._words(samples, rng)
         mode: PromptMode | None = None
+        hidden = None
         if self.training and self.task.prompts and rng.random() < self.prompt_share:
+            whole = samples
             samples, mode = one_object_each(samples, rng)
-        return self._batch(samples, names, mode, rng)
+            hidden = None if mode is None else hidden_boxes(whole, samples)
+        return replace(self._batch(samples, names, mode, rng), hidden=hidden)
+
+    def draw(self, batch: GleeBatch) -> list[Image]:
+        """Every sample with what is asked about it: names, or a visual prompt and what that hides."""
+        return draw_asked(batch)
 
     def _words(self, samples: Sequence[Sample], rng: np.random.Generator) -> tuple[Sequence[Sample], tuple[str, ...]]:
         if not self.training or self.task.words == "all":

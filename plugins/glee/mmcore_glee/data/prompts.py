@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from mmcore.contract.values import Sample
+from mmcore.contract.values import Box, Sample
 from torch import Tensor
 
 from mmcore_glee.batch import PromptMode
@@ -33,6 +33,17 @@ def one_object_each(samples: Sequence[Sample], rng: np.random.Generator) -> tupl
     modes = list(PROMPT_MODES)
     mode = modes[int(rng.choice(len(modes), p=list(PROMPT_MODES.values())))]
     return kept, mode
+
+
+def hidden_boxes(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[tuple[Box, ...], ...]:
+    """Of each image the boxes (xyxy, pixels) of the objects that a prompt leaves out."""
+    hidden = []
+    for whole, kept in zip(before, after, strict=True):
+        boxes = whole.boxes_xyxy.tolist()
+        for box in kept.boxes_xyxy.tolist():
+            boxes.remove(box)
+        hidden.append(tuple(tuple(box) for box in boxes))
+    return tuple(hidden)
 
 
 def point_prompts(

@@ -297,6 +297,7 @@ objects = st.builds(
     | st.lists(
         st.lists(st.integers(-5, 99), min_size=6, max_size=8) | st.lists(st.floats(-5, 99), min_size=6), min_size=1
     ),
+    st.none() | st.integers(0, 9999) | st.floats(0, 9999),
 )
 
 
