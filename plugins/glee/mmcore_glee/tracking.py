@@ -23,6 +23,7 @@ from torchvision.ops import nms
 
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import GleeConfig
+from mmcore_glee.mask_store import MaskStore
 from mmcore_glee.outputs import DecoderOutputs
 from mmcore_glee.predict import enlarged_masks, select, shown_size
 
@@ -67,19 +68,14 @@ class Tracks:
     boxes_cxcywh: Float[Tensor, "frames tracks 4"]
     """Fractions of the padded width and height."""
     mask_embed: Float[Tensor, "frames tracks mask_dim"]
-    mask_features: tuple[Float[Tensor, "frames mask_dim h w"], ...]
-    """Of each window, on the CPU."""
+    mask_features: MaskStore
+    """Of each frame."""
     order: Int[Tensor, "frames tracks"]
     """Query of each frame that each track is."""
 
     def masks(self, frame: int, tracks: Int[Tensor, " some"]) -> Float[Tensor, "some h w"]:
         """Mask logits of some tracks in a frame, at the features' resolution."""
-        place = frame
-        for features in self.mask_features:
-            if place < len(features):
-                return torch.einsum("qc,chw->qhw", self.mask_embed[frame, tracks], features[place])
-            place -= len(features)
-        raise IndexError(frame)
+        return torch.einsum("qc,chw->qhw", self.mask_embed[frame, tracks], self.mask_features[frame])
 
 
 def associate(windows: Iterator[DecoderOutputs]) -> Tracks:
@@ -92,7 +88,7 @@ def associate(windows: Iterator[DecoderOutputs]) -> Tracks:
     orders: list[Tensor] = []
     boxes: list[Tensor] = []
     embeds: list[Tensor] = []
-    features: list[Tensor] = []
+    features = MaskStore()
     total: Tensor | None = None
     for outputs in windows:
         final = outputs.sets["final"]
@@ -105,10 +101,10 @@ def associate(windows: Iterator[DecoderOutputs]) -> Tracks:
         orders.append(order)
         boxes.append(_taken(final.boxes_cxcywh, order))
         embeds.append(_taken(final.mask_embed, order))
-        features.append(outputs.mask_features.float().cpu())
+        features.extend(outputs.mask_features)
     assert total is not None
     order = torch.cat(orders)
-    return Tracks(total / len(order), torch.cat(boxes), torch.cat(embeds), tuple(features), order)
+    return Tracks(total / len(order), torch.cat(boxes), torch.cat(embeds), features, order)
 
 
 def windows_of(batch: GleeBatch, size: int) -> Iterator[GleeBatch]:

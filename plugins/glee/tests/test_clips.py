@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmcore.base.distributed import Place
 from mmcore.contract.protocols import DataContext, Datasets
+from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Draw, Prediction
 from mmcore.data.formats.registry import Formats
 from mmcore.runs.own import with_own
@@ -23,14 +24,19 @@ FORMATS = Formats.of()
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Datasets:
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, DataContext]:
     """The sample of YouTube-VIS as own data."""
     root = tmp_path_factory.mktemp("clips")
     written = FORMATS["YouTube-VIS"].sample(root)  # type: ignore[misc]
     (root / "own.yaml").write_text(f"name: mine\ntrain: {{annotations: {written.annotations}, images: frames}}\n")
     finetune = next(stage for stage in stages("tiny") if stage.name == "finetune")
     stage, _ = with_own(finetune, root / "own.yaml", FORMATS, family().learns, root / "cache")
-    return build(stage, "train", DataContext(root, root / "cache", "tiny", 0))
+    return stage, DataContext(root, root / "cache", "tiny", 0)
+
+
+@pytest.fixture(scope="module")
+def data(own: tuple[Stage, DataContext]) -> Datasets:
+    return build(own[0], "train", own[1])
 
 
 @pytest.fixture
@@ -96,6 +102,18 @@ def test_own_clips_are_prompted_as_seldom_as_own_images(data: Datasets, source: 
     clip = source.sample(Draw("mine", 0, 1))
     prompted = sum(data.collate["mine"]([clip], seed).prompt_masks is not None for seed in range(200))
     assert 20 < prompted < 60
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_source_may_say_how_often_it_is_prompted(
+    share: float, own: tuple[Stage, DataContext], source: ClipSource
+) -> None:
+    stage, context = own
+    asked = stage.data.sources["mine"].replace(options={"prompt_share": share})
+    data = build(stage.replace(data=stage.data.replace(sources={"mine": asked})), "train", context)
+    clip = source.sample(Draw("mine", 0, 1))
+    prompted = {data.collate["mine"]([clip], seed).prompt_masks is not None for seed in range(8)}
+    assert prompted == {share == 1.0}
 
 
 def test_a_video_is_shown_as_some_frames_with_one_number_a_thing(source: ClipSource, tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ class Options(Recipe):
     """Frames of a training clip, for videos; None is two."""
     frame_range: int | None = Field(default=None, gt=0)
     """How far they may be apart from one that is drawn anywhere, frames; None is five."""
+    prompt_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of the training batches that are shown a thing instead of told its name, where the stage has visual
+    prompts; None is a fifth of images and all clips, as published, and a fifth of own clips."""
 
 
 def build_train(stage: Stage, context: DataContext) -> Datasets:
@@ -59,7 +62,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
             source.task,
             words,
             negatives=vocabulary.phrases() if source.task.words == "phrases" else (),
-            prompt_share=_prompt_share(stage, source, own=opened.own),
+            prompt_share=_prompt_share(stage, source, opened),
             squared=source.pipeline.squared,
         )
     return Datasets(sources, collate)
@@ -104,12 +107,14 @@ def _task_of(name: str, entry: Source | Validation) -> str:
     return str(entry.options.get("task", name.partition("_val")[0] if entry.root else name))
 
 
-def _prompt_share(stage: Stage, source: ImageSource | ClipSource, *, own: bool) -> float:
+def _prompt_share(stage: Stage, source: ImageSource | ClipSource, opened: Opened[Options]) -> float:
     """How many training batches are visual prompts: of images a fifth, of clips all, as published. Own clips are
     prompted like images, for a prompted clip teaches neither names nor which queries are the same thing."""
     if not stage.model.get("visual_prompt"):
         return 0.0
-    return 1.0 if isinstance(source, ClipSource) and not own else PROMPT_PROBABILITY
+    if opened.options.prompt_share is not None:
+        return opened.options.prompt_share
+    return 1.0 if isinstance(source, ClipSource) and not opened.own else PROMPT_PROBABILITY
 
 
 def _collator(source: ImageSource | ClipSource) -> type[Collate]:
