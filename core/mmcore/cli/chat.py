@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 @click.argument("image", required=False, type=click.Path(path_type=Path), metavar="[IMAGE]")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="Ask this and end; repeatable, in order.")
 @click.option(
+    "--example",
+    metavar="FILE|L,T,R,B",
+    help="What is spoken of, shown: an image of it, or a box in pixels of the image. For families with visual prompts.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="For drawn answers. Default: RUN/chat or ./chat."
 )
 @click.option("--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Of a run.")
@@ -23,6 +28,7 @@ def chat(
     target: str,
     image: Path | None,
     prompts: tuple[str, ...],
+    example: str | None,
     out: Path | None,
     checkpoint: str,
     device: Literal["auto", "cpu", "cuda"],
@@ -34,11 +40,12 @@ def chat(
     """
     from mmcore.runs.chat import Chat
     from mmcore.runs.load import load
+    from mmcore.runs.predict import read_example
 
     predictor = load(target, checkpoint=checkpoint, device=device)
     run_dir = predictor.opened.run_dir
     folder = out or (run_dir / "chat" if run_dir else Path("chat"))
-    talk = Chat(predictor, _write, _note, folder)
+    talk = Chat(predictor, _write, _note, folder, None if example is None else read_example(example))
     if image is not None:
         talk.look(image)
     if prompts:

@@ -140,6 +140,8 @@ class Model(nn.Module):
             image: (height, width, 3) uint8 RGB, what is spoken of; None for a conversation in words alone.
             turns: what was said, the user first, speakers in turn, the question last; without image markers.
 
+        A family that can be shown what is spoken of takes `example` as well, as in `prepare`.
+
         Raises:
             UsageError: this family holds no conversation, or not this one.
         """

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmcore.contract.values import Prediction
+from mmcore.data.images import read_image
 from mmcore.errors import MissingDataError, UsageError, suggest
 from mmcore.runs.conversation import Conversation
 from mmcore.runs.load import Predictor
-from mmcore.runs.predict import SUFFIXES, free_stem
+from mmcore.runs.predict import SUFFIXES, Example, free_stem
 
 HELP = """\
   photo.jpg                 speak of this picture (drop the file into the window)
@@ -38,12 +39,14 @@ class Chat:
         write: shows a piece of text as it is.
         note: shows a line that is no part of an answer.
         folder: where pictures with boxes and masks go.
+        example: what is spoken of, shown; a box is of every picture that is looked at.
     """
 
     predictor: Predictor
     write: Callable[[str], None]
     note: Callable[[str], None]
     folder: Path
+    example: Example | None = None
     conversation: Conversation = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,9 +78,10 @@ class Chat:
         if not path.is_file():
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise MissingDataError(f"there is no picture {path}", do=suggest(path.name, near, "check the path"))
-        self.conversation = self.predictor.conversation(path)
-        assert self.conversation.image is not None
-        height, width = self.conversation.image.shape[:2]
+        image = read_image(path)
+        shown = None if self.example is None else self.example.of(image)
+        self.conversation = self.predictor.conversation(image, example=shown)
+        height, width = image.shape[:2]
         self.note(f"[{path}, {width} x {height}]")
 
     def ask(self, question: str) -> Prediction:

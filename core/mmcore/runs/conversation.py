@@ -4,8 +4,9 @@ A conversation is about one picture, or about none. When it has become longer th
 are forgotten, and that is told.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,13 +35,19 @@ class Conversation:
         device: where it is.
         image: (height, width, 3) uint8 RGB; None talks without a picture.
         family: its name, for messages.
+        example: (height, width, 3) uint8 RGB, what is spoken of, shown; for families with visual prompts.
 
     Raises:
-        UsageError: the family gives no words.
+        UsageError: the family gives no words, or cannot be shown an example.
     """
 
     def __init__(
-        self, model: Model, device: torch.device | str, image: "np.ndarray | None", family: str = "this family"
+        self,
+        model: Model,
+        device: torch.device | str,
+        image: "np.ndarray | None",
+        family: str = "this family",
+        example: "np.ndarray | None" = None,
     ) -> None:
         if not can_talk(model):
             raise UsageError(
@@ -48,7 +55,14 @@ class Conversation:
                 where="chat",
                 do="ask for names or one expression: `mmcore predict RUN photo.jpg --names A,B`, or `mmcore app RUN`",
             )
+        if example is not None and (image is None or "example" not in inspect.signature(model.converse).parameters):
+            raise UsageError(
+                f"{family} cannot be shown what is spoken of" if image is not None else "an example needs a picture",
+                where="--example",
+                do="describe it in words" if image is not None else "give the picture in which to look for it",
+            )
         self.model, self.device, self.image = model, device, image
+        self._shown: dict[str, Any] = {} if example is None else {"example": example}
         self.turns: list[Turn] = []
         """What was said, the user first; ends with an answer."""
         self.forgotten = 0
@@ -94,5 +108,5 @@ class Conversation:
 
     def _batch(self, turns: list[Turn]) -> Batch:
         if len(turns) == 1 and self.image is not None:  # as `mmcore predict` asks
-            return self.model.prepare([self.image], prompt=turns[0].text)
-        return self.model.converse(self.image, turns)
+            return self.model.prepare([self.image], prompt=turns[0].text, **self._shown)
+        return self.model.converse(self.image, turns, **self._shown)

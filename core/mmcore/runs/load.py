@@ -102,15 +102,19 @@ class Predictor:
             raise UsageError(f"{plugin} answers without words", where="chat()", do="use predict()")
         return said
 
-    def conversation(self, image: "Picture | None" = None) -> Conversation:
+    def conversation(self, image: "Picture | None" = None, *, example: "Picture | None" = None) -> Conversation:
         """Questions and answers about one picture, each knowing those before; None talks without a picture.
 
+        Args:
+            image: what is spoken of.
+            example: something in it, shown instead of named; for families with visual prompts.
+
         Raises:
-            DataError: the picture cannot be read.
-            UsageError: the family gives no words.
+            DataError: a picture cannot be read.
+            UsageError: the family gives no words, or cannot be shown an example.
         """
-        pixels = None if image is None else _pixels(image)
-        return Conversation(self.model, self.device, pixels, self.opened.settings.plugin)
+        pixels, shown = (None if one is None else _pixels(one) for one in (image, example))
+        return Conversation(self.model, self.device, pixels, self.opened.settings.plugin, shown)
 
     def answer_of(self, prediction: "Prediction", question: str, image: "np.ndarray") -> "Answer":
         """One answer of a conversation as `predict` gives it, with its JSON and drawing."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from mmcore import Stage
-from mmcore.contract.values import CROP, Prediction
+from mmcore.contract.values import CROP, Prediction, Turn
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.llava.answer import said
 from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
@@ -29,7 +29,7 @@ from torch import Tensor
 from mmcore_griffon import answers, weights
 from mmcore_griffon.config import GriffonConfig
 from mmcore_griffon.export import plain_config, write_hf_files, write_upstream_files
-from mmcore_griffon.prompts import samples
+from mmcore_griffon.prompts import conversation, samples
 from mmcore_griffon.region_tokenizer import RegionTokenizer
 from mmcore_griffon.tokenizer import MADE, open_tokenizer
 
@@ -145,3 +145,20 @@ class Griffon(LlavaModel):
         processor = self.config.processor(self.tokenizer)
         asked = samples(self.config, processor, images, names=names, prompt=prompt, example=example)
         return self.config.collator(processor, padding_side="left")(asked, 0)
+
+    def converse(
+        self, image: np.ndarray | None, turns: Sequence[Turn], *, example: np.ndarray | None = None
+    ) -> ConversationBatch:
+        """The next answer of a conversation about a (height, width, 3) uint8 RGB picture, or in words alone.
+
+        Args:
+            image: what is spoken of.
+            turns: what was said, the question last.
+            example: (height, width, 3) uint8 RGB, something in the picture, shown; one a conversation.
+
+        Raises:
+            UsageError: a region is spoken of and none is shown, or several are.
+        """
+        processor = self.config.processor(self.tokenizer)
+        asked = conversation(self.config, processor, image, turns, example)
+        return self.config.collator(processor, padding_side="left")([asked], 0)

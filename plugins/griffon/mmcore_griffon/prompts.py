@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from mmcore.contract.values import CROP, MAIN, ConversationSample, Draw, Turn
+import torch
+from mmcore.contract.values import CROP, MAIN, ConversationSample, Draw, Encoded, Turn
 from mmcore.errors import UsageError
 from mmcore.language.conversation import MARKER, normalise
 from mmcore.language.processor import Processor
@@ -13,6 +14,8 @@ from mmcore_griffon.data.wordings import BARE_FORMAT, NAMED_FORMAT, banks
 
 REQUEST = "Describe this picture."
 """Asked when nobody asks anything."""
+MAX_NEW_TOKENS = 3072
+"""Longest answer (scripts of run_griffon.py), over a hundred boxes; at most what the model learned to read."""
 
 
 def samples(
@@ -38,8 +41,7 @@ def samples(
         UsageError: the prompt speaks of a region and nothing is shown.
     """
     text = question(names, prompt, shown=example is not None)
-    if REGION_MARKER in text and example is None:
-        raise UsageError(f"the prompt speaks of {REGION_MARKER} and nothing is shown", where="--prompt", do="--example")
+    _check_regions(text.count(REGION_MARKER), example)
     style = processor.template
     (asked, _) = normalise(
         ({"from": "human", "value": text}, {"from": "gpt", "value": "-"}),
@@ -47,14 +49,72 @@ def samples(
         keep_first=style.keep_first,
     )
     turns = (asked, Turn("assistant", ""))
-    shown = () if example is None else (config.pixels(config.region_size)(example),)
-    found = []
-    for number, image in enumerate(images):
-        whole = processor.tower(image)
-        seen = {MAIN: (whole,), CROP: shown} if shown and config.region_tower else {MAIN: (whole, *shown)}
-        size = (image.shape[0], image.shape[1])
-        found.append(ConversationSample(processor.asked(turns), turns, seen, Draw("prompt", number, 0), number, size))
-    return found
+    encoded = processor.asked(turns)
+    return [_sample(config, processor, image, encoded, turns, example, n) for n, image in enumerate(images)]
+
+
+def conversation(
+    config: GriffonConfig,
+    processor: Processor,
+    image: np.ndarray | None,
+    said: Sequence[Turn],
+    example: np.ndarray | None = None,
+) -> ConversationSample:
+    """A conversation whose last question is open, as `samples` asks the first.
+
+    An example stands where a question says `<region>`, else behind the first question; published weights know one.
+
+    Raises:
+        UsageError: there is no picture to look for an example in, a region is spoken of and none is shown, or several
+            are.
+    """
+    spoken = sum(turn.text.count(REGION_MARKER) for turn in said if turn.role == "user")
+    if example is not None and image is None:
+        raise UsageError("an example needs a picture", where="--example", do="give the picture in which to look for it")
+    _check_regions(spoken, example)
+    # A model may answer with a marker, which is no picture when it is read again.
+    first, *rest = (turn if turn.role == "user" else _unmarked(turn) for turn in said)
+    if example is not None and not spoken:
+        first = Turn(first.role, f"{first.text} {REGION_MARKER}")
+    encoded, turns = processor.dialogue((first, *rest), has_image=image is not None)
+    return _sample(config, processor, image, encoded, turns, example)
+
+
+def _check_regions(spoken: int, example: np.ndarray | None) -> None:
+    if spoken and example is None:
+        raise UsageError(
+            f"{REGION_MARKER} is spoken of and nothing is shown", where="--prompt", do="show it: --example"
+        )
+    if spoken > 1:
+        what = f"{REGION_MARKER} stands {spoken} times, and one example is shown"
+        raise UsageError(what, where="--prompt", do="speak of it once; Griffon has learned one example a conversation")
+
+
+def _sample(
+    config: GriffonConfig,
+    processor: Processor,
+    image: np.ndarray | None,
+    encoded: Encoded,
+    turns: tuple[Turn, ...],
+    example: np.ndarray | None,
+    number: int = 0,
+) -> ConversationSample:
+    shown = () if example is None else (torch.as_tensor(config.pixels(config.region_size)(example)),)
+    whole = () if image is None else (processor.tower(image),)
+    apart = {CROP: shown} if shown and config.region_tower else {}
+    return ConversationSample(
+        encoded=encoded,
+        turns=turns,
+        images={MAIN: whole if apart else (*whole, *shown), **apart} if whole else {},
+        draw=Draw("prompt", number, 0),
+        image_id=None if image is None else number,
+        original_size=(0, 0) if image is None else (image.shape[0], image.shape[1]),
+        max_new_tokens=min(MAX_NEW_TOKENS, config.max_length),
+    )
+
+
+def _unmarked(turn: Turn) -> Turn:
+    return Turn(turn.role, turn.text.replace(MARKER, "").replace(REGION_MARKER, ""))
 
 
 def question(names: Sequence[str] | None, prompt: str | None, *, shown: bool) -> str:
