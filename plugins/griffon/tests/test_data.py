@@ -1,6 +1,7 @@
 """Records to samples, batches and evaluations: sample data, the shared files, own data."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,24 @@ def test_one_coco_file_becomes_detection_and_expressions(shared: Path, tmp_path:
     one = datasets.sources["photos_val"].sample(Draw("photos_val", 0, 0))
     assert one.turns[0].text.count(", ") >= 79
     assert "bbox/AP" in datasets.evaluators["photos_val"]().metric_names
+
+
+def test_the_longest_answers_of_photographs_are_learnt_whole(shared: Path, tmp_path: Path) -> None:
+    def cut(stage: Stage, positions: Sequence[int]) -> float:
+        stage = stage.replace(data=Data(sources={"one": source}), validation={})
+        built = build(stage, "train", where)
+        drawn = [built.sources["one"].sample(Draw("one", position, 0)) for position in positions]
+        return built.collate["one"](drawn, 0).statistics["cut"]
+
+    source = Source(
+        weight=1.0,
+        format="DET lines",
+        annotations="griffon_jsonl/coco_det.jsonl",
+        images="coco_mini/train2017",
+    )
+    where = DataContext(root=shared / "data", cache=tmp_path, variant="tiny", seed=0, formats=FORMATS)
+    scenes = build(reading("DET lines", source.annotations, source.images), "train", where).sources["one"].annotations()
+    longest = np.argsort(scenes.num_boxes())[-3:].tolist()
+    assert scenes.num_boxes()[longest[-1]] > 30
+    assert cut(STAGES["finetune"], longest) == 0
+    assert cut(STAGES["finetune"].replace(max_length=512), longest) == 3

@@ -25,6 +25,7 @@ from mmcore_griffon.published_config import from_published
 
 HEADS = 1
 """Of the towers; no tensor depends on it."""
+KINDS_OF_NUMBERS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 RUN_TIME = ("torch_dtype", "mm_vision_tower")
 """Entries that say in what precision and with which folder a run was made."""
 
@@ -51,10 +52,10 @@ def _check_folder(case: Case, report: Report, family: str, written: Mapping[str,
         folder = Path(name)
         write_safetensors(model.published().to_published(model.state_dict()), folder)
         model.export_files(folder, "upstream")
-        tensors = {n: list(t.shape) for n, t in read_tensors(folder).items()}
+        tensors = {n: [KINDS_OF_NUMBERS[t.dtype], list(t.shape)] for n, t in read_tensors(folder).items()}
         files = {path.name: json.loads(path.read_text()) for path in folder.glob("*config.json")}
         report.equal(f"{family} files", [n for n in written["files"] if not (folder / n).exists()], [])
-    report.equal(f"{family} keys", tensors, {n: shape for n, (_, shape) in written["keys"].items()})
+    report.equal(f"{family} keys", tensors, written["keys"])
     own = {*model.published().to_published(model.state_dict())} | ({"lm_head.weight"} if model.language.tied else set())
     report.equal(f"{family} left out", sorted(own - {*tensors}), sorted(written["in_state_dict_but_not_in_file"]))
     stored = case.companion(f"{family}.config.json")
