@@ -102,3 +102,32 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         return code, said.out + said.err
 
     return call
+
+
+PDSH = """#!{python}
+import subprocess, sys
+arguments = sys.argv[1:]
+hosts = arguments[arguments.index("-w") + 1].split(",")
+command = " ".join(arguments[arguments.index("-w") + 2 :])
+running = []
+for number, host in enumerate(hosts):
+    text = command.replace("%n", str(number)).replace("%h", host)
+    shell = f"set -o pipefail; ({{text}}) 2>&1 | sed -u 's/^/{{host}}: /'"
+    running.append(subprocess.Popen(["bash", "-c", shell]))
+sys.exit(max(process.wait() != 0 for process in running))
+"""
+"""Stands in for pdsh where the hosts are names of this machine: every line bears its host's name."""
+
+
+@pytest.fixture
+def two_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host file of two names of this machine, and what DeepSpeed's launcher reaches them with."""
+    tools, hosts = tmp_path / "bin", tmp_path / "hosts"
+    tools.mkdir()
+    (tools / "pdsh").write_text(PDSH.format(python=sys.executable))
+    (tools / "ssh").write_text("#!/bin/sh\nhostname\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    hosts.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    return hosts

@@ -205,31 +205,9 @@ def test_a_missing_host_file_is_an_error(tmp_path: Path) -> None:
         launch(["train"], hostfile=tmp_path / "hosts.txt")
 
 
-PDSH = """#!{python}
-import subprocess, sys
-arguments = sys.argv[1:]
-hosts = arguments[arguments.index("-w") + 1].split(",")
-command = " ".join(arguments[arguments.index("-w") + 2 :])
-running = []
-for number, host in enumerate(hosts):
-    text = command.replace("%n", str(number)).replace("%h", host)
-    shell = f"set -o pipefail; ({{text}}) 2>&1 | sed -u 's/^/{{host}}: /'"
-    running.append(subprocess.Popen(["bash", "-c", shell]))
-sys.exit(max(process.wait() != 0 for process in running))
-"""
-"""Stands in for pdsh where the hosts are names of this machine: every line bears its host's name."""
-
-
 def test_the_machine_whose_process_died_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, two_hosts: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tools, hosts = tmp_path / "bin", tmp_path / "hosts"
-    tools.mkdir()
-    (tools / "pdsh").write_text(PDSH.format(python=sys.executable))
-    (tools / "ssh").write_text("#!/bin/sh\nhostname\n")
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    hosts.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
     package = tmp_path / "mmcore"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -239,10 +217,9 @@ def test_the_machine_whose_process_died_is_named(
         "os.kill(os.getpid(), signal.SIGKILL) if os.environ['RANK'] == '1' else time.sleep(3)\n"
         "raise SystemExit(int(os.environ['RANK'] == '0'))\n"
     )
-    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(LaunchError, match=r"a process on 127\.0\.0\.1 was killed") as caught:
-        launch(["train"], hostfile=hosts)
+        launch(["train"], hostfile=two_hosts)
     assert "SIGKILL" in str(caught.value)
     assert "127.0.0.1: " in capfd.readouterr().out
 
