@@ -86,6 +86,9 @@ class Chat:
 
     def ask(self, question: str) -> Prediction:
         """Ask, and write the answer while it grows; objects below it, and where they are drawn."""
+        if self.example is not None and self.conversation.image is None:
+            what = "an example is shown, and no picture to look for it in"
+            raise UsageError(what, where="--example", do="begin a line with the picture's path")
         forgotten, heard = self.conversation.forgotten, list[str]()
 
         def hear(piece: str) -> None:

@@ -13,6 +13,7 @@ from mmcore.errors import MissingDataError, UsageError
 from mmcore.language.streamed import Streamed
 from mmcore.runs.chat import Chat
 from mmcore.runs.load import Predictor
+from mmcore.runs.predict import read_example
 from PIL import Image
 
 
@@ -106,3 +107,32 @@ def test_streamed_pieces_are_the_answer_and_letters_are_whole():
         stream([number])
     assert "".join(pieces) == "Größe é"
     assert not any("�" in piece for piece in pieces)
+
+
+def test_an_example_is_refused_without_a_picture_and_by_families_that_cannot_be_shown_one(chat, photo):
+    talk, *_ = chat
+    talk.example = read_example("1,2,9,9")
+    with pytest.raises(UsageError, match="no picture to look for it in"):
+        talk.line("How many are there?")
+    with pytest.raises(UsageError, match="toy cannot be shown what is spoken of"):
+        talk.line(str(photo))
+
+
+def test_an_example_goes_along_with_every_question(photo):
+    class Shown(Parrot):
+        def prepare(self, images, *, names=None, prompt=None, example=None) -> Batch:
+            self.seen = [example.shape]
+            return super().prepare(images, prompt=prompt)
+
+        def converse(self, image, turns, *, example=None) -> Batch:
+            if example is not None:
+                self.seen.append(example.shape)
+            return super().converse(image, turns)
+
+    model = Shown()
+    talk = predictor_of(model).conversation(photo, example=np.zeros((5, 4, 3), np.uint8))
+    talk.ask("one")
+    talk.ask("two")
+    assert model.seen == [(5, 4, 3)] * 2
+    with pytest.raises(UsageError, match="an example needs a picture"):
+        predictor_of(model).conversation(example=np.zeros((5, 4, 3), np.uint8))
