@@ -114,11 +114,6 @@ def test_the_table_of_sources_in_glees_readme_is_its_recipe():
     assert told == [(name, f"{source.weight:g}", source.format) for name, source in joint.data.sources.items()]
 
 
-@pytest.mark.parametrize("page", [*PAGES, *READMES], ids=lambda page: f"{page.parent.name}-{page.stem}")
-def test_no_merge_left_its_marks(page):
-    assert not re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", page.read_text(), flags=re.M)
-
-
 def test_every_public_name_of_mmcore_is_there():
     for name in mmcore.__all__:
         assert getattr(mmcore, name) is not None
