@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from mmcore.contract.protocols import DataContext
-from mmcore.contract.recipe import Recipe, Source, Validation
+from mmcore.contract.recipe import Recipe, Source, Stage, Validation
 from mmcore.data.formats.classes import has_classes, under
 from mmcore.data.formats.format import Format
 from mmcore.data.formats.registry import Formats
@@ -154,6 +154,28 @@ def chosen(entries: Mapping[str, Source], context: DataContext) -> dict[str, Sou
         for name, source in entries.items()
         if source.weight > 0 and (context.only is None or name in context.only)
     }
+
+
+def chosen_validations(stage: Stage, context: DataContext, *, suffixed: bool = False) -> dict[str, Validation]:
+    """The validation sets of a run: those named by --sources, else those of the chosen sources, else all.
+
+    A set says in its option `of` which training source it belongs to; without it, own sets are called NAME_val, and a
+    recipe's set belongs to the source of its name.
+
+    Args:
+        stage: the recipe.
+        context: of the run.
+        suffixed: whether the recipe's sets are called NAME_val as well.
+    """
+    entries, only = stage.validation, context.only
+    if only is None:
+        return dict(entries)
+    named = {name: entry for name, entry in entries.items() if name in only}
+    return named or {name: entry for name, entry in entries.items() if _of(name, entry, suffixed) in only}
+
+
+def _of(name: str, entry: Validation, suffixed: bool) -> str:
+    return str(entry.options.get("of", name.partition("_val")[0] if entry.root or suffixed else name))
 
 
 def _listed(entry: Entry) -> str:

@@ -3,8 +3,16 @@
 from functools import lru_cache
 from pathlib import Path
 
-from mmcore.data.images import Held, safe_join
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mmcore.contract.values import Box
+from mmcore.data.images import MAX_PIXELS, Held, read_image, safe_join
 from mmcore.data.lmdb_store import Store
+from mmcore.errors import DataError
+
+Rgb = UInt8[np.ndarray, "_ _ 3"]
 
 
 def picture_at(folder: Path, name: str) -> Path | Held:
@@ -22,6 +30,41 @@ def picture_at(folder: Path, name: str) -> Path | Held:
     if not _is_store(folder):
         return safe_join(folder, name)
     return Held(Store(folder).get(name), f"{folder}, key {name}")
+
+
+def read_placed(folder: Path, name: str, where: str, max_pixels: int = MAX_PIXELS) -> Rgb:
+    """The picture that a record names; whatever is wrong with it names the record.
+
+    Args:
+        folder: as `picture_at` takes it.
+        name: as the record has it.
+        where: file and record, for errors.
+        max_pixels: larger pictures are refused before decoding.
+
+    Raises:
+        DataError: it is missing, damaged, too large or outside the folder.
+    """
+    try:
+        return read_image(picture_at(folder, name), max_pixels=max_pixels)
+    except DataError as error:
+        inside = f"{where}: {error.where}" if error.where else where
+        raise type(error)(error.what, where=inside, known=error.known, do=error.do) from None
+
+
+def cut_out(rgb: Rgb, size: tuple[int, int], box: Box) -> Rgb:
+    """A part of a picture, whole pixels as Pillow rounds them; at least one.
+
+    Args:
+        rgb: the picture, which may have been resized since it was annotated.
+        size: height and width that the box counts in, pixels.
+        box: xyxy.
+    """
+    height, width = rgb.shape[:2]
+    if (height, width) != size:
+        across, down = width / size[1], height / size[0]
+        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    left, top, right, bottom = (round(side) for side in box)
+    return np.asarray(Image.fromarray(rgb).crop((left, top, max(right, left + 1), max(bottom, top + 1))))
 
 
 @lru_cache(64)

@@ -338,3 +338,9 @@ def _before_5(version: object) -> bool:
         return Version(str(version)) < Version("5.0.dev0") if version is not None else True
     except InvalidVersion:
         return True
+
+
+def plain_config(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.json` of the language model alone, as plain transformers opens it; raises as `make_config`."""
+    name = f"{str(entries['model_type']).capitalize()}ForCausalLM"  # of every kind in `KINDS`
+    return make_config(entries).to_diff_dict() | {"architectures": [name]}

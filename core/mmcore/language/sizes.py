@@ -123,3 +123,20 @@ QWEN25_7B: Mapping[str, Any] = {
     "tie_word_embeddings": False,
 }
 """Qwen2.5-7B-Instruct."""
+
+TINY: Mapping[str, Any] = {
+    "vocab_size": 1024,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    # About 128 ** -0.5: with the usual 0.02 attention starts out nearly uniform at this width, and the picture is not
+    # looked at for some hundred steps.
+    "initializer_range": 0.08,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""In place of a published model's entries: a model of its kind that a laptop trains in minutes."""

@@ -9,6 +9,7 @@ published prompts to the letter::
       - What does this picture show?
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ class Bank:
 
     wordings: tuple[str, ...]
     placeholders: tuple[str, ...] = ()
+
+
+def read_banks(text: str, placeholders: Mapping[str, tuple[str, ...]]) -> dict[str, Bank]:
+    """A family's banks, of the JSON file that comes with it: bank -> list of wordings."""
+    written = json.loads(text)
+    return {name: Bank(tuple(written[name]), marks) for name, marks in placeholders.items()}
 
 
 def replace_banks(banks: Mapping[str, Bank], path: Path) -> dict[str, Bank]:

@@ -14,12 +14,13 @@ from mmcore.contract.values import Phrase, Prediction
 from mmcore.geometry import masks as rle
 from mmcore.language.conversation_templates import template
 from mmcore.language.generate import Stop, end_ids, generate
+from mmcore.language.slow_text import decode_slowly
 from mmcore.language.streamed import Streamed
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mmcore_glamm.batch import SEG, GlammBatch
-from mmcore_glamm.tokens import PHRASE, PHRASE_END, TokenIds, decode
+from mmcore_glamm.tokens import ADDED, PHRASE, PHRASE_END, TokenIds
 from mmcore_glamm.tokens import SEG as SEG_TEXT
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def answer(model: "Glamm", batch: GlammBatch) -> list[Prediction]:
 
 def _said(model: "Glamm", ids: Sequence[int]) -> "Said":
     """An answer, or as much of it as there is."""
-    return read_answer(decode(model.tokenizer, ids), str(model.tokenizer.eos_token))
+    return read_answer(decode_slowly(model.tokenizer, ids, ADDED), str(model.tokenizer.eos_token))
 
 
 def generate_with_masks(model: "Glamm", batch: GlammBatch, seg: int, **options: Any) -> Answered:

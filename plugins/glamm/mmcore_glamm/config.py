@@ -13,6 +13,7 @@ from mmcore.errors import RecipeError
 from mmcore.language.llava.config import LlavaConfig, check_choices
 from mmcore.language.processor import Processor
 from mmcore.language.sizes import LLAMA2_7B
+from mmcore.language.sizes import TINY as SMALL
 from mmcore.vision.clip_vit import ClipTower
 from mmcore.vision.sam.config import SamConfig
 
@@ -105,18 +106,10 @@ B7 = GlammConfig()
 TINY = GlammConfig(
     language={
         **LLAMA2_7B,
-        "vocab_size": 1024,
-        "hidden_size": 128,
-        "intermediate_size": 256,
+        **SMALL,
         "num_hidden_layers": 3,
-        "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 512,
-        # About 128 ** -0.5: with the usual 0.02 attention starts out nearly uniform at this width.
-        "initializer_range": 0.08,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
     },
     tower=ClipTower(
         hidden_size=64,

@@ -5,11 +5,9 @@ beside them stand here the configuration, the generation settings and the tokeni
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcore.errors import MmcoreError
 from mmcore.language.llava.folder import write_original_files
 from mmcore.language.tokenizer_files import write_json
 
@@ -99,27 +97,6 @@ def write_files(config: GlammConfig, tokenizer: Any, folder: Path) -> None:
 
 def after_training(run: "FinishedRun") -> None:
     """Write the merged folder of a run and say where it lies; a run never fails over it."""
-    try:
-        _say(f"exported with adapters folded in, as the released code reads it: {_export(run)}")
-    except (MmcoreError, OSError) as error:
-        again = f"mmcore export {run.run_dir} --format upstream"
-        _say(f"the run is complete, but its export failed: {error}\n  again: {again}")
+    from mmcore.runs.export_after import export_after
 
-
-def _export(run: "FinishedRun") -> Path:
-    from mmcore.runs.export import export
-    from mmcore.runs.opened import OpenedModel
-    from mmcore.runs.plugin import OpenedPlugin
-
-    place = run.run_dir / "exports" / "upstream"
-    if place.exists() and any(place.iterdir()):
-        place = place.with_name(f"upstream-step-{run.step:08d}")
-    if place.exists() and any(place.iterdir()):
-        return place
-    family = OpenedPlugin.open(run.settings.plugin)
-    export(OpenedModel(run.model, run.settings, family, run.run_dir, run.step, str(run.run_dir)), "upstream", place)
-    return place
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    export_after(run, "upstream", "exported with adapters folded in, as the released code reads it")

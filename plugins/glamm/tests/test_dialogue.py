@@ -1,10 +1,10 @@
 """What is said about a record: wordings from the banks, marks where boxes and masks belong, nothing lost on the way."""
 
 import pytest
+from mmcore.data.chance import Seeded
 from mmcore.data.grounded import Grounded, Part
 from mmcore.errors import DataError
 from mmcore.language.templates import PLACEHOLDER
-from mmcore_glamm.data.chance import Seeded
 from mmcore_glamm.data.dialogue import Spoken, marked_caption, speak
 from mmcore_glamm.data.manners import Manner
 from mmcore_glamm.data.templates import BANKS, OVERVIEW

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from mmcore.cli import main
+from mmcore.data.demo.named_shapes import draw_scene
 from mmcore_glamm.data.demo import write_demo
-from mmcore_glamm.data.demo_scenes import draw_scene
 from mmcore_glamm.data.templates import BANKS
 
 SETTINGS = (

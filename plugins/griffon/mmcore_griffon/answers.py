@@ -12,7 +12,6 @@ of whole numbers are cut to whole pixels; sorted boxes pass through single preci
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from mmcore.contract.values import Box, Phrase
 from mmcore.geometry.box_text import BoxText, ParsedBoxes, unlike_itself
 from mmcore.geometry.coordinates import CONVENTIONS
+from mmcore.language.confidence import Marks
 
 BOXES = BoxText(convention=CONVENTIONS["three decimals"])
 """How Griffon writes boxes."""
@@ -164,16 +164,6 @@ def read(text: str, size: Size, confidence: Sequence[float] = ()) -> dict[str, A
 # ---- confidence ----
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """The tokens by which an answer's probabilities are cut into objects."""
-
-    after_box: int
-    """Ends an object: `]&` or `&`."""
-    after_name: int
-    """Ends a class name: `-[` or `-`."""
-
-
 def marks(vocabulary: Mapping[str, int]) -> Marks | None:
     """The tokens of a tokenizer: Gemma 2 has both signs merged with their bracket (200348, 50648), LLaMA2 alone (29987,
     29899). None where it has neither, so nothing can be scored.
@@ -184,30 +174,3 @@ def marks(vocabulary: Mapping[str, int]) -> Marks | None:
         if box in vocabulary and name in vocabulary:
             return Marks(vocabulary[box], vocabulary[name])
     return None
-
-
-def confidence(ids: Sequence[int], probabilities: Sequence[float], marks: Marks) -> list[float]:
-    """How sure the model was of each object: the root of the product of its name's and its box's probabilities.
-
-    The published walk (griffon/coor_utils.py, accum_probs) with its edges: the digit before `]&` and the last token of
-    the answer do not count. Answers of boxes alone have no names and therefore none.
-
-    Args:
-        ids: new tokens of one answer.
-        probabilities: of each.
-        marks: of the tokenizer.
-    """
-    taken = np.asarray(probabilities, np.float64)
-    names, boxes = [], []
-    name_from = box_from = 0
-    for place, token in enumerate(ids):
-        if token == marks.after_box:
-            # A slice that ends before the first token counts from the behind, as it does in the published code.
-            name_from = place + 1
-            boxes.append(taken[box_from : place - 1].prod())
-        elif token == marks.after_name:
-            box_from = place + 1
-            names.append(taken[name_from:place].prod())
-        elif place == len(ids) - 1:
-            boxes.append(taken[box_from:place].prod())
-    return [float(np.sqrt(box * name)) for box, name in zip(boxes, names)]

@@ -16,6 +16,7 @@ from mmcore.language.llava.config import LlavaConfig
 from mmcore.language.processor import Processor
 from mmcore.language.sequence import IMAGE, REGION
 from mmcore.language.sizes import GEMMA2_9B, GEMMA2_27B, LLAMA2_7B, LLAMA2_13B, QWEN25_7B
+from mmcore.language.sizes import TINY as SMALL
 from mmcore.vision.clip_images import ClipImages
 from mmcore.vision.clip_vit import ClipTower
 
@@ -89,24 +90,7 @@ def _llama(language: Mapping[str, Any], **more: Any) -> GriffonConfig:
 
 GEMMA = GriffonConfig()
 TINY = GriffonConfig(
-    language={
-        **GEMMA2_9B,
-        "vocab_size": 1024,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "query_pre_attn_scalar": 32,
-        "max_position_embeddings": 1024,
-        "sliding_window": 512,
-        # About 128 ** -0.5: with the usual 0.02 attention starts out nearly uniform at this width.
-        "initializer_range": 0.08,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    },
+    language={**GEMMA2_9B, **SMALL, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 512},
     tower=ClipTower(
         hidden_size=96,
         intermediate_size=192,
@@ -134,23 +118,6 @@ TINY = GriffonConfig(
 )
 """Random weights, for --demo, tests and examples: a laptop trains it in minutes."""
 
-_SMALL = {
-    name: TINY.language[name]
-    for name in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-        "initializer_range",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    )
-}
-
 VARIANTS: Mapping[str, GriffonConfig] = {
     "g-gemma2-9b": GEMMA,
     "g-gemma2-27b": GEMMA.replace(language=dict(GEMMA2_27B), tokenizer="google/gemma-2-27b-it"),
@@ -165,8 +132,8 @@ VARIANTS: Mapping[str, GriffonConfig] = {
     ),
     "qwen25-7b": GriffonConfig(language=dict(QWEN25_7B), tokenizer="Qwen/Qwen2.5-7B-Instruct", template="qwen2"),
     "tiny": TINY,
-    "tiny-llama2": replace(TINY, language={**LLAMA2_7B, **_SMALL}, tokenizer="tiny-llama2", template="llava_llama_2"),
-    "tiny-qwen25": replace(TINY, language={**QWEN25_7B, **_SMALL}, tokenizer="tiny-qwen25", template="qwen2"),
+    "tiny-llama2": replace(TINY, language={**LLAMA2_7B, **SMALL}, tokenizer="tiny-llama2", template="llava_llama_2"),
+    "tiny-qwen25": replace(TINY, language={**QWEN25_7B, **SMALL}, tokenizer="tiny-qwen25", template="qwen2"),
 }
 
 

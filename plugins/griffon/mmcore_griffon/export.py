@@ -12,13 +12,10 @@ from typing import Any
 
 from mmcore.language.conversation_templates import template
 from mmcore.language.llava.folder import generation_config, write_original_files
-from mmcore.language.models import make_config
 from mmcore.language.tokenizer_files import save_tokenizer, write_json
 
 from mmcore_griffon.config import GriffonConfig
 from mmcore_griffon.published_config import to_published
-
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "gemma2": "Gemma2ForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
 def write_upstream_files(config: GriffonConfig, tokenizer: Any, folder: Path) -> None:
@@ -32,9 +29,3 @@ def write_hf_files(config: GriffonConfig, tokenizer: Any, folder: Path) -> None:
     generation = generation_config(config.language, template(config.template), tokenizer)
     write_json(folder / "generation_config.json", generation)
     save_tokenizer(tokenizer, folder)
-
-
-def plain_config(config: GriffonConfig) -> dict[str, Any]:
-    """`config.json` of the language model alone, as plain transformers opens it."""
-    architecture = _ARCHITECTURES[config.language["model_type"]]
-    return make_config(config.language).to_diff_dict() | {"architectures": [architecture]}

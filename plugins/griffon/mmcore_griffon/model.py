@@ -20,15 +20,17 @@ import torch
 from mmcore import Stage
 from mmcore.contract.values import CROP, Prediction, Turn
 from mmcore.language.batch import ConversationBatch
+from mmcore.language.confidence import Marks, confidence
 from mmcore.language.llava.answer import said
 from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
 from mmcore.language.llava.names import Part
+from mmcore.language.models import plain_config
 from mmcore.weights.maps import WeightMap
 from torch import Tensor
 
 from mmcore_griffon import answers, weights
 from mmcore_griffon.config import GriffonConfig
-from mmcore_griffon.export import plain_config, write_hf_files, write_upstream_files
+from mmcore_griffon.export import write_hf_files, write_upstream_files
 from mmcore_griffon.prompts import conversation, samples
 from mmcore_griffon.region_tokenizer import RegionTokenizer
 from mmcore_griffon.tokenizer import MADE, open_tokenizer
@@ -69,7 +71,7 @@ class Griffon(LlavaModel):
         found, texts = said(self.language, self.config, self.tokenizer, batch, self.spliced(batch))
         rows = zip(found.ids, found.probabilities, texts, batch.original_sizes, strict=True)
         read = [
-            answers.read(text, size, answers.confidence(ids, sure, self._marks) if self._marks else ())
+            answers.read(text, size, confidence(ids, sure, self._marks) if self._marks else ())
             for ids, sure, text, size in rows
         ]
         return [
@@ -80,7 +82,7 @@ class Griffon(LlavaModel):
         ]
 
     @cached_property
-    def _marks(self) -> answers.Marks | None:
+    def _marks(self) -> Marks | None:
         return answers.marks(self.tokenizer.get_vocab())
 
     def attach(self, stage: Stage, context: "DataContext", folder: Path | None = None) -> None:
@@ -115,7 +117,7 @@ class Griffon(LlavaModel):
 
     def plain_config(self) -> dict[str, Any]:
         """The language model's own `config.json`: plain transformers opens that part of an export."""
-        return plain_config(self.config)
+        return plain_config(self.config.language)
 
     def export_files(self, folder: Path, format: str) -> None:
         """Configuration and tokenizer beside published weights."""

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 from mmcore.geometry.coordinates import CONVENTIONS, convention
-from mmcore_griffon.answers import BOXES, Marks, confidence, extract, marks, read, says_nothing, unreadable, write
+from mmcore.language.confidence import Marks, confidence
+from mmcore_griffon.answers import BOXES, extract, marks, read, says_nothing, unreadable, write
 from safetensors.numpy import load_file
 
 SIZE, SIDE = (480, 640), 1022

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmcore.errors import MmcoreError
 from mmcore.language.conversation_templates import template
 from mmcore.language.llava.folder import PlainLlava, generation_config, write_original_files
 from mmcore.language.llava.layout import lacking
@@ -65,7 +64,9 @@ def export_hf(
         WeightsError: the tokenizer does not fit the model, or no chat template gives the token ids of training.
     """
     if (part := lacking(config.language, config.tower, config.projector)) is not None:
-        _say(f"plain transformers has no LLaVA with this {part}; the folder is in mmcore's own format")
+        print(
+            f"plain transformers has no LLaVA with this {part}; the folder is in mmcore's own format", file=sys.stderr
+        )
         return None
     plain = PlainLlava(
         language=config.language,
@@ -117,37 +118,16 @@ def after_training(run: "FinishedRun") -> None:
 
     Stages `pt` and `probe` and models with a ConvNeXt are left out: `mmcore export` writes them when asked.
     """
+    from mmcore.runs.export_after import export_after, say
+
     config: VisperConfig = run.model.config  # type: ignore[assignment]
-    name = run.settings.stage.name
+    name, precision = run.settings.stage.name, run.settings.stage.precision
     if name in WITHOUT_ANSWERS:
-        _say(f"not exported after stage {name}; `mmcore export {run.run_dir}` does it")
+        say(f"not exported after stage {name}; `mmcore export {run.run_dir}` does it")
     elif (part := lacking(config.language, config.tower, config.projector)) is not None:
-        _say(
+        say(
             f"not exported, plain transformers has no LLaVA with this {part};"
             f" `mmcore export {run.run_dir}` writes our own format"
         )
     else:
-        try:
-            _say(f"exported for plain transformers: {_export(run)}")
-        except (MmcoreError, OSError) as error:
-            _say(f"the run is complete, but its export failed: {error}\n  again: mmcore export {run.run_dir}")
-
-
-def _export(run: "FinishedRun") -> Path:
-    from mmcore.runs.export import export
-    from mmcore.runs.opened import OpenedModel
-    from mmcore.runs.plugin import OpenedPlugin
-
-    place = run.run_dir / "exports" / "hf"
-    if place.exists() and any(place.iterdir()):
-        place = place.with_name(f"hf-step-{run.step:08d}")
-    if place.exists() and any(place.iterdir()):
-        return place
-    family = OpenedPlugin.open(run.settings.plugin)
-    opened = OpenedModel(run.model, run.settings, family, run.run_dir, run.step, str(run.run_dir))
-    export(opened, "hf", place, precision="bf16" if run.settings.stage.precision == "bf16" else None)
-    return place
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        export_after(run, "hf", "exported for plain transformers", "bf16" if precision == "bf16" else None)

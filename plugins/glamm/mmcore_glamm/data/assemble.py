@@ -6,16 +6,17 @@ from typing import Any, Literal
 
 from mmcore.contract.entry import read_entries
 from mmcore.contract.protocols import Collate, DataContext, Datasets, DataSource, Evaluator
-from mmcore.contract.recipe import Recipe, Stage, Validation
+from mmcore.contract.recipe import Recipe, Stage
 from mmcore.data.cache.choice import Features
 from mmcore.data.conversations import ConversationSource, open_questions
-from mmcore.data.entry import Entry, Opened, chosen, open_entry
+from mmcore.data.entry import Entry, Opened, chosen, chosen_validations, open_entry
 from mmcore.data.formats.grounded import GROUNDED
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
 from mmcore.data.formats.sa1b import SIDECARS
 from mmcore.data.formats.truth import GCG_TRUTH, REGION_TRUTH, Asked, gcg_questions, region_questions
 from mmcore.data.parts import Select, open_parts
+from mmcore.data.wordings import wordings_of
 from mmcore.errors import DataError
 from mmcore.evaluate.captions import CaptionEvaluator
 from mmcore.evaluate.given_answers import GivenEvaluator
@@ -28,7 +29,7 @@ from mmcore_glamm.config import GlammConfig, config_of
 from mmcore_glamm.data import manners, truth
 from mmcore_glamm.data.layout import placed
 from mmcore_glamm.data.sources import GroundedSource
-from mmcore_glamm.data.templates import BANKS, Banks, banks
+from mmcore_glamm.data.templates import BANKS, Banks
 from mmcore_glamm.features import features_for
 from mmcore_glamm.questions import REQUEST
 from mmcore_glamm.tokens import TokenIds, open_tokenizer
@@ -73,7 +74,7 @@ class Reader:
         tokenizer = open_tokenizer(self.config, [context.root])
         self.ids = TokenIds.of(tokenizer)
         self.processor: Processor = self.config.processor(tokenizer, stage.max_length)
-        self.banks: Banks = banks(stage, context)
+        self.banks: Banks = wordings_of(BANKS, context.root, stage.data.templates)
         self.formats = Formats.of({one.name: one for one in (*GROUNDED, *context.formats)}.values())
         self._features: Features | None = None
 
@@ -151,7 +152,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     sources: dict[str, DataSource] = {}
     collate: dict[str, Collate] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
-    for name, entry in _chosen_validations(stage, context).items():
+    for name, entry in chosen_validations(stage, context, suffixed=True).items():
         opened = reader.open(name, entry, MEASURES)
         sources[name], evaluators[name], given = _validation(reader, opened)
         collate[name] = reader.config.collator(reader.processor, **({"given": True} if given else _LEFT))
@@ -221,11 +222,3 @@ SELECTS: dict[manners.Manner, Select] = {
     "parts": "annotations",
 }
 """What of an image with objects is spoken of; in other manners its classes."""
-
-
-def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
-    entries = stage.validation
-    if context.only is None:
-        return entries
-    named = {name: entry for name, entry in entries.items() if name in context.only}
-    return named or {name: entry for name, entry in entries.items() if name.partition("_val")[0] in context.only}

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcore.data.demo.named_shapes import Scene, draw_scene
 from mmcore.data.demo.write import Writer, write_once
 from mmcore.geometry import masks
-
-from mmcore_glamm.data.demo_scenes import Scene, draw_scene
 
 FOLDER = "glamm"
 VERSION = 2

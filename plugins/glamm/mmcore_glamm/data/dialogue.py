@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mmcore.contract.values import Phrase, Turn
+from mmcore.data.chance import Chance
 from mmcore.data.grounded import Grounded, Part
 from mmcore.errors import DataError
 
-from mmcore_glamm.data.chance import Chance
 from mmcore_glamm.data.manners import Manner
 from mmcore_glamm.data.templates import OVERVIEW, Banks
 

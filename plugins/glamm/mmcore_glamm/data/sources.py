@@ -15,15 +15,16 @@ import torch
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded, Region, Turn, VisualPrompt
 from mmcore.data.cache.choice import Features, Found
+from mmcore.data.chance import Chance, Seeded
 from mmcore.data.grounded import Grounded, Part
-from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.data.images import MAX_PIXELS, safe_join
 from mmcore.data.parts import PartRecords
+from mmcore.data.pictures import read_placed
 from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
 
 from mmcore_glamm.batch import segs_within
-from mmcore_glamm.data.chance import Chance, Seeded
 from mmcore_glamm.data.dialogue import Spoken, speak
 from mmcore_glamm.data.manners import Manner
 from mmcore_glamm.data.templates import Banks
@@ -99,7 +100,7 @@ class GroundedSource(DataSource):
         if spoken is None:
             return None
         where = self.records.where(record)
-        rgb = read_placed(self.images, record.image, self.max_pixels, where)
+        rgb = read_placed(self.images, record.image, where, self.max_pixels)
         try:
             phrases = spoken.phrases()
         except DataError as error:
@@ -162,16 +163,3 @@ def written(turns: Sequence[Turn], processor: Processor) -> tuple[Turn, ...]:
     """Turns with the image's marker as the template writes it."""
     image = processor.template.image
     return tuple(Turn(turn.role, turn.text.replace(MARKER, image)) for turn in turns)
-
-
-def read_placed(folder: Path, name: str, max_pixels: int, where: str) -> np.ndarray:
-    """A picture as (height, width, 3) uint8; whatever is wrong with it names the record.
-
-    Raises:
-        DataError: it is missing, damaged, too large or outside the folder.
-    """
-    try:
-        return read_image(safe_join(folder, name), max_pixels=max_pixels)
-    except DataError as error:
-        inside = f"{where}: {error.where}" if error.where else where
-        raise type(error)(error.what, where=inside, known=error.known, do=error.do) from None

@@ -7,10 +7,10 @@ from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Region
 from mmcore.data.formats.truth import Asked
 from mmcore.data.images import MAX_PIXELS
+from mmcore.data.pictures import read_placed
 from mmcore.language.processor import Processor
 
 from mmcore_glamm.config import GlammConfig
-from mmcore_glamm.data.sources import read_placed
 from mmcore_glamm.questions import sample
 
 REGION_REQUEST = "Please describe <bbox> of the picture in detail."
@@ -56,7 +56,7 @@ class AskedSource(DataSource):
             DataError: its picture cannot be used.
         """
         one = self.asked[draw.position]
-        rgb = read_placed(self.images, one.image, self.max_pixels, f"validation set {self.name!r}, {one.id}")
+        rgb = read_placed(self.images, one.image, f"validation set {self.name!r}, {one.id}", self.max_pixels)
         made = sample(self.config, self.processor, rgb, self.request, [one.box_xyxy] if one.box_xyxy else ())
         images = made.images if self.segment else {MAIN: made.images[MAIN]}
         regions = (Region(one.box_xyxy),) if one.box_xyxy else ()

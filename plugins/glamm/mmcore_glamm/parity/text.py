@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import torch
 from mmcore.contract.values import MAIN, SEGMENT
 from mmcore.geometry.square import frame
+from mmcore.language.slow_text import decode_slowly
 from mmcore.language.tokens import encoder_of
 from mmcore.parity import Case, Check, Report, deterministic_image
 from mmcore.vision.sam.pixels import normalised
@@ -14,7 +15,7 @@ from mmcore.vision.sam.pixels import normalised
 from mmcore_glamm.answers import MAX_NEW_TOKENS, read_answer
 from mmcore_glamm.config import B7
 from mmcore_glamm.questions import sample
-from mmcore_glamm.tokens import BOX, decode, open_tokenizer
+from mmcore_glamm.tokens import ADDED, BOX, open_tokenizer
 
 
 def text(case: Case, report: Report) -> None:
@@ -52,7 +53,7 @@ def text(case: Case, report: Report) -> None:
                 report.equal(f"{tag}.boxes", [rounded.float().tolist()], run["boxes"])
                 report.equal(f"{tag}.<bbox> of the prompt", asked.count(BOX), len(made.prompts))
             ids = encoder_of(processor.tokenizer).ids(run["answer_text"], None)[1:]
-            said = read_answer(decode(processor.tokenizer, ids))
+            said = read_answer(decode_slowly(processor.tokenizer, ids, ADDED))
             report.equal(f"{tag}.caption", said.text, run["caption"])
             if run["phrases"] is not None:
                 report.equal(f"{tag}.phrases", said.phrases, run["phrases"])

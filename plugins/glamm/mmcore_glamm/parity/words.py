@@ -3,12 +3,13 @@
 import re
 
 from mmcore import LinearDecay
+from mmcore.language.slow_text import decode_slowly
 from mmcore.language.tokens import encoder_of, tokenize
 from mmcore.parity import Case, Report
 from mmcore.train.schedule import factor
 
 from mmcore_glamm.config import B7, GlammConfig
-from mmcore_glamm.tokens import decode, open_tokenizer
+from mmcore_glamm.tokens import ADDED, open_tokenizer
 
 
 def config_for(case: Case, relative: str = "tokenizer.model", words: int = 32007) -> GlammConfig:
@@ -34,8 +35,8 @@ def tokenizer(case: Case, report: Report) -> None:
     for number, one in enumerate(case.data["image_prompts"]):
         report.equal(f"prompt {number}", tokenize(one["text"], opened), one["ids"])
     for number, one in enumerate(case.data["decode"]):
-        report.equal(f"decode {number}", decode(opened, one["ids"]), one["text"])
-        plain = decode(opened, one["ids"], skip_special=True)
+        report.equal(f"decode {number}", decode_slowly(opened, one["ids"], ADDED), one["text"])
+        plain = decode_slowly(opened, one["ids"], ADDED, skip_special=True)
         report.equal(f"decode {number}, without special", plain, one["skip_special"])
 
 

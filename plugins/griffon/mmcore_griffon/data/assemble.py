@@ -8,9 +8,9 @@ from typing import Any, Literal
 from mmcore.contract.entry import read_entries
 from mmcore.contract.mixture import ByTask
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
-from mmcore.contract.recipe import Recipe, Stage, Validation
+from mmcore.contract.recipe import Recipe, Stage
 from mmcore.data.conversations import ConversationSource, open_questions
-from mmcore.data.entry import Entry, Opened, asks, chosen, open_entry, worded
+from mmcore.data.entry import Entry, Opened, asks, chosen, chosen_validations, open_entry, worded
 from mmcore.data.formats.box_lines import KINDS, Kind, LineScenes
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
@@ -18,6 +18,7 @@ from mmcore.data.named_boxes import RecordScenes, Scene, Scenes, as_coco
 from mmcore.data.readback import refuse_unreadable
 from mmcore.data.records import Records
 from mmcore.data.shares import Part, split
+from mmcore.data.wordings import wordings_of
 from mmcore.errors import RecipeError, suggest
 from mmcore.evaluate.descriptions import Descriptions
 from mmcore.evaluate.short_answers import BENCHMARKS
@@ -33,7 +34,7 @@ from mmcore_griffon.config import GriffonConfig, config_of
 from mmcore_griffon.data.formats import ASKED, FORMATS
 from mmcore_griffon.data.questions import BANKS, NUM_CLASSES
 from mmcore_griffon.data.sources import AskedSource, BoxSource, Reader, targets
-from mmcore_griffon.data.wordings import chosen as chosen_wordings
+from mmcore_griffon.data.wordings import banks
 from mmcore_griffon.tokenizer import open_tokenizer
 
 BOXES = ("detect", "refer", "ground", "region_caption", "count")
@@ -123,7 +124,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     sources: dict[str, DataSource] = {}
     collate: dict[str, ConversationCollator] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
-    for name, entry in _chosen_validations(stage, context).items():
+    for name, entry in chosen_validations(stage, context).items():
         opened = _open(name, entry, context, MEASURES)
         if opened.format.content in ("conversations", "questions"):
             longest = opened.options.max_new_tokens or LONGEST["REC"]
@@ -144,7 +145,7 @@ def _reader(stage: Stage, context: DataContext, config: GriffonConfig) -> Reader
         processor=config.processor(open_tokenizer(config, [context.root]), stage.max_length),
         crops=config.pixels(config.region_size),
         apart=config.region_tower is not None,
-        wordings=chosen_wordings(context.root, stage.data.templates),
+        wordings=wordings_of(banks(), context.root, stage.data.templates),
         max_pixels=stage.data.max_pixels,
     )
 
@@ -267,16 +268,3 @@ def _truths(source: AskedSource) -> Sequence[Truth]:
         scene = source.scenes[position]
         found.append(Truth(scene.id, scene.names[part], scene.boxes[part], scene.size))
     return found
-
-
-def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
-    entries = stage.validation
-    if context.only is None:
-        return entries
-    named = {name: entry for name, entry in entries.items() if name in context.only}
-    return named or {name: entry for name, entry in entries.items() if _of(name, entry) in context.only}
-
-
-def _of(name: str, entry: Validation) -> str:
-    """The training source that a validation set belongs to."""
-    return str(entry.options.get("of", name.partition("_val")[0] if entry.root else name))

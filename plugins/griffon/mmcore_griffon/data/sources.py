@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import CROP, MAIN, Box, ConversationSample, Draw, Images, Phrase, Region, Turn
 from mmcore.data.formats.box_lines import Kind
-from mmcore.data.images import MAX_PIXELS, read_image
+from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
-from mmcore.data.pictures import picture_at
+from mmcore.data.pictures import Rgb, cut_out, read_placed
 from mmcore.errors import DataError
 from mmcore.language.conversation import normalise
 from mmcore.language.processor import Processor
 from mmcore.vision.clip_images import ClipImages
-from PIL import Image
 
 from mmcore_griffon.answers import BOXES
 from mmcore_griffon.data.questions import Asked, description, detection, expression, pose, similar
 
-Rgb = UInt8[np.ndarray, "height width 3"]
 WORDS_PER_BOX = 30
 """What the published samplers take a box for."""
 ASPECT = 0.01
@@ -62,11 +59,7 @@ class Reader:
         Raises:
             DataError: it is missing or damaged, or has another shape than the record says.
         """
-        try:
-            rgb = read_image(picture_at(folder, scene.image), max_pixels=self.max_pixels)
-        except DataError as error:
-            where = f"{scene.where}: {error.where}" if error.where else scene.where
-            raise type(error)(error.what, where=where, known=error.known, do=error.do) from None
+        rgb = read_placed(folder, scene.image, scene.where, self.max_pixels)
         height, width = scene.size
         if abs(np.log(rgb.shape[1] / rgb.shape[0] * height / width)) > ASPECT:
             raise DataError(
@@ -89,22 +82,6 @@ class Reader:
         said = ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
         style = self.processor.template
         return normalise(said, image=style.image, keep_first=style.keep_first)
-
-
-def cut_out(rgb: Rgb, size: tuple[int, int], box: Box) -> Rgb:
-    """A part of a picture, whole pixels as Pillow rounds them; at least one.
-
-    Args:
-        rgb: the picture, which may have been resized since it was annotated.
-        size: height and width that the box counts in, pixels.
-        box: xyxy.
-    """
-    height, width = rgb.shape[:2]
-    if (height, width) != size:
-        across, down = width / size[1], height / size[0]
-        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    left, top, right, bottom = (round(side) for side in box)
-    return np.asarray(Image.fromarray(rgb).crop((left, top, max(right, left + 1), max(bottom, top + 1))))
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,12 @@
 One that stands twice is drawn twice as often. `data.templates` names a file that replaces any bank.
 """
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
 from mmcore.data.formats.captions import REQUESTS
-from mmcore.data.images import locate
-from mmcore.language.templates import Bank, replace_banks
+from mmcore.language.templates import Bank, read_banks
 
 PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "detect": ("<image>", "<category set>"),
@@ -37,18 +34,5 @@ BARE_FORMAT = "\nAnswer in the format: [x1, y1, x2, y2], and concatenate them wi
 @cache
 def banks() -> Mapping[str, Bank]:
     """The banks by name."""
-    written = json.loads(files("mmcore_griffon.data").joinpath("wordings.json").read_text(encoding="utf-8"))
-    own = {name: Bank(tuple(written[name]), placeholders) for name, placeholders in PLACEHOLDERS.items()}
-    return {**own, "captions": Bank(REQUESTS)}
-
-
-def chosen(root: Path, templates: str | None) -> dict[str, tuple[str, ...]]:
-    """The wordings of every bank, those of a recipe's file in place of ours.
-
-    Raises:
-        RecipeError: the file names another bank, or a wording has other placeholders.
-    """
-    found = dict(banks())
-    if templates is not None:
-        found = replace_banks(found, locate(root, templates, "data.templates"))
-    return {name: bank.wordings for name, bank in found.items()}
+    written = files("mmcore_griffon.data").joinpath("wordings.json").read_text(encoding="utf-8")
+    return {**read_banks(written, PLACEHOLDERS), "captions": Bank(REQUESTS)}

@@ -5,9 +5,10 @@ import torch
 from mmcore.geometry.box_text import BoxText
 from mmcore.geometry.boxes import pairwise_giou, pairwise_iou, xyxy_to_cxcywh, xyxy_to_xywh
 from mmcore.geometry.coordinates import Convention
+from mmcore.language.confidence import Marks, confidence
 from mmcore.parity import Case, Check, Report
 
-from mmcore_griffon.answers import NOTHING_LEFT, Marks, confidence, extract, write
+from mmcore_griffon.answers import NOTHING_LEFT, extract, write
 
 SIDE = 1022
 """Of the square that the case's formatter writes for."""

@@ -18,6 +18,7 @@ from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.images import read_image
 from mmcore.data.index import open_index
 from mmcore.data.named_boxes import Scene
+from mmcore.data.pictures import cut_out
 from mmcore.data.shares import kept
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, Encoded
@@ -27,7 +28,7 @@ from mmcore.vision.clip_images import ClipImages
 
 from mmcore_griffon.data.list_file import Line, Share, read_list
 from mmcore_griffon.data.questions import Asked, description, detection, expression, in_front, listed, similar
-from mmcore_griffon.data.sources import WORDS_PER_BOX, cut_out
+from mmcore_griffon.data.sources import WORDS_PER_BOX
 from mmcore_griffon.data.wordings import NAMED_FORMAT
 from mmcore_griffon.parity.conversations import MARKERS, style_of, turns_of
 

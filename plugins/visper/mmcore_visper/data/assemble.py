@@ -5,10 +5,10 @@ from functools import partial
 
 from mmcore.contract.entry import read_entries
 from mmcore.contract.protocols import DataContext, Datasets, DataSource, Evaluator
-from mmcore.contract.recipe import Recipe, Stage, Validation
+from mmcore.contract.recipe import Recipe, Stage
 from mmcore.data.cache.choice import Features
 from mmcore.data.conversations import ConversationSource, QuestionSource, answered_pairs, open_questions
-from mmcore.data.entry import Entry, Opened, asks, chosen, open_entry, worded
+from mmcore.data.entry import Entry, Opened, asks, chosen, chosen_validations, open_entry, worded
 from mmcore.data.formats.captions import REQUESTS
 from mmcore.data.formats.llava import LlavaIndex, LlavaParser
 from mmcore.data.formats.registry import Formats
@@ -85,7 +85,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     sources: dict[str, DataSource] = {}
     collate: dict[str, ConversationCollator] = {}
     evaluators: dict[str, Callable[[], Evaluator]] = {}
-    for name, entry in _chosen_validations(stage, context).items():
+    for name, entry in chosen_validations(stage, context).items():
         opened = _open(name, entry, context, MEASURES)
         if opened.format.name == PROBING:
             targets = targets_for(stage, context, split="val")
@@ -154,19 +154,6 @@ def _questions(opened: Opened[Options], stage: Stage, processor: Processor) -> Q
 
 
 # ---- validation ----
-
-
-def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
-    entries = stage.validation
-    if context.only is None:
-        return entries
-    named = {name: entry for name, entry in entries.items() if name in context.only}
-    return named or {name: entry for name, entry in entries.items() if _of(name, entry) in context.only}
-
-
-def _of(name: str, entry: Validation) -> str:
-    """The training source that a validation set belongs to."""
-    return str(entry.options.get("of", name.partition("_val")[0] if entry.root else name))
 
 
 def _evaluator(opened: Opened[Options], source: QuestionSource, context: DataContext) -> Callable[[], Evaluator]:

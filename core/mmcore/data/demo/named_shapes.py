@@ -1,4 +1,4 @@
-"""One sample picture: two or three coloured shapes on a muted ground, and what can be said about them.
+"""One sample picture: two or three coloured shapes on a muted ground, their masks, and a caption that names them.
 
 Kinds and colours differ within a picture, so "the circle" and "the red shape" each mean one thing.
 """
@@ -7,9 +7,10 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
+
 from mmcore.data.demo.art import background
 from mmcore.geometry import masks
-from PIL import Image
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (218, 32, 38),
