@@ -12,7 +12,11 @@ from mmcore.cli.options import classes_option, read_classes
 @click.command()
 @click.argument("target", metavar="RUN|CHECKPOINT")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
-@click.option("--names", metavar="A,B,...", help="What to look for. Default: the family's own vocabulary.")
+@click.option(
+    "--names",
+    metavar="A,B,...",
+    help="What to look for. Default: the classes of own data that it was trained on, else the family's vocabulary.",
+)
 @classes_option
 @click.option("--prompt", metavar="TEXT", help="An expression or a question, such as 'the red kite'.")
 @click.option(
