@@ -8,6 +8,7 @@ from mmcore.errors import DataError
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
+from mmcore.evaluate.video_objects import VideoObjectsEvaluator
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.evaluate.youtube_vis import YoutubeVisEvaluator
 
@@ -17,15 +18,28 @@ PROTOCOLS: Mapping[str, Callable[..., Any]] = {
     "refcoco": RefCocoEvaluator,
     "answers": AnswerEvaluator,
     "youtube_vis": YoutubeVisEvaluator,
+    "video_objects": VideoObjectsEvaluator,
 }
+VIDEOS = ("youtube_vis", "video_objects")
+"""Those that judge videos; any set of videos can be judged by each."""
 
 
-def protocol(format: Format, where: str) -> Callable[..., Any]:
+def protocol(format: Format, where: str, chosen: str | None = None) -> Callable[..., Any]:
     """The class of evaluators of a format.
 
+    Args:
+        format: of the validation set.
+        where: it is named, for errors.
+        chosen: a protocol other than that of the format, for videos.
+
     Raises:
-        DataError: records of this format are not evaluated.
+        DataError: records of this format are not evaluated, or not by the chosen protocol.
     """
+    if chosen is not None:
+        if format.content != "videos" or chosen not in VIDEOS:
+            known = VIDEOS if format.content == "videos" else (format.evaluator or "none",)
+            raise DataError(f"the format {format.name!r} is not judged by {chosen!r}", where=where, known=known)
+        return PROTOCOLS[chosen]
     if format.evaluator is not None and format.evaluator in PROTOCOLS:
         return PROTOCOLS[format.evaluator]
     known = [f"{name} ({cls.__name__})" for name, cls in PROTOCOLS.items()]

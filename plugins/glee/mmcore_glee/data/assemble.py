@@ -45,6 +45,9 @@ class Options(Recipe):
     prompt_share: float | None = Field(default=None, ge=0, le=1)
     """Share of the training batches that are shown a thing instead of told its name, where the stage has visual
     prompts; None is a fifth of images and all clips, as published, and a fifth of own clips."""
+    protocol: str | None = None
+    """How a validation set of videos is judged, a name of `mmcore.evaluate.protocols.VIDEOS`; None is as its format
+    says."""
 
 
 def build_train(stage: Stage, context: DataContext) -> Datasets:
@@ -244,7 +247,7 @@ def _names(
 def _evaluator(
     opened: Opened[Options], source: ImageSource | ClipSource, words: Sequence[str]
 ) -> Callable[[], Evaluator]:
-    kind = protocol(opened.format, f"validation set {source.name!r}")
+    kind = protocol(opened.format, f"validation set {source.name!r}", opened.options.protocol)
     iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
     if source.task.words == "expression":
         return partial(kind, opened.files[0] if opened.format.truth == "file" else source.records, iou_types=iou_types)

@@ -66,6 +66,9 @@ UVO_VAL = _videos(
     "uvo_video",
     _AP,
 )
+REFERRING_VAL = _videos(
+    "ref-youtube-vos/valid.json", "ref-youtube-vos/valid/JPEGImages", "rvos", "J&F", format="Ref-YouTube-VOS"
+)
 BDD_MASKS_VAL = _videos(
     "bdd100k/labels/seg_track_20/seg_track_val_cocoformat_uni.json",
     "bdd100k/images/seg_track_20/val",
@@ -179,6 +182,8 @@ _ROWS = (
         "referring video object segmentation on Ref-YouTube-VOS",
         "assumed; the recipe of ovis on the referring clips that the code registers",
         {"rvos": REFERRING},
+        {"rvos_val": REFERRING_VAL},
+        notes=(_NO_METRIC,),
     ),
     _Row(
         "bdd_track",
