@@ -25,6 +25,7 @@ from mmcore_glee.backbone import Bottleneck, ResNet
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LOSS_WEIGHTS, VARIANTS, GleeConfig
 from mmcore_glee.criterion import Criterion
+from mmcore_glee.data.tasks import TASKS
 from mmcore_glee.denoising import TABLE_OF_TASK, TABLES, make_denoising
 from mmcore_glee.eva import Eva, EvaBlock
 from mmcore_glee.fusion import Fusion
@@ -49,6 +50,13 @@ from mmcore_glee.tracking import TAO_TASKS, Tracks, associate, tao_predictions, 
 
 FORMATS = ("upstream",)
 BACKBONES = {"resnet": ResNet, "swin": Swin, "eva": Eva}
+
+
+MASK_BRANCH = (
+    *(f"pixel_decoder.{name}" for name in ("adapter", "adapter_norm", "smooth", "smooth_norm", "mask_features")),
+    "query_decoder.mask_mlp",
+)
+"""What only masks need: the finest map and the embedding of queries that multiplies it."""
 
 
 def build(stage: Stage, variant: str) -> "Glee":
@@ -348,17 +356,20 @@ class Glee(Model):
         """Parameters that no loss of these sources reaches; they are there because published files have them.
 
         Label embeddings of tasks without a source; the half of the fusion that would update the text, for the
-        published model goes on with the text as it was; and prompt embeddings of levels the decoder does not read.
+        published model goes on with the text as it was; prompt embeddings of levels the decoder does not read; and the
+        branch of the masks where every source has boxes only.
         """
         tasks = [source.options.get("task") for source in stage.data.sources.values()]
         used = {TABLE_OF_TASK[task] for task in tasks if task in TABLE_OF_TASK}
         unused_text = ("fusion.text_scale", "fusion.attention.text_out", "fusion.attention.visual_value")
         unprompted = () if self.config.visual_prompt else ("prompt", "query_decoder.confidence_mlp")
+        masked = any(task not in TASKS or TASKS[task].has_masks for task in tasks)
         unread = (f"prompt.embed.{level}" for level in range(DECODER_LEVELS, PUBLISHED_LEVELS))
         return (
             *unused_text,
             *unprompted,
             *unread,
+            *(() if masked else MASK_BRANCH),
             *(f"query_decoder.label_embed.{name}" for name in TABLES if name not in used),
         )
 
