@@ -41,7 +41,7 @@ from mmcore_glamm.batch import REGION, GlammBatch
 from mmcore_glamm.config import RANDOM, GlammConfig
 from mmcore_glamm.data.manners import points_with
 from mmcore_glamm.region_encoder import RegionEncoder
-from mmcore_glamm.seg_projection import SegProjection
+from mmcore_glamm.seg_projection import SegProjection, keep_variance
 from mmcore_glamm.tokens import open_tokenizer
 
 
@@ -62,6 +62,8 @@ class Glamm(LlavaModel):
         self.region_encoder = RegionEncoder(config.region, config.tower.channels, config.width)
         self.seg_projection = SegProjection(config.width, config.sam.out_channels)
         self.sam = Sam(config.sam, fixed=config.sam_weights == RANDOM)
+        if config.sam_weights == RANDOM:
+            keep_variance(self.seg_projection, self.sam.mask_decoder)
 
     def own_losses(self) -> dict[str, float]:
         """Published weights (`train.py`: ce 1.0, bce 2.0, dice 0.5)."""
