@@ -92,7 +92,6 @@ def test_the_published_contrast_depends_on_the_number_of_processes_and_the_fixed
     "family",
     [
         ["--plugin", "glee", "--stage", "2"],
-        ["--plugin", "visper", "--stage", "1", *POOL],
         ["--plugin", "glamm", "--stage", "gcg"],
         ["--plugin", "griffon", "--stage", "pretrain"],
     ],

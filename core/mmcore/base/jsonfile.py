@@ -61,6 +61,16 @@ def checked(value: Any, needed: Needed | None = None) -> dict[str, Any]:
     return value
 
 
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a regular file in UTF-8, without a mark at its beginning.
+
+    Raises:
+        OSError: it cannot be read, or is something else.
+        ValueError: it is too large, or not UTF-8.
+    """
+    return read_regular(path).decode("utf-8-sig", errors=errors)
+
+
 def read_regular(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The content of a regular file: a pipe in its place would be waited for without end.
 

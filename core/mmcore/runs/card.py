@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from mmcore.base import hub
+from mmcore.base.jsonfile import read_json_lines
 from mmcore.base.yamltext import to_yaml
 from mmcore.contract.recipe import Stage
 from mmcore.errors import MmcoreError
 from mmcore.runs.conversation import can_talk
 from mmcore.runs.opened import OpenedModel
+from mmcore.runs.settings import read_starts
 from mmcore.version import DISTRIBUTION, __version__
 
 NAME = "README.md"
@@ -62,12 +64,10 @@ def newest_picture(run_dir: Path | None) -> Path | None:
 
 def bases(run_dir: Path | None) -> list[str]:
     """Repositories of the Hub that a run's weights came from, `OWNER/NAME`, in the order of filling."""
-    path = run_dir / "run.json" if run_dir else None
-    if path is None or not path.is_file():
-        return []
     names: list[str] = []
-    for start in json.loads(path.read_text(encoding="utf-8")).get("starts", []):
-        for one in start.get("weights", []):
+    for start in read_starts(run_dir) if run_dir else []:
+        weights = start.get("weights")
+        for one in weights if isinstance(weights, list) else []:
             name = str(one.get("source", "") if isinstance(one, dict) else one)
             parts = name.removeprefix(hub.PREFIX).split("@")[0].split("/")
             if hub.is_hub(name) and len(parts) >= 2 and parts[0] not in ("spaces", "datasets"):
@@ -169,14 +169,6 @@ def _licence(opened: OpenedModel, licence: str | None) -> str:
 
 def last_metrics(run_dir: Path | None) -> dict[str, float]:
     """The newest evaluation in a run's `metrics.jsonl`."""
-    path = run_dir / "metrics.jsonl" if run_dir else None
-    if path is None or not path.exists():
-        return {}
-    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
-        try:
-            entry = json.loads(line)
-        except ValueError:  # the last line of a run that was killed while it wrote
-            continue
-        if entry.get("eval"):
-            return {name: value for name, value in entry["eval"].items() if isinstance(value, (int, float))}
-    return {}
+    records = read_json_lines(run_dir / "metrics.jsonl", {"eval": dict}) if run_dir else []
+    last: dict[str, Any] = next((record["eval"] for record in reversed(records) if record["eval"]), {})
+    return {name: value for name, value in last.items() if isinstance(value, (int, float))}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmcore.base import tamed
+from mmcore.base.jsonfile import read_text
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse, kind_of
@@ -58,11 +59,13 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 def _entries(path: Path) -> Iterable[Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise MissingDataError("question file is missing", where=path, do="check --data") from None
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text: {error}", where=path) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"the question file cannot be read: {error}", where=path) from None
     try:
         return _values(text, path)
     except ValueError as error:

@@ -8,6 +8,7 @@ An image without a label file has no objects. Roboflow writes `../train/images` 
 found there. A file that mixes boxes and polygons is read as polygons, and its boxes have no masks.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmcore.base.jsonfile import read_text
 from mmcore.base.yamltext import parse_yaml
 from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
@@ -54,7 +56,8 @@ class YoloFolder(RowParser):
     @property
     def files(self) -> tuple[Path, ...]:
         labels = (label_of(image) for image in self._images())
-        return (data_file(self.path), *(label for label in labels if label.is_file()))
+        # What stands there and is no file is refused, and not taken for an image without objects.
+        return (data_file(self.path), *(label for label in labels if os.path.lexists(label)))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -113,10 +116,10 @@ def read_data(path: Path) -> dict[str, Any]:
     """
     file = data_file(path)
     try:
-        tree = parse_yaml(file.read_text("utf-8-sig"), str(file))
+        tree = parse_yaml(read_text(file), str(file))
     except FileNotFoundError:
         raise MissingDataError("there is no data.yaml", where=file, do="name the file as the annotations") from None
-    except (OSError, UnicodeDecodeError, RecipeError) as error:
+    except (OSError, ValueError, RecipeError) as error:
         raise DataError(f"data.yaml cannot be read: {error}", where=file) from None
     if not isinstance(tree, dict) or not isinstance(tree.get("names"), list | dict):
         raise DataError("data.yaml has no names", where=file, known="names: [cup, plate], or names: {0: cup, 1: plate}")
@@ -175,7 +178,10 @@ def _find(entry: str, base: str, file: Path) -> Path:
 
 def _listed(path: Path) -> list[Path]:
     """The images that a text file names, one a line, below its folder."""
-    lines = (line.strip().replace("\\", "/") for line in path.read_text("utf-8-sig").splitlines())
+    try:
+        lines = [line.strip().replace("\\", "/") for line in read_text(path).splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"the list of images cannot be read: {error}", where=path) from None
     return [path.parent / re.sub(r"^(\./)+", "", line) for line in lines if line]
 
 
