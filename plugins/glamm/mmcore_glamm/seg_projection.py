@@ -24,4 +24,4 @@ def keep_variance(*parts: nn.Module) -> None:
             if isinstance(layer, nn.Linear):
                 layer.weight.mul_(3**0.5)
         if isinstance(part, SegProjection):
-            part[0].weight.mul_(2**0.5)  # its ReLU halves the variance
+            part.get_parameter("0.weight").mul_(2**0.5)  # its ReLU halves the variance
