@@ -90,7 +90,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.memory:
-        step = Step(*given.memory, given.side, given.device)
+        kind, way = given.memory
+        step = Step(kind, way, given.side, given.device)
         print(common.memory_peak(step, given.device))
         return
     result = run(given.side, given.rounds, given.device, given.threads)
