@@ -91,7 +91,8 @@ class Part:
 
     def class_names(self, cache: Path) -> tuple[str, ...]:
         """The names of its classes; none where objects are called in free words, or where there are no objects."""
-        index = self.index(cache) if self.format.content == "objects" and "detect" in self.tasks else None
+        named = {"objects": "detect", "videos": "track"}.get(self.format.content) in self.tasks
+        index = self.index(cache) if named else None
         return merged(index.meta["categories"])[0] if index is not None else ()
 
     def index(self, cache: Path) -> Index | None:

@@ -104,6 +104,10 @@ def test_own_clips_are_prompted_as_seldom_as_own_images(data: Datasets, source: 
     assert 20 < prompted < 60
 
 
+def test_a_model_of_own_clips_is_asked_about_their_names(own: tuple[Stage, DataContext], source: ClipSource) -> None:
+    assert own[0].class_names == tuple(source.records.index.meta["categories"])
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_source_may_say_how_often_it_is_prompted(
     share: float, own: tuple[Stage, DataContext], source: ClipSource
