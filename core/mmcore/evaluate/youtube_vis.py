@@ -140,7 +140,7 @@ class YoutubeVisEvaluator(Evaluator):
                 evaluation.evaluate()
                 evaluation.accumulate()
             metrics |= {f"{overlap}/{name}": value for name, value in self._metrics(evaluation).items()}
-            if (kept := _association(evaluation, video_ids)) is not None:
+            if (kept := _association(evaluation)) is not None:
                 metrics[f"{overlap}/AssA"] = kept
             self.category_ap[overlap] = self._per_category(evaluation)
         return metrics
@@ -229,11 +229,11 @@ class _TrackEval(COCOeval):
         )
 
 
-def _association(evaluation: _TrackEval, video_ids: Sequence[Any]) -> float | None:
+def _association(evaluation: _TrackEval) -> float | None:
     """Association accuracy of confident tracks, crowds left out."""
     result = Association()
     apis: tuple[Any, Any] = (evaluation.cocoGt, evaluation.found)
-    for video in video_ids:
+    for video in evaluation.params.imgIds:
         true, found = (api.loadAnns(api.getAnnIds(imgIds=[video])) for api in apis)
         result.add(
             [one["frames"] for one in true if not one["iscrowd"]],

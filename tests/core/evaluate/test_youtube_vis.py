@@ -22,7 +22,7 @@ def records(path: Path, cache: Path) -> VideoRecords:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> VideoRecords:
-    drawn = [draw_clip(0, number, 4) for number in (1, 2)]
+    drawn = [draw_clip(0, number, 4) for number in (900, 7)]
     kinds = sorted({thing.kind for clip in drawn for thing in clip.things})
     content = as_ytvis(drawn, [{"id": 10 + number, "name": kind} for number, kind in enumerate(kinds)])
     (tmp_path / "clips.json").write_text(json.dumps(content))
@@ -61,6 +61,7 @@ def judged(found: VideoRecords, said: list[Prediction]) -> dict[str, float]:
 def test_the_truth_scores_one(clips: VideoRecords) -> None:
     metrics = judged(clips, perfect(clips))
     assert metrics["segm/AP"] == metrics["bbox/AP"] == pytest.approx(1.0)
+    assert metrics["segm/AssA"] == metrics["bbox/AssA"] == pytest.approx(1.0)
     assert set(metrics) <= set(YoutubeVisEvaluator(clips).metric_names)
 
 
@@ -69,7 +70,13 @@ def test_a_track_that_changes_its_thing_half_way_scores_less(clips: VideoRecords
     for prediction in said:
         if prediction.frame >= 2 and len(prediction.track_ids) > 1:
             object.__setattr__(prediction, "track_ids", prediction.track_ids.roll(1))
-    assert judged(clips, said)["segm/AP"] < 0.7
+    metrics = judged(clips, said)
+    assert metrics["segm/AP"] < 0.7
+    assert metrics["segm/AssA"] < 0.7
+
+
+def test_tracks_that_predict_would_not_show_have_no_association(clips: VideoRecords) -> None:
+    assert "segm/AssA" not in judged(clips, perfect(clips, score=0.2))
 
 
 def test_overlaps_add_up_over_time() -> None:
