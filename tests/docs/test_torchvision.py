@@ -108,7 +108,7 @@ def test_micro_batches_add_up_to_the_whole_batch(desk):
     whole = retina(collate(samples, 0))
     parts = [retina(collate(part, 0)) for part in (samples[:4], samples[4:])]
     for name, loss in whole.items():
-        torch.testing.assert_close(sum(part[name].total for part in parts), loss.total, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(sum(part[name].total for part in parts), loss.total, rtol=1e-6, atol=0)
 
 
 def test_torchvisions_own_file_starts_it_and_its_91_classes_do_not_matter(desk, run):

@@ -24,7 +24,7 @@ from mmcore.contract.values import Batch, Prediction
 from mmcore.data.videos import Track, VideoRecord, VideoRecords
 from mmcore.errors import DataError
 from mmcore.evaluate.ground_truth import Item, in_order, item_of
-from mmcore.evaluate.region_boundary import boundary, region
+from mmcore.evaluate.region_boundary import boundary, regions
 from mmcore.geometry import masks
 
 MOST = 20
@@ -146,15 +146,13 @@ def _judge(record: VideoRecord, found: np.ndarray) -> list[tuple[float, float, f
     true = [_decoded(track, record) for track in record.objects if not track.crowd]
     if not true:
         return []
-    partners = [found == rank for rank in range(1, int(found.max()) + 1)]
-    partners += [np.zeros_like(found, bool)] * max(0, len(true) - len(partners))
-    j = np.array([[[region(*pair) for pair in zip(one, other)] for other in partners] for one in true])
+    j = regions(np.stack(true), found)
     ours, theirs = linear_sum_assignment(j.mean(-1), maximize=True)
     rows = []
     for one, other in zip(ours, theirs, strict=True):
-        f = np.array([boundary(*pair) for pair in zip(true[one], partners[other], strict=True)])
-        regions = j[one, other]
-        rows.append((regions.mean(), f.mean(), (regions > 0.5).mean(), (f > 0.5).mean()))
+        f = np.array([boundary(*pair) for pair in zip(true[one], found == other + 1, strict=True)])
+        shared = j[one, other]
+        rows.append((shared.mean(), f.mean(), (shared > 0.5).mean(), (f > 0.5).mean()))
     return rows
 
 

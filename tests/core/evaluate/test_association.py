@@ -30,7 +30,7 @@ def test_identities_are_judged_apart_from_finding(found, wanted) -> None:
 
 
 def test_the_figure_is_that_of_trackeval() -> None:
-    hota = pytest.importorskip("trackeval.metrics.hota", reason="TrackEval is not installed: extra video")
+    hota = pytest.importorskip("trackeval.metrics.hota", reason="pip install trackeval")
     draw = np.random.default_rng(0)
     result, theirs, count = Association(), 0.0, 0
     for _ in range(6):

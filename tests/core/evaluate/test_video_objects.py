@@ -15,10 +15,14 @@ from mmcore.data.formats.ytvis import Videos
 from mmcore.data.index import open_index
 from mmcore.data.videos import VideoRecords
 from mmcore.errors import DataError
-from mmcore.evaluate.region_boundary import boundary, outline, region
+from mmcore.evaluate.region_boundary import boundary, outline, regions
 from mmcore.evaluate.video_objects import VideoObjectsEvaluator, palette
 from mmcore.geometry import masks
 from PIL import Image
+
+
+def region(true: np.ndarray, found: np.ndarray) -> float:
+    return regions(true[None, None], found[None].astype(np.uint8)).item()
 
 
 def square(x: int, y: int, side: int = 20, size: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -64,7 +68,7 @@ def test_nothing_where_nothing_is_agrees() -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_figures_are_those_of_trackeval(monkeypatch: pytest.MonkeyPatch) -> None:
-    j_and_f = pytest.importorskip("trackeval.metrics.j_and_f", reason="TrackEval is not installed: extra video")
+    j_and_f = pytest.importorskip("trackeval.metrics.j_and_f", reason="pip install trackeval")
     if "skimage.morphology" not in sys.modules:  # TrackEval wants only its disk, and does not require the package
 
         def disk(radius: float) -> np.ndarray:
@@ -85,6 +89,19 @@ def test_the_figures_are_those_of_trackeval(monkeypatch: pytest.MonkeyPatch) -> 
         assert [boundary(*pair) for pair in zip(true, found, strict=True)] == pytest.approx(theirs.tolist())
         overlaps = j_and_f.JAndF._compute_j(rles[0], rles[1], 1, 1, 3)[0, 0]
         assert [region(*pair) for pair in zip(true, found, strict=True)] == pytest.approx(overlaps.tolist())
+
+
+def test_all_tracks_of_a_video_at_once_are_each_alone() -> None:
+    draw = np.random.default_rng(0)
+    found, true = draw.integers(0, 4, (3, 20, 30)).astype(np.uint8), draw.random((5, 3, 20, 30)) > 0.7
+    true[1, 0], found[2] = False, 0
+    j = regions(true, found)
+    assert j.shape == (5, 5, 3)
+    for one, other, frame in np.ndindex(j.shape):
+        mask = found[frame] == other + 1
+        either = np.count_nonzero(true[one, frame] | mask)
+        alone = np.count_nonzero(true[one, frame] & mask) / either if either else 1.0
+        assert j[one, other, frame] == pytest.approx(alone)
 
 
 def clips(folder: Path, *, expressions: bool = False) -> VideoRecords:

@@ -10,21 +10,18 @@ A phrase is where its sentence occurs in the caption. Sentences overlap; two way
                 leaves empty and misplaced phrases (reference glamm.md, Q13); for comparison with the published code
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mmcore.data.formats.format import Format
-from mmcore.data.formats.grounded_captions import SpanOptions, broken, list_places, read_places
+from mmcore.data.formats.grounded_captions import GroundedCaptions, SpanOptions, broken
 from mmcore.data.formats.plain_values import clean_segmentation
-from mmcore.data.grounded import COLUMNS, Grounded, Part
-from mmcore.data.index import Prepared, Report
+from mmcore.data.grounded import Grounded, Part
 from mmcore.data.records import Defect, file_name_defect
 
 
 @dataclass(frozen=True, slots=True)
-class RefCocoGCaptions:
+class RefCocoGCaptions(GroundedCaptions):
     """Parser of one file.
 
     Attributes:
@@ -32,33 +29,12 @@ class RefCocoGCaptions:
         checked: separate overlapping phrases cleanly; False does it as published.
     """
 
-    path: Path
-    checked: bool = True
-
-    columns: ClassVar[Mapping[str, Any]] = COLUMNS
-
     @property
     def format(self) -> str:
         return "refcocog-captions/1"
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,)
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return {"checked": self.checked}
-
-    def prepare(self, folder: Path, report: Report) -> Prepared:
-        """Find where each record lies."""
-        return list_places(self.path, folder, report)
-
-    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
-        for number, value in read_places(self.path, folder, start, stop):
-            record = self._record(value, number)
-            yield record.to_bytes(), record.facts()
-
-    def _record(self, value: Any, number: int) -> Grounded:
+    def understand(self, value: Any, number: int) -> Grounded:
+        """A record of the file, with whatever is wrong with it."""
         if not isinstance(value, dict) or len(value) != 1 or not isinstance(entry := next(iter(value.values())), dict):
             return broken("?", number, "the whole record", "the record is not a dictionary of one entry")
         id_, name, caption = next(iter(value)), entry.get("img_file_name"), entry.get("caption")
