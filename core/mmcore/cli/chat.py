@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from mmcore.cli.options import as_words
+
 if TYPE_CHECKING:
     from mmcore.runs.chat import Chat
 
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", metavar="RUN|CHECKPOINT|EXPORT")
 @click.argument("image", required=False, type=click.Path(path_type=Path), metavar="[IMAGE]")
-@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="Ask this and end; repeatable, in order.")
+@click.option(
+    "--prompt", "prompts", type=as_words, multiple=True, metavar="TEXT", help="Ask this and end; repeatable, in order."
+)
 @click.option(
     "--example",
     metavar="FILE|L,T,R,B",
@@ -55,7 +59,7 @@ def chat(
         _at_a_terminal(talk, repr(predictor))
     else:
         for line in sys.stdin:
-            if line.strip() and not talk.line(line):
+            if line.strip() and not talk.line(as_words(line)):
                 break
 
 
@@ -70,12 +74,12 @@ def _at_a_terminal(talk: "Chat", who: str) -> None:
     _note(f"{who}\n/help says what a line may be.")
     while True:
         try:
-            line = input("> ")
+            line = as_words(input("> "))
         except EOFError:
             _write("\n")
             return
         try:
-            if line.strip() and not talk.line(line):
+            if line.strip() and not talk.line(as_words(line)):
                 return
         except KeyboardInterrupt:
             continue

@@ -1,5 +1,6 @@
 """Options that several commands share, and their way into a `Request`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,22 @@ _OPTIONS = (
     click.option("--demo", is_flag=True, help="Tiny variant on built-in sample data, minutes on a laptop."),
     click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it."),
 )
+
+
+def as_words(said: str) -> str:
+    """Words in any language as they were typed, also where the locale knows ASCII only; a `type` of options.
+
+    There Python keeps the bytes it could not read as halves of surrogates, which no tokenizer takes.
+
+    Raises:
+        UsageError: they are not UTF-8.
+    """
+    if said.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in said):
+        return said
+    try:
+        return os.fsencode(said).decode("utf-8")
+    except UnicodeError:
+        raise click.UsageError(f"{said!a} is not UTF-8. Use a UTF-8 locale, such as LC_ALL=C.UTF-8.") from None
 
 
 classes_option = click.option(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import click
 
-from mmcore.cli.options import classes_option, read_classes
+from mmcore.cli.options import as_words, classes_option, read_classes
 
 
 @click.command()
@@ -14,11 +14,12 @@ from mmcore.cli.options import classes_option, read_classes
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option(
     "--names",
+    type=as_words,
     metavar="A,B,...",
     help="What to look for. Default: the classes of own data that it was trained on, else the family's vocabulary.",
 )
 @classes_option
-@click.option("--prompt", metavar="TEXT", help="An expression or a question, such as 'the red kite'.")
+@click.option("--prompt", type=as_words, metavar="TEXT", help="An expression or a question, such as 'the red kite'.")
 @click.option(
     "--example",
     metavar="FILE|L,T,R,B",

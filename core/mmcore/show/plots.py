@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmcore.base.figures import is_error, is_loss, scale, written
-from mmcore.errors import CheckpointError
+from mmcore.errors import CheckpointError, printable
 from mmcore.train import metrics
 
 PICTURE_NAME = "curves.png"
@@ -89,7 +89,7 @@ def plot_curves(run_dir: Path, *, output: Path | None = None, title: str | None 
     # A figure of its own: no global state of pyplot, no display.
     figure = Figure(figsize=(11, 8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title or Path(run_dir).resolve().name, fontsize=13)
+    figure.suptitle(printable(title or Path(run_dir).resolve().name), fontsize=13)
     axes = figure.subplots(2, 2, sharex=True)
     _draw_total(axes[0, 0], curves)
     _draw_metrics(axes[0, 1], curves)
@@ -140,7 +140,9 @@ def plot_comparison(runs: Mapping[str, Path], output: Path) -> Path:
     _log_scale_if_wide(axes[0], [value for curves in found.values() for value in curves.total])
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    handles = [axes[0].plot([], [], color=_colour(n), linewidth=2, label=name)[0] for n, name in enumerate(found)]
+    handles = [
+        axes[0].plot([], [], color=_colour(n), linewidth=2, label=printable(name))[0] for n, name in enumerate(found)
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(found)), frameon=False)
     return _save(figure, Path(output))
 
