@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mmcore.errors import RecipeError, WeightsError
 from mmcore.vision.clip_images import CLIP_MEAN, CLIP_STD
+from mmcore.vision.vit_tower import VitTower
 from mmcore.weights.maps import Rule
 
 CLIP_VIT = "openai/clip-vit-large-patch14-336"
@@ -30,7 +31,7 @@ Feature = Literal["patch", "cls_patch", "cls"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClipTower:
+class ClipTower(VitTower):
     """Sizes of CLIP's vision transformer, and what is read of it; the defaults are ViT-L/14-336 as LLaVA reads it."""
 
     hidden_size: int = 1024
@@ -38,12 +39,8 @@ class ClipTower:
     num_layers: int = 24
     num_heads: int = 16
     image_size: int = 336
-    """Side of the picture, pixels."""
-    patch_size: int = 14
-    select_layer: int = -2
-    """Which hidden state is read; counted from the end when negative."""
     select_feature: Feature = "patch"
-    """Which of its rows."""
+    """Which rows of the selected state."""
     act: str = "quick_gelu"
     eps: float = 1e-5
     projection_dim: int = 768
@@ -61,34 +58,12 @@ class ClipTower:
         ):
             if given not in known:
                 raise RecipeError(f"tower: unknown {what} {given!r}", known=known)
-        if self.hidden_size % self.num_heads:
-            raise RecipeError(f"tower: {self.hidden_size} channels cannot be cut into {self.num_heads} heads")
-        self.state(self.select_layer)
-
-    @property
-    def channels(self) -> int:
-        """Of one image token."""
-        return self.hidden_size
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side."""
-        return self.image_size // self.patch_size
+        VitTower.__post_init__(self)
 
     @property
     def num_tokens(self) -> int:
         """Rows that are read of one picture."""
         return {"patch": self.grid**2, "cls_patch": self.grid**2 + 1, "cls": 1}[self.select_feature]
-
-    def state(self, layer: int) -> int:
-        """The number of a hidden state counted from either end: 0 for the embeddings, i for the output of layer i.
-
-        Raises:
-            RecipeError: there is none.
-        """
-        if not -self.num_layers - 1 <= layer <= self.num_layers:
-            raise RecipeError(f"tower: there is no hidden state {layer} of {self.num_layers} layers")
-        return layer if layer >= 0 else self.num_layers + 1 + layer
 
 
 class ClipVit(nn.Module):

@@ -13,24 +13,22 @@ from torch import Tensor, nn
 
 from mmcore.errors import RecipeError
 from mmcore.vision.clip_vit import ACTIVATIONS, LAYER_NAMES, ClipLayer
+from mmcore.vision.vit_tower import VitTower
 from mmcore.weights.maps import Rule
 
 SIGLIP_VIT = "google/siglip-so400m-patch14-384"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SiglipTower:
-    """Sizes of SigLIP's vision transformer, and what is read of it; the defaults are SO400M/14-384."""
+class SiglipTower(VitTower):
+    """Sizes of SigLIP's vision transformer, and what is read of it; the defaults are SO400M/14-384. The last hidden
+    state stands before the last norm."""
 
     hidden_size: int = 1152
     intermediate_size: int = 4304
     num_layers: int = 27
     num_heads: int = 16
     image_size: int = 384
-    """Side of the picture, pixels."""
-    patch_size: int = 14
-    select_layer: int = -2
-    """Which hidden state is read; counted from the end when negative. The last one stands before the last norm."""
     act: str = "gelu_pytorch_tanh"
     eps: float = 1e-6
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -42,34 +40,12 @@ class SiglipTower:
     def __post_init__(self) -> None:
         if self.act not in ACTIVATIONS:
             raise RecipeError(f"tower: unknown activation {self.act!r}", known=tuple(ACTIVATIONS))
-        if self.hidden_size % self.num_heads:
-            raise RecipeError(f"tower: {self.hidden_size} channels cannot be cut into {self.num_heads} heads")
-        self.state(self.select_layer)
-
-    @property
-    def channels(self) -> int:
-        """Of one image token."""
-        return self.hidden_size
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side; what is left of the picture at its lower and right edge is not seen."""
-        return self.image_size // self.patch_size
+        VitTower.__post_init__(self)
 
     @property
     def num_tokens(self) -> int:
         """Rows that are read of one picture."""
         return self.grid**2
-
-    def state(self, layer: int) -> int:
-        """The number of a hidden state counted from either end: 0 for the embeddings, i for the output of layer i.
-
-        Raises:
-            RecipeError: there is none.
-        """
-        if not -self.num_layers - 1 <= layer <= self.num_layers:
-            raise RecipeError(f"tower: there is no hidden state {layer} of {self.num_layers} layers")
-        return layer if layer >= 0 else self.num_layers + 1 + layer
 
 
 class SiglipVit(nn.Module):
