@@ -5,12 +5,15 @@ usually `tensors.safetensors`; its kind is the longest registered prefix of its 
 need no code.
 """
 
+import importlib
 import json
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -181,6 +184,23 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
 _MISSING = object()
 
 Check = Callable[[Case, Report], None]
+
+
+def checks_of(package: ModuleType) -> dict[str, Check]:
+    """Checks by the beginning of a case's name: every file of a family's parity package that names `KINDS` brings some.
+
+    Raises:
+        ValueError: two files check the same kind.
+    """
+    result: dict[str, Check] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name == "__main__":
+            continue
+        found: dict[str, Check] = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "KINDS", {})
+        if twice := result.keys() & found.keys():
+            raise ValueError(f"{module.name} checks {', '.join(sorted(twice))}, as another file does")
+        result |= found
+    return result
 
 
 def kind_of(name: str, kinds: Iterable[str]) -> str | None:

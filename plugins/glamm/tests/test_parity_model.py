@@ -1,9 +1,11 @@
 """A few golden cases as tests; `python -m mmcore_glamm.parity` runs all of them."""
 
+import mmcore_glamm.parity as package
 import pytest
-from mmcore.parity import main
-from mmcore_glamm.parity.__main__ import kinds
+from mmcore.parity import checks_of, main
 from safetensors.torch import load_file, save_file
+
+KINDS = checks_of(package)
 
 CASES = (
     "keys_published", "keys_training", "keys_sam_vit_h", "merge_main_lora", "component_main_sam",
@@ -14,7 +16,7 @@ CASES = (
 
 @pytest.mark.parametrize("name", CASES)
 def test_our_numbers_are_those_of_the_published_code(shared, name, capsys):
-    assert main("glamm", kinds(), ["-q", str(shared / "goldens" / "glamm" / name)]) == 0, capsys.readouterr().out
+    assert main("glamm", KINDS, ["-q", str(shared / "goldens" / "glamm" / name)]) == 0, capsys.readouterr().out
 
 
 def test_a_changed_number_fails(shared, tmp_path, capsys):
@@ -25,5 +27,5 @@ def test_a_changed_number_fails(shared, tmp_path, capsys):
     stored = load_file(case / "tensors.safetensors")
     stored["out.bce_count7"] = stored["out.bce_count7"] * 1.001
     save_file(stored, case / "tensors.safetensors")
-    assert main("glamm", kinds(), ["-q", str(case)]) == 1
+    assert main("glamm", KINDS, ["-q", str(case)]) == 1
     assert "FAIL" in capsys.readouterr().out

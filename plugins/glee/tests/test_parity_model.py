@@ -1,8 +1,10 @@
 """A few golden cases as tests; `python -m mmcore_glee.parity` runs all of them."""
 
+import mmcore_glee.parity as package
 import pytest
-from mmcore.parity import main
-from mmcore_glee.parity.__main__ import kinds
+from mmcore.parity import checks_of, main
+
+KINDS = checks_of(package)
 
 CASES = (
     "keys_lite_stage1", "keys_lite_stage2", "backbone_r50", "vlfuse", "msdeform", "pixel_decoder_r50", "positions",
@@ -15,14 +17,14 @@ CASES = (
 
 @pytest.mark.parametrize("name", CASES)
 def test_our_numbers_are_those_of_the_published_code(shared, name, capsys):
-    assert main("glee", kinds(), ["-q", str(shared / "goldens" / "glee" / name)]) == 0, capsys.readouterr().out
+    assert main("glee", KINDS, ["-q", str(shared / "goldens" / "glee" / name)]) == 0, capsys.readouterr().out
 
 
 def test_a_case_with_a_setting_unknown_here_is_listed_and_not_counted(shared, tmp_path, capsys):
     case = copied(shared, tmp_path, "backbone_r50")
     text = (case / "case.json").read_text()
     (case / "case.json").write_text(text.replace('"overrides": {', '"overrides": {"MODEL.NEW": 1,', 1))
-    assert main("glee", kinds(), ["-q", str(case)]) == 1
+    assert main("glee", KINDS, ["-q", str(case)]) == 1
     assert "not run, for the reasons given: backbone_r50" in capsys.readouterr().out
 
 
@@ -38,5 +40,5 @@ def test_a_changed_number_fails(shared, tmp_path, capsys):
     case = copied(shared, tmp_path, "positions")
     text = (case / "case.json").read_text()
     (case / "case.json").write_text(text.replace("60", "61"))
-    assert main("glee", kinds(), ["-q", str(case)]) == 1
+    assert main("glee", KINDS, ["-q", str(case)]) == 1
     assert "FAIL" in capsys.readouterr().out

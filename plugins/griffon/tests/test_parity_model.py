@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import mmcore_griffon.parity as package
 import pytest
 from mmcore.language import attention, capped
-from mmcore.parity import main
-from mmcore_griffon.parity.__main__ import kinds
+from mmcore.parity import checks_of, main
+
+KINDS = checks_of(package)
 
 CASES = (
     "keys_griffon_g_gemma2_27b",
@@ -30,7 +32,7 @@ CASES = (
 def test_our_numbers_are_those_of_the_published_code(
     shared: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main("griffon", kinds(), ["-q", str(shared / "goldens/griffon" / name)]) == 0, capsys.readouterr().out
+    assert main("griffon", KINDS, ["-q", str(shared / "goldens/griffon" / name)]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["forward_gemma_sft", "forward_gemma_truncated"])
@@ -39,4 +41,4 @@ def test_capped_attention_in_blocks_gives_the_published_numbers(
 ) -> None:
     monkeypatch.setattr(attention, "FEW", 8)
     monkeypatch.setattr(capped, "BLOCK", 24)
-    assert main("griffon", kinds(), ["-q", str(shared / "goldens/griffon" / name)]) == 0, capsys.readouterr().out
+    assert main("griffon", KINDS, ["-q", str(shared / "goldens/griffon" / name)]) == 0, capsys.readouterr().out

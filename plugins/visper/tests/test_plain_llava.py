@@ -1,13 +1,16 @@
 """Tensors of VisPer-LM under the names of a plain LLaVA."""
 
+import mmcore_visper.parity as package
 import pytest
 import torch
 from mmcore.language.llava.layout import fold
+from mmcore.parity import checks_of, main
 from mmcore_visper.config import VARIANTS
 from mmcore_visper.export import TRAINING_ONLY, task_rows
 from mmcore_visper.model import Visper
-from mmcore_visper.parity.__main__ import kinds
 from torch import Tensor
+
+KINDS = checks_of(package)
 
 TINY = VARIANTS["tiny"]
 
@@ -36,15 +39,11 @@ def test_predictors_and_teachers_are_dropped(state):
 
 @pytest.mark.parametrize("case", ["export_llava_llama", "export_llava_phi3", "export_chat_template"])
 def test_golden_exports_agree(case, shared, capsys):
-    from mmcore.parity import main
-
-    assert main("visper", kinds(), ["-q", str(shared / "goldens/visper" / case)]) == 0, capsys.readouterr().out
+    assert main("visper", KINDS, ["-q", str(shared / "goldens/visper" / case)]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", ["infer_llama_vit", "infer_phi3_convnext"])
 def test_golden_answers_agree(case, shared, capsys):
-    from mmcore.parity import main
-
     if case.endswith("convnext"):
         pytest.importorskip("timm", reason="the ConvNeXt tower needs timm")
-    assert main("visper", kinds(), ["-q", str(shared / "goldens/visper" / case)]) == 0, capsys.readouterr().out
+    assert main("visper", KINDS, ["-q", str(shared / "goldens/visper" / case)]) == 0, capsys.readouterr().out
