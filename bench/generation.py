@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from mmcore.contract.values import map_tensors
 from mmcore.language import attention, models
-from mmcore.language.attention import Masking, masking_of
 from mmcore.language.generate import Stop, generate
+from mmcore.language.masking import Masking, masking_of
 from mmcore.language.sequence import IGNORE, Encoded, Sequences
 from mmcore.language.splice import lay_out
 from torch import Tensor

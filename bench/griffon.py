@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from mmcore.contract.values import map_tensors
 from mmcore.language import models, splice
-from mmcore.language.attention import Masking, attend
+from mmcore.language.attention import attend
+from mmcore.language.masking import Masking
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded
 from mmcore.vision.clip_vit import ClipTower, ClipVit, clip_rules
 from mmcore.weights.maps import WeightMap

@@ -10,16 +10,14 @@ the backward pass: at the 1369 rows of a picture a few hundred megabytes a sampl
     flex     torch's flex attention, compiled; on a GPU (`mmcore.language.flex`)
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mmcore.language.flex import flex
-
-if TYPE_CHECKING:
-    from mmcore.language.attention import Masking
+from mmcore.language.masking import Masking
 
 FEW = 128
 """Queries up to which the matrix is small enough to be written out."""
@@ -39,7 +37,7 @@ def capped_attention(
     query: Float[Tensor, "rows heads length width"],
     key: Float[Tensor, "rows key_heads length width"],
     value: Float[Tensor, "rows key_heads length width"],
-    masking: "Masking",
+    masking: Masking,
     *,
     cap: float,
     scaling: float,
@@ -71,7 +69,7 @@ def capped_attention(
 
 
 def blocks(
-    query: Tensor, key: Tensor, value: Tensor, masking: "Masking", *, cap: float, scaling: float, window: int | None
+    query: Tensor, key: Tensor, value: Tensor, masking: Masking, *, cap: float, scaling: float, window: int | None
 ) -> Tensor:
     """`capped_attention` in blocks of queries; scores are float32."""
     return _Blocks.apply(query, key, value, masking, cap, scaling, window)  # type: ignore[return-value]
@@ -86,7 +84,7 @@ class _Blocks(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        masking: "Masking",
+        masking: Masking,
         cap: float,
         scaling: float,
         window: int | None,
@@ -127,7 +125,7 @@ class _Blocks(torch.autograd.Function):
 def _scores(
     query: Tensor,
     key: Tensor,
-    masking: "Masking",
+    masking: Masking,
     block: _Block,
     cap: float,
     scaling: float,

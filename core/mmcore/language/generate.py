@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from mmcore.errors import ShapeError, UsageError
-from mmcore.language.attention import Kernel, Masking, masking_of
 from mmcore.language.conversation import Template
+from mmcore.language.masking import Kernel, Masking, masking_of
 from mmcore.language.models import LanguageModel
 from mmcore.language.sequence import Sequences
 

@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from mmcore.errors import MissingDataError, RecipeError, ShapeError, WeightsError, suggest
 from mmcore.language import splice
-from mmcore.language.attention import NAME, Kernel, Masking, masking_of
+from mmcore.language.attention import NAME
 from mmcore.language.cross_entropy import token_loss
+from mmcore.language.masking import Kernel, Masking, masking_of
 from mmcore.language.sequence import Sequences
 from mmcore.weights.files import read_tensors
 
@@ -65,7 +66,7 @@ class LanguageModel(nn.Module):
 
     Args:
         config: of one of `KINDS`, in today's meaning (see `modern_config`).
-        attention: the kernel, see `mmcore.language.attention.masking_of`.
+        attention: the kernel, see `mmcore.language.masking.masking_of`.
     """
 
     def __init__(self, config: PreTrainedConfig, attention: Kernel = "sdpa") -> None:

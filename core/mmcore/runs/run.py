@@ -12,28 +12,21 @@ from mmcore.base.yamltext import to_yaml
 from mmcore.contract.run import FinishedRun
 from mmcore.errors import CheckpointError, DataError
 from mmcore.runs.begin import Start, begun, forget_former
-from mmcore.runs.build import (
-    build_datasets,
-    build_order,
-    choose_device,
-    data_context,
-    prepare_demo,
-    total_steps,
-)
-from mmcore.runs.checks import check_metrics, few_steps_a_pass
+from mmcore.runs.build import choose_device, data_context, prepare_demo
 from mmcore.runs.config import to_tree
-from mmcore.runs.evaluation import Measuring, evaluation_of, measure_start
+from mmcore.runs.evaluation import evaluation_of, measure_start
+from mmcore.runs.material import Material, open_material
 from mmcore.runs.plugin import OpenedPlugin
-from mmcore.runs.resume import Changes, changed, compare_data, compare_layout, compare_length
-from mmcore.runs.settings import CONFIG_NAME, Settings, for_training, read_settings, write_config, write_run_record
-from mmcore.train.schedule import beyond_the_end
+from mmcore.runs.resume import Changes, changed
+from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings, write_config, write_run_record
 from mmcore.train.stored import steps_of
 
 if TYPE_CHECKING:
     from mmcore.contract.model import Model
-    from mmcore.contract.protocols import Datasets, Order
-    from mmcore.contract.recipe import Stage
+    from mmcore.contract.protocols import Datasets
     from mmcore.data.loader import Loader
+    from mmcore.train.loop import TrainSetup
+    from mmcore.weights.fill import Keeping
 
 
 def start_run(
@@ -176,73 +169,25 @@ def _train_locked(
     changed_data: bool,
 ) -> None:
     from mmcore.base import distributed
-    from mmcore.runs.initialise import resumed_model, starting_model, told_start
-    from mmcore.show.plots import plot_curves
-    from mmcore.train.loop import TrainSetup, train
+    from mmcore.runs.initialise import resumed_model, starting_model
+    from mmcore.train.loop import train
     from mmcore.train.partition import keeping_of
-    from mmcore.train.track import Tracker
 
-    stage, here = settings.stage, distributed.place()
+    here = distributed.place()
     if here.is_first:
         prepare_demo(family, settings)
     distributed.barrier()
-    datasets = build_datasets(family, settings, "train")
-    evaluated = for_training(settings)
-    validation = build_datasets(family, evaluated, "val") if evaluated.stage.validation else None
-    order = build_order(settings, datasets)
-    fresh = not steps_of(run_dir)
-    fingerprints = {name: datasets.sources[name].fingerprint for name in order.names}
-    if here.is_first and not fresh:
-        _compare(settings, run_dir, fingerprints, here.world_size, changed_data)
-    measuring = Measuring(family, settings, validation) if validation else None
-    no_best = check_metrics(stage, validation, settings.only, measuring.with_loss if measuring else ())
-    if no_best:
-        stage = stage.replace(best_metric=None)
-        if here.is_first:
-            tell(no_best)
-    records = sum(len(datasets.sources[name]) for name in order.names)
-    steps = total_steps(settings, records)
-    if here.is_first:
-        told = [*beyond_the_end(stage, steps), *few_steps_a_pass(stage, records)]
-        for sentence in told if fresh else compare_length(run_dir, stage, steps, settings.max_steps):
-            tell(sentence)
-    keeping = keeping_of(stage, choose_device(settings), here.world_size)
-    open_model = starting_model if fresh else resumed_model
+    material = open_material(family, settings, run_dir, changed_data=changed_data)
+    keeping = keeping_of(material.stage, choose_device(settings), here.world_size)
+    open_model = starting_model if material.fresh else resumed_model
     model, started_from = open_model(family, settings, run_dir, keeping)
     if here.is_first:
-        if start is not None and fresh:
-            forget_former(run_dir)
-        write_config(kept, run_dir)  # not before everything is open: a start that fails leaves the folder free
-        _tell_left_out(datasets, order.names)
-        model.keep_files(run_dir)
-        write_run_record(settings, family, run_dir, fingerprints, started_from, here.world_size)
-        for record in started_from:
-            tell(told_start(record))
-        if start is not None:
-            start.stand()
-    loader = _loader(stage, datasets, order, settings.workers, run_dir)
-    if fresh and measuring and any(entry.before for entry in stage.validation.values()):
+        _stand(family, settings, run_dir, kept, start, material, model, started_from)
+    loader = _loader(material, settings.workers, run_dir)
+    measuring = material.measuring
+    if material.fresh and measuring and any(entry.before for entry in material.stage.validation.values()):
         measure_start(measuring, model, run_dir)
-    setup = TrainSetup(
-        stage=stage,
-        model=model,
-        batches=loader,
-        run_dir=run_dir,
-        steps=steps,
-        stop_step=settings.max_steps,
-        seed=settings.seed,
-        device=choose_device(settings),
-        keeping=keeping,
-        resume=resume or not fresh,
-        evaluate=evaluation_of(measuring, run_dir, loader.bad.take) if measuring else None,
-        picture=partial(_picture, datasets),
-        log_every=settings.log_every,
-        tensorboard=settings.tensorboard,
-        settings=to_yaml(to_tree(settings)),
-        draw_curves=partial(plot_curves, run_dir),
-        show=not settings.quiet,
-        open_tracker=partial(Tracker, settings.track, run_dir, to_tree(settings)) if settings.track else None,
-    )
+    setup = _setup(settings, run_dir, material, model, loader, keeping, resume=resume)
     try:
         trained = train(setup)
     finally:
@@ -255,16 +200,81 @@ def _train_locked(
         raise _evaluation_lacks(run_dir, trained.evaluation_failed)
 
 
-def _loader(stage: "Stage", datasets: "Datasets", order: "Order", workers: int, run_dir: Path) -> "Loader":
+def _stand(
+    family: OpenedPlugin,
+    settings: Settings,
+    run_dir: Path,
+    kept: Settings,
+    start: Start | None,
+    material: Material,
+    model: "Model",
+    started_from: "Sequence[Mapping[str, Any]]",
+) -> None:
+    """Write what makes the folder a run. Not before everything is open: a start that fails leaves the folder free."""
+    from mmcore.base import distributed
+    from mmcore.runs.initialise import told_start
+
+    if start is not None and material.fresh:
+        forget_former(run_dir)
+    write_config(kept, run_dir)
+    material.tell_left_out()
+    model.keep_files(run_dir)
+    processes = distributed.place().world_size
+    write_run_record(settings, family, run_dir, material.fingerprints, started_from, processes)
+    for record in started_from:
+        tell(told_start(record))
+    if start is not None:
+        start.stand()
+
+
+def _setup(
+    settings: Settings,
+    run_dir: Path,
+    material: Material,
+    model: "Model",
+    loader: "Loader",
+    keeping: "Keeping",
+    *,
+    resume: bool,
+) -> "TrainSetup":
+    """What the trainer is given."""
+    from mmcore.show.plots import plot_curves
+    from mmcore.train.loop import TrainSetup
+    from mmcore.train.track import Tracker
+
+    measuring, tree = material.measuring, to_tree(settings)
+    return TrainSetup(
+        stage=material.stage,
+        model=model,
+        batches=loader,
+        run_dir=run_dir,
+        steps=material.steps,
+        stop_step=settings.max_steps,
+        seed=settings.seed,
+        device=choose_device(settings),
+        keeping=keeping,
+        resume=resume or not material.fresh,
+        evaluate=evaluation_of(measuring, run_dir, loader.bad.take) if measuring else None,
+        picture=partial(_picture, material.datasets),
+        log_every=settings.log_every,
+        tensorboard=settings.tensorboard,
+        settings=to_yaml(tree),
+        draw_curves=partial(plot_curves, run_dir),
+        show=not settings.quiet,
+        open_tracker=partial(Tracker, settings.track, run_dir, tree) if settings.track else None,
+    )
+
+
+def _loader(material: Material, workers: int, run_dir: Path) -> "Loader":
     """This process' share of the samples, by the recipe's order and its policy about bad ones."""
     from mmcore.base import distributed
     from mmcore.data.loader import Loader
     from mmcore.train.loop import accumulation
 
-    here = distributed.place()
+    here, stage = distributed.place(), material.stage
     return Loader(
-        datasets,
-        order,
+        material.datasets,
+        material.order,
         rank=here.rank,
         world_size=here.world_size,
         accumulation=accumulation(stage, here.world_size),
@@ -281,22 +291,6 @@ def _evaluation_lacks(run_dir: Path, failed: str) -> DataError:
         where=run_dir,
         do=f"repair what it names, then `mmcore train --resume {run_dir}` makes the evaluation up",
     )
-
-
-def _compare(settings: Settings, run_dir: Path, fingerprints: Mapping[str, str], processes: int, allowed: bool) -> None:
-    """Tell what is not as it was when the run began."""
-    for sentence in compare_data(run_dir, fingerprints, allowed=allowed):
-        tell(f"going on although {sentence}")
-    if told := compare_layout(run_dir, processes, settings.stage):
-        tell(told)
-
-
-def _tell_left_out(datasets: "Datasets", names: Sequence[str]) -> None:
-    from mmcore.data.records import told_left_out
-
-    for name in names:
-        if line := told_left_out(name, datasets.sources[name]):
-            tell(line)
 
 
 def _tell_bad_samples(loader: "Loader", run_dir: Path) -> None:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from mmcore.language import capped
-from mmcore.language.attention import Masking, attend
+from mmcore.language.attention import attend
 from mmcore.language.flex import flex
+from mmcore.language.masking import Masking
 from torch import Tensor, nn
 
 LENGTH, ROWS, HEADS, KEY_HEADS, WIDTH, CAP = 150, 2, 4, 2, 8, 5.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmcore.errors import MissingDataError, RecipeError, ShapeError, WeightsError
-from mmcore.language import attention, models
+from mmcore.language import attention, masking, models
 from mmcore.language.sequence import IGNORE, IMAGE, Encoded, Sequences
 from mmcore.language.splice import lay_out
 from mmcore.train.recompute import recompute_block
@@ -90,8 +90,8 @@ def test_every_layout_gives_the_hidden_states_of_each_sample_alone(tiny_model: A
 def test_one_long_sample_among_short_ones_is_packed_under_a_mask(tiny_model: Any, kind: str) -> None:
     model, samples = tiny_model(kind), conversations((40, 4, 5, 6, 4, 5))
     packed, padded = lay_out(samples, EXPANSION, pack_to=64), lay_out(samples, EXPANSION)
-    assert attention.masking_of(packed).unpacked is None
-    assert attention.masking_of(lay_out(conversations(), EXPANSION, pack_to=64)).unpacked is not None
+    assert masking.masking_of(packed).unpacked is None
+    assert masking.masking_of(lay_out(conversations(), EXPANSION, pack_to=64)).unpacked is not None
     states = [rows_of(model(model.embed(plan, features(6)), plan).last, plan) for plan in (packed, padded)]
     for a, b in zip(*states, strict=True):
         torch.testing.assert_close(a, b, atol=5e-6, rtol=0)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from mmcore.contract.recipe import matches_any
-from mmcore.language.attention import Masking
 from mmcore.language.batch import ConversationBatch
+from mmcore.language.masking import Masking
 from mmcore.language.sequence import IGNORE, Encoded
 from mmcore.parity import Case, Check, Report
 from torch import Tensor
