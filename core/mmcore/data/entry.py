@@ -114,6 +114,32 @@ def open_entry(
     )
 
 
+Placed = TypeVar("Placed", bound=Entry)
+
+
+def placed(entry: Placed, root: Path, other_places: Mapping[str, Sequence[str]]) -> Placed:
+    """The entry with those of its paths that lie in another known place; own data lie where their file says.
+
+    Args:
+        entry: a source or a validation set of a recipe.
+        root: data root.
+        other_places: a documented path -> where else the same is found: other layouts, folders of a set taken alone.
+    """
+    if entry.root:
+        return entry
+
+    def found(path: str) -> str:
+        if not path or (root / path).exists():
+            return path
+        known = [one for one in other_places if path == one or path.startswith(f"{one}/")]
+        elsewhere = [other + path[len(one) :] for one in known for other in other_places[one]]
+        return next((other for other in elsewhere if (root / other).exists()), path)
+
+    given = entry.annotations
+    annotations = found(given) if isinstance(given, str) else tuple(found(one) for one in given)
+    return entry.replace(annotations=annotations, images=found(entry.images))
+
+
 def _with_classes(format: Format, entry: Entry, what: str) -> Format:
     """The format with evaluators comparing with the records, where its classes are called otherwise.
 

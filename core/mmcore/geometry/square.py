@@ -7,6 +7,7 @@ they are one matrix on either side, and enlarging is two products:
     large = rows · small · columnsᵀ           rows (height, side), columns (width, side)
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,24 @@ def enlarge(low: Float[Tensor, "masks small small"], place: Frame, side: int) ->
     rows, columns = matrices(place, low.shape[-1], side, low.device)
     with torch.autocast(low.device.type, enabled=False):
         return rows @ low.float() @ columns.T
+
+
+def enlarge_each(
+    low: Float[Tensor, "masks small small"], sizes: Sequence[tuple[int, int]], counts: Sequence[int], side: int
+) -> list[Float[Tensor, "_ height width"]]:
+    """Logits of masks of several pictures, each at its picture's own size, float32.
+
+    Args:
+        low: those of the first picture first.
+        sizes: height and width of each picture.
+        counts: masks of each picture.
+        side: of the padded squares, pixels.
+    """
+    pieces = zip(low.split(list(counts)), sizes, strict=True)
+    return [
+        enlarge(part, frame(size, side), side) if len(part) else part.new_zeros(0, *size, dtype=torch.float32)
+        for part, size in pieces
+    ]
 
 
 def matrices(place: Frame, small: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:

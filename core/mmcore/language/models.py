@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from packaging.version import InvalidVersion, Version
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import cross_entropy, linear
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from mmcore.errors import MissingDataError, RecipeError, ShapeError, WeightsError, suggest
@@ -153,6 +153,16 @@ class LanguageModel(nn.Module):
     def token_loss(self, last: Float[Tensor, "rows length width"], sequences: Sequences) -> Float[Tensor, ""]:
         """Sum of -log p over the learned tokens, float32."""
         return self.lm_head(last, sequences)
+
+    def losses_by_row(
+        self, last: Float[Tensor, "rows length width"], sequences: Sequences
+    ) -> list[tuple[float, float]]:
+        """Of each row the sum of -log p over its learned tokens, and their number; for evaluation."""
+        logits = self.lm_head(last.flatten(0, 1).index_select(0, sequences.supervised)).float()
+        each = cross_entropy(logits, sequences.targets, reduction="none")
+        rows = sequences.supervised // sequences.shape[1]
+        both = each.new_zeros(2, len(last)).index_add(1, rows, torch.stack([each, torch.ones_like(each)]))
+        return [(loss, count) for loss, count in both.T.tolist()]
 
     @property
     def layers(self) -> list[nn.Module]:

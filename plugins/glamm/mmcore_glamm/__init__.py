@@ -90,6 +90,6 @@ def plan_notes(stage: Stage, context: "DataContext") -> tuple[str, ...]:
 @hookimpl
 def write_demo(root: Path) -> None:
     """Sample data below `root`, for --demo."""
-    from mmcore_glamm.data import write_demo
+    from mmcore_glamm.data.demo import write_demo
 
     write_demo(root)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from mmcore.contract.values import Phrase, Prediction
 from mmcore.geometry import masks as rle
+from mmcore.geometry.square import enlarge_each
 from mmcore.language.conversation_templates import template
 from mmcore.language.generate import Stop, end_ids, generate
 from mmcore.language.slow_text import decode_slowly
 from mmcore.language.streamed import Streamed
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from mmcore_glamm.batch import SEG, GlammBatch
 from mmcore_glamm.tokens import ADDED, PHRASE, PHRASE_END, TokenIds
@@ -93,30 +93,14 @@ def generate_with_masks(model: "Glamm", batch: GlammBatch, seg: int, **options: 
 
 def read_given(model: "Glamm", batch: GlammBatch) -> list[Prediction]:
     """The masks of the `[SEG]`s in conversations that are whole already (the released code's mask validation)."""
-    states = model.hidden(batch).last.flatten(0, 1)
-    full = draw(model, batch, states.index_select(0, batch.seg_places), batch.num_masks)
-    losses = text_losses(model, batch, states)
+    last = model.hidden(batch).last
+    full = draw(model, batch, last.flatten(0, 1).index_select(0, batch.seg_places), batch.num_masks)
+    losses = model.language.losses_by_row(last, batch.sequences)
     said = [read_answer(" ".join(turn.text for turn in turns if turn.role == "assistant")) for turns in batch.turns]
     return [
         replace(prediction(batch, row, said[row], full[row]), measures={"text_loss": losses[row]})
         for row in range(batch.num_samples)
     ]
-
-
-def text_losses(model: "Glamm", batch: GlammBatch, states: Tensor) -> list[tuple[float, float]]:
-    """Of each sample the sum of -log p over its learned tokens, and their number.
-
-    Args:
-        model: in evaluation mode.
-        batch: conversations, one a row.
-        states: (positions, width), the last of the language model.
-    """
-    sequences = batch.sequences
-    logits = model.language.lm_head(states.index_select(0, sequences.supervised)).float()
-    each = cross_entropy(logits, sequences.targets, reduction="none")
-    rows = sequences.supervised // sequences.shape[1]
-    both = each.new_zeros(2, batch.num_samples).index_add(1, rows, torch.stack([each, torch.ones_like(each)]))
-    return [(loss, count) for loss, count in both.T.tolist()]
 
 
 def draw(model: "Glamm", batch: GlammBatch, states: Tensor, counts: Sequence[int]) -> list[Tensor]:
@@ -127,7 +111,7 @@ def draw(model: "Glamm", batch: GlammBatch, states: Tensor, counts: Sequence[int
     seen = sorted({row for row in owners if row is not None})
     maps = model.maps(batch, torch.tensor(seen, device=states.device))
     index = torch.tensor([seen.index(row) for row in owners if row is not None], device=states.device)
-    return model.full_masks(model.draw(maps, states, index), batch.original_sizes, counts)
+    return enlarge_each(model.draw(maps, states, index), batch.original_sizes, counts, model.side)
 
 
 class Said(NamedTuple):

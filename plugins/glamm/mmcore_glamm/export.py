@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.language.llava.folder import write_original_files
 from mmcore.language.tokenizer_files import write_json
+from mmcore.vision.clip_vit import ClipTower
 
 from mmcore_glamm.config import GlammConfig
 from mmcore_glamm.tokens import ADDED, TokenIds
@@ -23,38 +24,26 @@ VERSION = "4.28.0.dev0"
 
 def published_config(config: GlammConfig, ids: TokenIds) -> dict[str, Any]:
     """The entries of a published `config.json` for this model."""
-    language, tower = config.language, config.tower
-    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    language = {name: value for name, value in config.language.items() if name not in ("model_type", "rope_theta")}
+    tower = config.tower
+    assert isinstance(tower, ClipTower)
     return {
         "architectures": ["GLaMMForCausalLM"],
         "model_type": "llava",
-        **{name: language[name] for name in sizes},
-        "num_key_value_heads": language.get("num_key_value_heads", language["num_attention_heads"]),
-        "hidden_act": language.get("hidden_act", "silu"),
-        "rms_norm_eps": language["rms_norm_eps"],
-        "max_position_embeddings": language["max_position_embeddings"],
+        **{"hidden_act": "silu", "initializer_range": 0.02, "rope_scaling": None, **language},
         "max_length": language["max_position_embeddings"],
-        "rope_scaling": language.get("rope_scaling"),
-        "initializer_range": language.get("initializer_range", 0.02),
-        "tie_word_embeddings": False,
-        "bos_token_id": language["bos_token_id"],
-        "eos_token_id": language["eos_token_id"],
-        "pad_token_id": language["pad_token_id"],
         "torch_dtype": "bfloat16",
         "use_cache": False,
         "transformers_version": VERSION,
-        "mm_vision_tower": tower.name,
-        "mm_vision_module": tower.name,
-        "vision_tower": tower.name,
+        **dict.fromkeys(("mm_vision_tower", "mm_vision_module", "vision_tower"), tower.name),
         "mm_hidden_size": tower.channels,
         "mm_projector_type": config.projector,
         "mm_use_im_start_end": True,
         "mm_use_im_patch_token": False,
         "mm_use_image_start_end": True,
-        "mm_vision_select_layer": getattr(tower, "select_layer", -2),
-        "mm_vision_select_feature": getattr(tower, "select_feature", "patch"),
-        "num_level_reg_features": config.region.num_levels,
-        "num_reg_features": config.region.num_levels,
+        "mm_vision_select_layer": tower.select_layer,
+        "mm_vision_select_feature": tower.select_feature,
+        **dict.fromkeys(("num_level_reg_features", "num_reg_features"), config.region.num_levels),
         "out_dim": config.sam.out_channels,
         "train_mask_decoder": True,
         "with_region": True,
@@ -66,13 +55,12 @@ def published_config(config: GlammConfig, ids: TokenIds) -> dict[str, Any]:
 
 def generation_config(config: GlammConfig) -> dict[str, Any]:
     """`generation_config.json` as published."""
-    language = config.language
+    kept = {name: config.language[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    length = config.language["max_position_embeddings"]
     return {
         "_from_model_config": True,
-        "bos_token_id": language["bos_token_id"],
-        "eos_token_id": language["eos_token_id"],
-        "max_length": language["max_position_embeddings"],
-        "pad_token_id": language["pad_token_id"],
+        **kept,
+        "max_length": length,
         "transformers_version": VERSION,
         "use_cache": False,
     }

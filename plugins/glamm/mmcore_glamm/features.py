@@ -11,7 +11,7 @@ import numpy as np
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Stage, matches_any
 from mmcore.contract.values import SEGMENT
-from mmcore.data.cache.choice import CachedFeatures, Choice, Demand, LiveFeatures, choose
+from mmcore.data.cache.choice import Choice, Demand, Features, LiveFeatures, choose
 from mmcore.errors import RecipeError
 from mmcore.vision.frozen import find_weights
 from mmcore.vision.sam.maps import SamMaps
@@ -25,14 +25,7 @@ DO = (
 )
 
 
-def extractor_of(config: GlammConfig, root: Path | None = None) -> SamMaps:
-    """SAM's encoder of a configuration; its file is looked for below the data root."""
-    if config.sam_weights == RANDOM:
-        return SamMaps(sizes=config.sam, random=True, precision="fp32")
-    return SamMaps(sizes=config.sam, weights=find_weights(config.sam_weights, root) if root is not None else None)
-
-
-def features_for(stage: Stage, context: DataContext, split: str = "train") -> LiveFeatures | CachedFeatures:
+def features_for(stage: Stage, context: DataContext, split: str = "train") -> Features:
     """What a data source asks for the map of a picture. Validation pictures are not cached.
 
     Raises:
@@ -40,12 +33,11 @@ def features_for(stage: Stage, context: DataContext, split: str = "train") -> Li
         MissingDataError: the recipe wants a cache that is not there.
         DataError: the cache was made by another encoder or for other data.
     """
+    choice = decide(stage, context) if split == "train" else None
+    if choice is not None and choice.cache is not None:
+        return choice.features(context.root)
     config = config_of(stage, context.variant)
-    live = LiveFeatures((extractor_of(config),), f"sam-{config.sam.image_size}")
-    if split != "train":
-        return live
-    choice = decide(stage, context)
-    return live if choice is None or choice.cache is None else choice.features(context.root)
+    return LiveFeatures((_encoder(config),), f"sam-{config.sam.image_size}")
 
 
 def decide(stage: Stage, context: DataContext) -> Choice | None:
@@ -78,33 +70,37 @@ def trains_encoder(stage: Stage) -> bool:
 
 def demand(config: GlammConfig, context: DataContext) -> Demand:
     """What a stage wants to know of its pictures."""
-    extractor = extractor_of(config, context.root)
-    missing = not extractor.random and extractor.weights is None
+    encoder = _encoder(config, context.root)
+    missing = not encoder.random and encoder.weights is None
     return Demand(
-        extractors=(extractor,),
+        extractors=(encoder,),
         absent={SEGMENT: config.sam_weights} if missing else {},
-        shapes={SEGMENT: extractor.shape},
+        shapes={SEGMENT: encoder.shape},
         source=config.features,
         store=config.feature_dtype,
         home=_home(context),
         family="GLaMM",
         setting="model.features",
         what="encoder",
-        known=tuple(extractor.facts),
+        known=tuple(encoder.facts),
     )
 
 
 def plan_notes(stage: Stage, context: DataContext) -> tuple[str, ...]:
     """Where the maps of a run come from, and what a cache of them takes on disk."""
-    config = config_of(stage, context.variant)
-    choice = decide(stage, context)
+    config, choice = config_of(stage, context.variant), decide(stage, context)
     if trains_encoder(stage):
         return ("SAM's maps: live encoder, which this stage trains",)
     size = int(np.prod(config.sam.feature_shape)) * (2 if config.feature_dtype == "fp16" else 4)
     room = f"`mmcore data cache` keeps them at {size / 2**20:.3g} MB a picture ({config.feature_dtype})"
-    if choice is None:
-        return (f"SAM's maps: live encoder; {room}",)
-    return (*choice.notes("SAM's maps"), room)
+    return (f"SAM's maps: live encoder; {room}",) if choice is None else (*choice.notes("SAM's maps"), room)
+
+
+def _encoder(config: GlammConfig, root: Path | None = None) -> SamMaps:
+    """SAM's encoder of a configuration; its file is looked for below the data root."""
+    if config.sam_weights == RANDOM:
+        return SamMaps(sizes=config.sam, random=True, precision="fp32")
+    return SamMaps(sizes=config.sam, weights=find_weights(config.sam_weights, root) if root is not None else None)
 
 
 def _home(context: DataContext) -> Path:

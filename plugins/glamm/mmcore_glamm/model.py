@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import SEGMENT, Loss, Losses, Prediction, Turn
 from mmcore.errors import UsageError
-from mmcore.geometry.square import Frame, enlarge, frame
+from mmcore.geometry.square import Frame, frame
 from mmcore.language.llava.checkpoints import merged, with_new_words
 from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
 from mmcore.language.models import Hidden
@@ -37,9 +37,10 @@ from mmcore.weights.maps import LoadReport, WeightMap
 from torch import Tensor, nn
 
 from mmcore_glamm import weights
-from mmcore_glamm.batch import REGION, GlammBatch
+from mmcore_glamm.batch import REGION, GlammBatch, GlammCollator
 from mmcore_glamm.config import RANDOM, GlammConfig
 from mmcore_glamm.data.manners import points_with
+from mmcore_glamm.questions import Asking
 from mmcore_glamm.region_encoder import RegionEncoder
 from mmcore_glamm.seg_projection import SegProjection, keep_variance
 from mmcore_glamm.tokens import open_tokenizer
@@ -135,24 +136,6 @@ class Glamm(LlavaModel):
         """
         return self.sam.mask_decoder(maps, self.seg_projection(states), pictures, *self.sam.prompt_encoder())
 
-    def full_masks(
-        self, low: Float[Tensor, "masks small small"], sizes: Sequence[tuple[int, int]], counts: Sequence[int]
-    ) -> list[Float[Tensor, "_ height width"]]:
-        """Logits at the size of each sample's picture.
-
-        Args:
-            low: of all samples.
-            sizes: height and width of each sample's picture.
-            counts: masks of each sample.
-        """
-        pieces = zip(low.split(list(counts)), sizes, strict=True)
-        return [
-            enlarge(part, frame(size, self.side), self.side)
-            if len(part)
-            else part.new_zeros(0, *size, dtype=torch.float32)
-            for part, size in pieces
-        ]
-
     def frames(self, batch: GlammBatch) -> list[Frame]:
         """How the picture of each sample with masks lies in SAM's square."""
         sizes = zip(batch.original_sizes, batch.num_masks, strict=True)
@@ -180,11 +163,8 @@ class Glamm(LlavaModel):
         Raises:
             UsageError: names are given together with a prompt, or a box cannot be read.
         """
-        from mmcore_glamm.questions import prompts
-
-        processor = self.config.processor(self.tokenizer)
-        collate = self.config.collator(processor, padding_side="left")
-        batch = collate(prompts(self.config, processor, images, names, prompt), 0)
+        asking, collate = self._asking()
+        batch = collate(asking.prompts(images, names, prompt), 0)
         batch.called = ", ".join(names or ())
         return batch
 
@@ -194,12 +174,15 @@ class Glamm(LlavaModel):
         Raises:
             UsageError: there is no picture.
         """
-        from mmcore_glamm.questions import conversation
-
         if image is None:
             raise UsageError("GLaMM speaks about a picture, and there is none", do="give one")
-        collate = self.config.collator(processor := self.config.processor(self.tokenizer), padding_side="left")
-        return collate([conversation(self.config, processor, image, turns)], 0)
+        asking, collate = self._asking()
+        return collate([asking.conversation(image, turns)], 0)
+
+    def _asking(self) -> tuple[Asking, GlammCollator]:
+        """What makes prompts, and batches of them."""
+        processor = self.config.processor(self.tokenizer)
+        return Asking(processor, self.side), self.config.collator(processor, padding_side="left")
 
     @cached_property
     def tokenizer(self) -> Any:

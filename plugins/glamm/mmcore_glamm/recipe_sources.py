@@ -1,6 +1,6 @@
 """The data sets of GLaMM's recipes: files as the documentation lays them out, formats, kinds.
 
-`docs/datasets.md` of mbzuai-oryx/groundingLMM; where the released code reads another place, `data/layout.py` knows it.
+`docs/datasets.md` of mbzuai-oryx/groundingLMM; where the released code reads another place, `OTHER_PLACES` knows it.
 Rates belong to the recipes. A data set of several parts, of which the published one draws a part at random, is a source
 a part here, each with its share of the rate.
 """
@@ -19,6 +19,23 @@ GCG, COCO14, COCO17, FLICKR = (
 )
 SEMANTIC, MDETR, REFER = "Semantic_Segm", "RefCoco_Reg/mdetr_annotations", "Refer_Segm"
 GRAND = "GranD_Data"
+
+OTHER_PLACES: Mapping[str, tuple[str, ...]] = {
+    # Open-PSG, RefCOCOg and Flickr30k pictures are read relative to the working directory, which is the data root here
+    "GranDf_HA_images": ("GranDf/GranDf_HA_images",),
+    "coco_2014/train2014": ("Refer_Segm/coco_2014/train2014", "RefCoco_Reg/coco_2014"),
+    "flikcr_30k/train": ("flikcr_30k/flickr30k-images", "flickr_30k/train", "flickr_30k/flickr30k-images"),
+    "RefCoco_Reg/mdetr_annotations/final_flickr_mergedGT_train.json": (
+        "flikcr_30k/mdetr_annotations/final_flickr_mergedGT_train.json",
+    ),
+    "Semantic_Segm/coco_stuff": ("Semantic_Segm/cocostuff", "coco_stuff", "cocostuff"),
+    "Semantic_Segm/mapillary": ("mapillary",),
+    "Semantic_Segm/paco_lvis": ("paco_lvis",),
+    "Semantic_Segm/pascal_part": ("pascal_part",),
+    "Semantic_Segm/ade20k": ("ade20k",),
+    "coco_2017": ("coco2017",),
+}
+"""Documented path -> other places of the same: what the code reads, what the documents' trees show elsewhere."""
 
 Entry = dict[str, Any]
 

@@ -279,49 +279,35 @@ ON_A_LAPTOP: dict[str, Any] = {
     "model": {"features": "live"},
 }
 DEMO = "glamm"
-DEMO_GCG = Source(
-    weight=1.0, format="GranD-f", annotations=f"{DEMO}/grounded_train.json", images=f"{DEMO}/images", group=SEG
-)
-DEMO_REFER = Source(
-    weight=1.0,
-    format="RefCOCO by image",
-    annotations=(f"{DEMO}/refs(unc).json", f"{DEMO}/instances.json"),
-    images=f"{DEMO}/images",
-    group=SEG,
-)
-DEMO_REGIONS = Source(
-    weight=1.0,
-    format="Visual Genome region captions",
-    annotations=f"{DEMO}/regions_train.json",
-    images=f"{DEMO}/images",
-    group=REG,
-)
-DEMO_CAPTIONS = Source(
-    weight=1.0, format="COCO captions", annotations=f"{DEMO}/captions_train.json", images=f"{DEMO}/images", group=CAP
-)
-DEMO_GIVEN = {"batch_size": 8, "images": f"{DEMO}/images"}
-GCG_DEMO_VAL = Validation(
-    format="GranD-f", annotations=f"{DEMO}/grounded_val.json", metrics=("gIoU", "cIoU", "ce"), **DEMO_GIVEN
-)
-REFER_DEMO_VAL = Validation(
-    format="RefCOCO by image",
-    annotations=DEMO_REFER.annotations,
-    metrics=("cIoU", "gIoU", "ce"),
-    options={"split": "val"},
-    **DEMO_GIVEN,
-)
-REGION_DEMO_VAL = Validation(
-    format="Visual Genome region captions", annotations=f"{DEMO}/regions_val.json", metrics=("ce",), **DEMO_GIVEN
-)
-ASKED_DEMO_VAL = Validation(
-    format="GCG evaluation",
-    annotations=(f"{DEMO}/val_gcg_coco_caption_gt.json", f"{DEMO}/val_gcg_coco_mask_gt.json"),
-    images=f"{DEMO}/images",
-    metrics=("AP50", "mIoU", "recall_words"),
-    options={"alike": "words", "captioned": False, "max_new_tokens": 64, "request": "Describe the picture with masks."},
-    batch_size=8,
-    training=False,
-)
+DEMO_IMAGES = f"{DEMO}/images"
+DEMO_REFER_FILES = (f"{DEMO}/refs(unc).json", f"{DEMO}/instances.json")
+
+
+def _drawn(group: str, format: str, annotations: str | tuple[str, str]) -> Source:
+    return Source(weight=1.0, format=format, annotations=annotations, images=DEMO_IMAGES, group=group)
+
+
+def _held_back(format: str, annotations: str | tuple[str, str], *metrics: str, **options: Any) -> Validation:
+    entry = {"annotations": annotations, "images": DEMO_IMAGES, "metrics": metrics, "options": options}
+    return Validation(format=format, batch_size=8, **entry)
+
+
+DEMO_GCG = _drawn(SEG, "GranD-f", f"{DEMO}/grounded_train.json")
+DEMO_REFER = _drawn(SEG, "RefCOCO by image", DEMO_REFER_FILES)
+DEMO_REGIONS = _drawn(REG, "Visual Genome region captions", f"{DEMO}/regions_train.json")
+DEMO_CAPTIONS = _drawn(CAP, "COCO captions", f"{DEMO}/captions_train.json")
+GCG_DEMO_VAL = _held_back("GranD-f", f"{DEMO}/grounded_val.json", "gIoU", "cIoU", "ce")
+REFER_DEMO_VAL = _held_back("RefCOCO by image", DEMO_REFER_FILES, "cIoU", "gIoU", "ce", split="val")
+REGION_DEMO_VAL = _held_back("Visual Genome region captions", f"{DEMO}/regions_val.json", "ce")
+ASKED_DEMO_VAL = _held_back(
+    "GCG evaluation",
+    (f"{DEMO}/val_gcg_coco_caption_gt.json", f"{DEMO}/val_gcg_coco_mask_gt.json"),
+    *("AP50", "mIoU", "recall_words"),
+    alike="words",
+    captioned=False,
+    max_new_tokens=64,
+    request="Describe the picture with masks.",
+).replace(training=False)
 
 
 def _tiny(stage: Stage, steps: int, found: dict[str, Source], validation: dict[str, Validation], best: str) -> Stage:

@@ -24,6 +24,8 @@ IMAGE_START, IMAGE_END, BOX, POINT, SEG, PHRASE, PHRASE_END = ADDED = (
 """In the order of their ids: 32000 to 32006 as published, `<point>` unused."""
 IMAGE_TEXT = f"{IMAGE_START}{MARKER}{IMAGE_END}"
 """How an image stands in a conversation."""
+OVERVIEW = f"The {MARKER} provides an overview of the picture.\n"
+"""What the first question of nearly every conversation begins with, as published: weights were trained on it."""
 
 
 class TokenIds(NamedTuple):

@@ -7,7 +7,8 @@ from mmcore.errors import DataError
 from mmcore.language.templates import PLACEHOLDER
 from mmcore_glamm.data.dialogue import Spoken, marked_caption, speak
 from mmcore_glamm.data.manners import Manner
-from mmcore_glamm.data.templates import BANKS, OVERVIEW
+from mmcore_glamm.data.templates import BANKS
+from mmcore_glamm.tokens import OVERVIEW
 
 SQUARE = ((2.0, 2.0, 8.0, 2.0, 8.0, 8.0),)
 WORDS = {name: bank.wordings for name, bank in BANKS.items()}

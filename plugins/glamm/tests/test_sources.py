@@ -13,12 +13,13 @@ from mmcore.contract.mixture import WholeEpochs
 from mmcore.contract.protocols import DataContext, Datasets
 from mmcore.contract.recipe import Data, Source, Validation
 from mmcore.contract.values import Draw
+from mmcore.data.entry import placed
 from mmcore.data.formats.registry import Formats
 from mmcore.errors import DataError, MissingDataError, RecipeError
 from mmcore.geometry import masks
 from mmcore_glamm.data import build
 from mmcore_glamm.data.demo import write_demo
-from mmcore_glamm.data.layout import OTHER_PLACES, placed
+from mmcore_glamm.recipe_sources import OTHER_PLACES
 from mmcore_glamm.recipes import DEMO_GCG, DEMO_REFER, DEMO_REGIONS, stages
 
 STAGE = {stage.name: stage for stage in stages("tiny")}["gcg"]
@@ -90,9 +91,9 @@ def test_the_places_of_documents_and_code_both_serve(tmp_path: Path, documented:
         target = folder / place if documented.endswith(".json") else folder / place / "a.json"
         target.parent.mkdir(parents=True)
         target.write_text("[]")
-        found = placed(source, folder)
+        found = placed(source, folder, OTHER_PLACES)
         assert (folder / str(found.annotations)).is_file()
-    assert placed(source, tmp_path / "nowhere") == source
+    assert placed(source, tmp_path / "nowhere", OTHER_PLACES) == source
 
 
 def changed(root: Path, tmp_path: Path, change: Any) -> Source:

@@ -13,7 +13,7 @@ another kind of machine differs as the networks themselves do there, by the roun
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mmcore.base import hub
-from mmcore.contract.protocols import DataContext
+from mmcore.contract.protocols import DataContext, DataSource
 from mmcore.contract.recipe import Stage
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, fingerprint, unfit
 from mmcore.data.images import MAX_PIXELS, read_image
@@ -183,6 +183,22 @@ class Choice:
         return (*notes, f"{self.demand.what}s not on this machine, fetched at the start: {files}")
 
 
+def chosen_once_fetched(demand: Callable[[], Demand], stage: Stage, context: DataContext, do: str) -> Choice:
+    """As `choose`, once every network is on this machine; those that are not yet are fetched from the Hub.
+
+    Args:
+        demand: described anew after fetching, when the files say what they are.
+        stage: names the data.
+        context: of the run.
+        do: what to do where one cannot be fetched.
+
+    Raises:
+        MissingDataError: one is not on the Hub, or the Hub cannot be reached.
+    """
+    wanted = demand()
+    return choose(demand() if wanted.fetched(do) else wanted, stage, context)
+
+
 def choose(demand: Demand, stage: Stage, context: DataContext) -> Choice:
     """Cache or live networks for the training data of a stage; asks only this machine's disk.
 
@@ -261,18 +277,22 @@ def key_of(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def cache_job(choice: Choice, stage: Stage, context: DataContext, pictures: Callable[[], Iterable[Path]]) -> CacheJob:
+def cache_job(
+    choice: Choice, stage: Stage, context: DataContext, sources: Callable[[], Mapping[str, DataSource]]
+) -> CacheJob:
     """What `mmcore data cache` computes: what every network says of every picture of the training data.
 
     Args:
         choice: of a demand for live networks that are all here.
         stage: names the data.
         context: of the run.
-        pictures: every picture file; one may come several times.
+        sources: of the training data; those with `features` have their `pictures()` looked at.
     """
 
     def items() -> Iterator[Item]:
-        return (Item(key_of(path, context.root), path) for path in pictures())
+        for source in sources().values():
+            if getattr(source, "features", None) is not None:
+                yield from (Item(key_of(path, context.root), path) for path in source.pictures())  # type: ignore[attr-defined]
 
     demand = choice.demand
     return CacheJob(

@@ -1,6 +1,5 @@
 """GLaMM's data: annotations of every published source as conversations; `build` answers `build_datasets`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,10 +16,3 @@ def build(stage: "Stage", split: str, context: "DataContext") -> "Datasets":
     from mmcore_glamm.data.assemble import build_train, build_val
 
     return build_train(stage, context) if split == "train" else build_val(stage, context)
-
-
-def write_demo(root: Path) -> None:
-    """Sample scenes below `root`, for --demo."""
-    from mmcore_glamm.data.demo import write_demo
-
-    write_demo(root)

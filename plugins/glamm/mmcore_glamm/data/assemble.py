@@ -7,14 +7,15 @@ from typing import Any, Literal
 from mmcore.contract.entry import read_entries
 from mmcore.contract.protocols import Collate, DataContext, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Recipe, Stage
+from mmcore.data.asked import AskedSource
 from mmcore.data.cache.choice import Features
 from mmcore.data.conversations import ConversationSource, open_questions
-from mmcore.data.entry import Entry, Opened, chosen, chosen_validations, open_entry
+from mmcore.data.entry import Entry, Opened, chosen, chosen_validations, open_entry, placed
 from mmcore.data.formats.grounded import GROUNDED
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
 from mmcore.data.formats.sa1b import SIDECARS
-from mmcore.data.formats.truth import GCG_TRUTH, REGION_TRUTH, Asked, gcg_questions, region_questions
+from mmcore.data.formats.truth import GCG_TRUTH, REGION_TRUTH, gcg_questions, region_questions
 from mmcore.data.parts import Select, open_parts
 from mmcore.data.wordings import wordings_of
 from mmcore.errors import DataError
@@ -25,13 +26,14 @@ from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.language.processor import Processor
 from pydantic import Field
 
+from mmcore_glamm.answers import MAX_NEW_TOKENS
 from mmcore_glamm.config import GlammConfig, config_of
-from mmcore_glamm.data import manners, truth
-from mmcore_glamm.data.layout import placed
+from mmcore_glamm.data import manners
 from mmcore_glamm.data.sources import GroundedSource
 from mmcore_glamm.data.templates import BANKS, Banks
 from mmcore_glamm.features import features_for
-from mmcore_glamm.questions import REQUEST
+from mmcore_glamm.questions import REGION_REQUEST, REQUEST, Asking
+from mmcore_glamm.recipe_sources import OTHER_PLACES
 from mmcore_glamm.tokens import TokenIds, open_tokenizer
 
 LEARNS = ("grounded_caption", "refer", "segment", "region_caption", "caption", "converse")
@@ -56,7 +58,7 @@ class Options(Recipe):
     """What the records are used for, where the format serves several."""
     request: str | None = None
     """What is asked of every picture or box; None is our wording."""
-    max_new_tokens: int = Field(default=truth.MAX_NEW_TOKENS, gt=0)
+    max_new_tokens: int = Field(default=MAX_NEW_TOKENS, gt=0)
     """Longest answer."""
     alike: Literal["bert", "words"] = "bert"
     """How the phrases of grounded captions are compared."""
@@ -84,7 +86,7 @@ class Reader:
         Raises:
             DataError: its format is not known, or serves no task.
         """
-        there = placed(entry, self.context.root)
+        there = placed(entry, self.context.root, OTHER_PLACES)
         if entry.format == SIDECARS:
             raise DataError(
                 "SA-1B has masks without names, so nothing can be asked about them",
@@ -164,43 +166,31 @@ _LEFT: dict[str, Any] = {"padding_side": "left"}
 
 def _validation(reader: Reader, opened: Opened[Options]) -> tuple[DataSource, Callable[[], Evaluator], bool]:
     """Source and evaluator of a validation set, and whether its answers are given."""
-    options, name = opened.options, opened.format.name
-    if name == GCG_TRUTH:
-        asked = gcg_questions(opened.files[0], opened.images)
-        source = _asked(reader, opened, asked, options.request or REQUEST, segment=True)
-        words = options.alike == "words"
-        return source, partial(GroundedCaptionEvaluator, *opened.files, words=words, captioned=options.captioned), False
-    if name == REGION_TRUTH:
-        asked = region_questions(opened.files[0])
-        source = _asked(reader, opened, asked, options.request or truth.REGION_REQUEST, segment=False)
-        return source, partial(CaptionEvaluator, {one.id: one.answers for one in asked}), False
-    if opened.format.content == "questions" or (opened.format.content == "conversations" and name != "COCO captions"):
-        limit = reader.stage.data.max_pixels
-        asked_source = open_questions(
-            opened, reader.processor, suffix="", max_new_tokens=options.max_new_tokens, max_pixels=limit
+    options, name, limit = opened.options, opened.format.name, reader.stage.data.max_pixels
+    if name in (GCG_TRUTH, REGION_TRUTH):
+        grounded, files = name == GCG_TRUTH, opened.files
+        asked = gcg_questions(files[0], opened.images) if grounded else region_questions(files[0])
+        asking = Asking(reader.processor, reader.config.sam.image_size)
+        asked_source = AskedSource(
+            name=opened.name,
+            asked=asked[: options.first],
+            images=opened.images,
+            request=options.request or (REQUEST if grounded else REGION_REQUEST),
+            ask=partial(asking.evaluation, grounded),
+            max_new_tokens=options.max_new_tokens,
+            max_pixels=limit,
         )
-        return asked_source, partial(AnswerEvaluator, asked_source.questions), False
+        if not grounded:
+            return asked_source, partial(CaptionEvaluator, {one.id: one.answers for one in asked}), False
+        words, captioned = options.alike == "words", options.captioned
+        return asked_source, partial(GroundedCaptionEvaluator, *files, words=words, captioned=captioned), False
+    if opened.format.content == "questions" or (opened.format.content == "conversations" and name != "COCO captions"):
+        longest = options.max_new_tokens
+        source = open_questions(opened, reader.processor, suffix="", max_new_tokens=longest, max_pixels=limit)
+        return source, partial(AnswerEvaluator, source.questions), False
     found = reader.source(opened)
     assert isinstance(found, GroundedSource)
     return found, partial(GivenEvaluator, found.features is not None), True
-
-
-def _asked(
-    reader: Reader, opened: Opened[Options], asked: tuple[Asked, ...], request: str, *, segment: bool
-) -> truth.AskedSource:
-    content = "+".join([request, *(path.name for path in opened.files), str(len(asked))])
-    return truth.AskedSource(
-        name=opened.name,
-        asked=asked[: opened.options.first],
-        images=opened.images,
-        config=reader.config,
-        processor=reader.processor,
-        request=request,
-        segment=segment,
-        fingerprint=content,
-        max_new_tokens=opened.options.max_new_tokens,
-        max_pixels=reader.stage.data.max_pixels,
-    )
 
 
 def _manner(opened: Opened[Options]) -> manners.Manner:

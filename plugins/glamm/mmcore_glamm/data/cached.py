@@ -1,21 +1,20 @@
-"""What `mmcore data cache` computes: SAM's map of every picture whose masks a stage learns."""
+"""What `mmcore data cache` computes."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Stage
-from mmcore.data.cache.choice import cache_job, choose
+from mmcore.data.cache.choice import cache_job, chosen_once_fetched
 from mmcore.data.cache.features import CacheJob
 from mmcore.errors import RecipeError
 
 from mmcore_glamm.config import config_of
-from mmcore_glamm.data import build
+from mmcore_glamm.data.assemble import build_train
 from mmcore_glamm.features import DO, ENCODER, demand, trains_encoder
 
 
 def data_cache(stage: Stage, context: DataContext, dtype: str | None = None) -> CacheJob:
-    """The job of a stage.
+    """SAM's map of every picture whose masks a stage learns.
 
     Args:
         stage: with masks.
@@ -28,16 +27,8 @@ def data_cache(stage: Stage, context: DataContext, dtype: str | None = None) -> 
     """
     changes = {"feature_dtype": dtype} if dtype else {}
     stage = stage.replace(model={**stage.model, **changes, "features": "live"})
-    config = config_of(stage, context.variant)
     if trains_encoder(stage):
         raise RecipeError("a map that the recipe trains cannot be cached", where=f"--stage {stage.name}, {ENCODER}")
-    wanted = demand(config, context)
-    if wanted.fetched(DO):
-        wanted = demand(config, context)
-
-    def pictures() -> Iterator[Path]:
-        for source in build(stage, "train", context).sources.values():
-            if getattr(source, "features", None) is not None:
-                yield from source.pictures()  # type: ignore[attr-defined]
-
-    return cache_job(choose(wanted, stage, context), stage, context, pictures)
+    wanted = partial(demand, config_of(stage, context.variant), context)
+    choice = chosen_once_fetched(wanted, stage, context, DO)
+    return cache_job(choice, stage, context, lambda: build_train(stage, context).sources)

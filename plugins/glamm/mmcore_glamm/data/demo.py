@@ -20,7 +20,7 @@ from mmcore.data.demo.write import Writer, write_once
 from mmcore.geometry import masks
 
 FOLDER = "glamm"
-VERSION = 2
+VERSION = 3
 """Grows when the pictures or texts change, so that older sample data is written anew."""
 NUM_TRAIN, NUM_VAL = 1500, 48
 HELD_BACK = 500_000
@@ -54,11 +54,11 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
         for scene in some:
             out.put(f"images/{scene.name}", scene.jpeg)
         out.put_json(f"grounded_{split}.json", [_grounded(scene) for scene in some])
-        out.put_json(f"regions_{split}.json", _coco(some, _regions(some)))
+        out.put_json(f"regions_{split}.json", _coco(some))
     captions = [{"id": n, "image_id": s.number, "caption": s.caption} for n, s in enumerate(scenes["train"], 1)]
     out.put_json("captions_train.json", {"images": _images(scenes["train"]), "annotations": captions})
     everything = [*scenes["train"], *scenes["val"]]
-    out.put_json("instances.json", _coco(everything, _instances(everything)))
+    out.put_json("instances.json", _coco(everything))
     out.put_json("refs(unc).json", _references(scenes))
     _put_truth(out, scenes["val"])
     return out.files
@@ -76,30 +76,17 @@ def _images(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
     return [{"id": s.number, "file_name": s.name, "height": s.size[0], "width": s.size[1]} for s in scenes]
 
 
-def _coco(scenes: Sequence[Scene], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"images": _images(scenes), "annotations": annotations, "categories": [{"id": 1, "name": "shape"}]}
-
-
-def _regions(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
-    found = [(scene, shape) for scene in scenes for shape in scene.shapes]
-    return [
-        {
-            "id": number,
-            "image_id": scene.number,
-            "category_id": 1,
-            "bbox": shape.box_xywh,
-            "area": float(shape.mask.sum()),
-            "caption": shape.phrase,
-        }
-        for number, (scene, shape) in enumerate(found, 1)
-    ]
+def _coco(scenes: Sequence[Scene]) -> dict[str, Any]:
+    categories = [{"id": 1, "name": "shape"}]
+    return {"images": _images(scenes), "annotations": _annotations(scenes), "categories": categories}
 
 
 def _annotation_id(scene: Scene, place: int) -> int:
     return 10 * scene.number + place + 1
 
 
-def _instances(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+def _annotations(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    """Every shape with all that one of the formats asks for."""
     return [
         {
             "id": _annotation_id(scene, place),
@@ -109,6 +96,7 @@ def _instances(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
             "area": float(shape.mask.sum()),
             "iscrowd": 0,
             "segmentation": masks.encode(shape.mask),
+            "caption": shape.phrase,
         }
         for scene in scenes
         for place, shape in enumerate(scene.shapes)
@@ -138,11 +126,6 @@ def _put_truth(out: Writer, scenes: Sequence[Scene]) -> None:
         }
         for number, scene in enumerate(scenes)
     ]
-    drawn = [
-        {**one, "image_id": f"{one['image_id']:06d}", "id": number} for number, one in enumerate(_instances(scenes), 1)
-    ]
+    drawn = [{**one, "image_id": f"{one['image_id']:06d}"} for one in _annotations(scenes)]
     out.put_json("val_gcg_coco_caption_gt.json", {"images": images, "annotations": said})
-    out.put_json(
-        "val_gcg_coco_mask_gt.json",
-        {"images": images, "annotations": drawn, "categories": [{"id": 1, "name": "object"}]},
-    )
+    out.put_json("val_gcg_coco_mask_gt.json", {**_coco(scenes), "images": images, "annotations": drawn})

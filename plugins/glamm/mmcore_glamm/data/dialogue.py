@@ -22,7 +22,8 @@ from mmcore.data.grounded import Grounded, Part
 from mmcore.errors import DataError
 
 from mmcore_glamm.data.manners import Manner
-from mmcore_glamm.data.templates import OVERVIEW, Banks
+from mmcore_glamm.data.templates import Banks
+from mmcore_glamm.tokens import OVERVIEW
 
 MAX_REGIONS = 10
 """Boxes of a conversation (`max_gt_per_img`)."""

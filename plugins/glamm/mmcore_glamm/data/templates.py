@@ -17,8 +17,6 @@ from importlib.resources import files
 from mmcore.language.conversation import MARKER
 from mmcore.language.templates import read_banks
 
-OVERVIEW = f"The {MARKER} provides an overview of the picture.\n"
-"""What the first question of nearly every conversation begins with, as published: weights were trained on it."""
 PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "caption": (),
     "region": ("<region>",),

@@ -14,7 +14,7 @@ from mmcore.vision.sam.pixels import normalised
 
 from mmcore_glamm.answers import MAX_NEW_TOKENS, read_answer
 from mmcore_glamm.config import B7
-from mmcore_glamm.questions import sample
+from mmcore_glamm.questions import Asking
 from mmcore_glamm.tokens import ADDED, BOX, open_tokenizer
 
 
@@ -34,7 +34,7 @@ def text(case: Case, report: Report) -> None:
             # Only the captions' script cleans its instruction of what could be HTML.
             asked = asked if boxed else _cleaned(asked)
             boxes = [stored["box_xyxy"]] if boxed else []
-            made = sample(config, processor, image, asked, boxes)
+            made = Asking(processor, config.sam.image_size).sample(image, asked, boxes)
             report.equal(f"{tag}.prompt_ids", made.encoded.ids, run["prompt_ids"])
             report.equal(f"{tag}.original", [list(made.original_size)], run["original"])
             resized = frame(made.original_size, config.sam.image_size).resized

@@ -1,8 +1,5 @@
 """What `mmcore data cache` computes: every teacher's target of every picture that a stage's training data names."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Stage
 from mmcore.data.cache.choice import cache_job
@@ -35,9 +32,4 @@ def data_cache(stage: Stage, context: DataContext, dtype: str | None = None) -> 
             do="cache for stage pt or probe",
         )
     choice = with_teachers(choice, stage, context)
-
-    def pictures() -> Iterator[Path]:
-        for source in build_train(stage, context).sources.values():
-            yield from source.pictures()  # type: ignore[attr-defined]
-
-    return cache_job(choice, stage, context, pictures)
+    return cache_job(choice, stage, context, lambda: build_train(stage, context).sources)

@@ -1,21 +1,22 @@
-"""What GLaMM's published evaluations ask: every picture of a split, every box of a file."""
+"""Questions of a published evaluation (`mmcore.data.formats.truth`) as a source: every picture of a split, or every box
+of a file, one prompt each in the family's own words."""
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
 from mmcore.contract.protocols import DataSource
-from mmcore.contract.values import MAIN, ConversationSample, Draw, Region
+from mmcore.contract.values import ConversationSample, Draw, Region
 from mmcore.data.formats.truth import Asked
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.pictures import read_placed
-from mmcore.language.processor import Processor
 
-from mmcore_glamm.config import GlammConfig
-from mmcore_glamm.questions import sample
-
-REGION_REQUEST = "Please describe <bbox> of the picture in detail."
-"""Our wording of the request; `options.request` replaces it by the published one."""
-MAX_NEW_TOKENS = 512
+Ask = Callable[[UInt8[np.ndarray, "height width 3"], str, Asked], ConversationSample]
+"""From a picture, the request and what is asked about to a prompt whose answer is left open; picklable."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,8 @@ class AskedSource(DataSource):
         name: of the validation set.
         asked: in file order.
         images: folder below which the pictures lie.
-        config: of the model.
-        processor: how text and pictures are read.
-        request: what is asked; holds `<bbox>` where boxes are asked about.
-        segment: whether the answer may have masks, so that SAM sees the picture.
-        fingerprint: of the file and the request.
+        request: what is asked of every picture or box.
+        ask: makes the prompt.
         max_new_tokens: longest answer.
         max_pixels: larger images are refused before decoding.
     """
@@ -38,16 +36,18 @@ class AskedSource(DataSource):
     name: str
     asked: tuple[Asked, ...]
     images: Path
-    config: GlammConfig
-    processor: Processor
     request: str
-    segment: bool
-    fingerprint: str
-    max_new_tokens: int = MAX_NEW_TOKENS
+    ask: Ask
+    max_new_tokens: int
     max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.asked)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is asked, and of the answers it is compared with."""
+        return hashlib.blake2b(repr((self.request, self.asked)).encode(), digest_size=16).hexdigest()
 
     def sample(self, draw: Draw) -> ConversationSample:
         """Question `draw.position`.
@@ -57,15 +57,11 @@ class AskedSource(DataSource):
         """
         one = self.asked[draw.position]
         rgb = read_placed(self.images, one.image, f"validation set {self.name!r}, {one.id}", self.max_pixels)
-        made = sample(self.config, self.processor, rgb, self.request, [one.box_xyxy] if one.box_xyxy else ())
-        images = made.images if self.segment else {MAIN: made.images[MAIN]}
-        regions = (Region(one.box_xyxy),) if one.box_xyxy else ()
         return replace(
-            made,
-            images=images,
+            self.ask(rgb, self.request, one),
             draw=draw,
             image_id=one.image if one.box_xyxy else one.id,
             record_id=one.id,
-            regions=regions,
+            regions=(Region(one.box_xyxy),) if one.box_xyxy else (),
             max_new_tokens=self.max_new_tokens,
         )
