@@ -8,6 +8,7 @@ from importlib import import_module
 
 import click
 
+from mmcore.base import collector
 from mmcore.base.failure import describe, is_echo, leave, refusal
 from mmcore.base.terminal import protect, tell
 from mmcore.errors import MmcoreError
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # anything else wants a core (two runs on two cores: 18 s a step instead of 0.6 s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     protect()
+    collector.start()
     try:
         code = cli.main(arguments, prog_name="mmcore", standalone_mode=False, obj={"debug": debug})
     except click.ClickException as error:
@@ -92,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 0
     except Exception as error:
         code = _failed(error, debug)
+    finally:
+        collector.work()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmcore.base import collector
 from mmcore.cli.cache import cache
 from mmcore.cli.options import recipe_options, request_from
 
@@ -21,6 +22,7 @@ _SHOWN = 20
 @click.group()
 def data() -> None:
     """Make sample data; check, draw, index and cache data."""
+    collector.work()  # they go through samples at once
 
 
 data.add_command(cache)

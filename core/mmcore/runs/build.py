@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcore.base import collector
 from mmcore.base.hashing import mix, name_key
 from mmcore.contract.recipe import Stage
 from mmcore.errors import DataError, MissingDataError, PluginError, UsageError
@@ -51,6 +52,7 @@ def build_model(family: OpenedPlugin, settings: Settings) -> "Model":
     check_model(model, settings.stage, family.plugin.name)
     if settings.stage.gradient_checkpointing:
         recompute(model, settings.stage)
+    collector.work()  # a model brings the last of the large imports
     return model
 
 

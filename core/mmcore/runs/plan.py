@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from mmcore.base import hub
 from mmcore.base.jsonfile import read_json_lines
 from mmcore.contract.recipe import Source, Validation
-from mmcore.data.records import told_left_out
 from mmcore.errors import MmcoreError, UsageError
 from mmcore.runs.build import adapt, build_datasets, build_model, build_order, data_context, prepare_demo, total_steps
 from mmcore.runs.checks import check_metrics, few_steps_a_pass
@@ -21,7 +20,6 @@ from mmcore.runs.memory import Memory, plan_memory
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.probe import Probe
 from mmcore.runs.settings import Request, Settings, active_sources, for_training, settle, validations
-from mmcore.runs.validation_loss import learnable_sets
 from mmcore.train.schedule import beyond_the_end
 
 if TYPE_CHECKING:
@@ -208,6 +206,8 @@ def _probe(family: OpenedPlugin, settings: Settings, datasets: "Datasets", plan:
 
 def _count_records(family: OpenedPlugin, settings: Settings, plan: Plan) -> "tuple[dict[str, int], Datasets | None]":
     """Records by source, and the data; where a source has a problem each is opened alone, so that it hides no other."""
+    from mmcore.data.records import told_left_out  # with torch, which a plan of the recipe alone can do without
+
     try:
         whole = build_datasets(family, settings, "train")
         told = (told_left_out(name, whole.sources[name]) for name in active_sources(settings))
@@ -248,6 +248,7 @@ def _files(entry: Source | Validation) -> str:
 def _describe_validation(family: OpenedPlugin, settings: Settings, plan: Plan) -> list[SourcePlan]:
     """Each validation set, and whether its metrics exist; opened together, or one by one where one has a problem."""
     from mmcore.contract.protocols import Datasets
+    from mmcore.runs.validation_loss import learnable_sets
 
     try:
         settings = for_training(settings)

@@ -17,7 +17,8 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-_INITIALISERS = nn.init.__name__
+_INITIALISERS = frozenset((nn.init.__name__, "transformers.initialization"))
+"""Modules of functions that fill; transformers puts its own in the place of torch's while it builds."""
 _FILLS = frozenset((Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_))
 
 
@@ -31,7 +32,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
-        if func in _FILLS or getattr(func, "__module__", None) == _INITIALISERS:  # all of these return what they fill
+        if func in _FILLS or getattr(func, "__module__", None) in _INITIALISERS:  # all of these return what they fill
             filled = args[0] if args else options.get("tensor")
             if isinstance(filled, Tensor) and filled.is_meta:
                 return filled

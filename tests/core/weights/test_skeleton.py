@@ -3,6 +3,7 @@
 import torch
 from mmcore.weights.skeleton import skeleton
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 class Part(nn.Module):
@@ -57,3 +58,12 @@ def test_initialisers_do_nothing_on_meta_and_everything_to_what_is_real():
         assert layer.weight.zero_() is layer.weight
     assert layer.weight.is_meta
     assert layer.bias.tolist() == [2.0] * 4
+
+
+def test_what_transformers_fills_while_it_builds_is_not_traced(monkeypatch):
+    traced = []
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *args, **kwargs: traced.append(self.shape) or self)
+    with skeleton():
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=32, intermediate_size=4, num_hidden_layers=1))
+    assert not traced
+    assert all(parameter.is_meta for parameter in model.parameters())
