@@ -8,7 +8,7 @@ from math import isfinite
 
 LOSS = "loss"
 """The name of a validation set's loss among its metrics."""
-ERRORS = frozenset({LOSS, "ce", "MAE", "MSE", "RMSE", "perplexity"})
+ERRORS = frozenset({LOSS, "ce", "MAE", "MSE", "RMSE", "perplexity", "IDSW"})
 """Last parts of the names of metrics that are no fractions, and of which less is better."""
 
 

@@ -50,18 +50,34 @@ class Association:
             if not len(rows) or not len(columns):
                 continue
             overlap = _overlap([true[i][frame] for i in rows], [found[i][frame] for i in columns])
-            either = overlap.sum(0) + overlap.sum(1, keepdims=True) - overlap
-            shared[np.ix_(rows, columns)] += np.divide(overlap, either, out=np.zeros_like(overlap), where=either > 0)
+            shared[np.ix_(rows, columns)] += share(overlap)
             frames.append((rows, columns, overlap))
-        total = seen_true[:, None] + seen_found
-        together = np.divide(shared, total - shared, out=np.zeros_like(shared), where=total > shared)
         met = np.zeros_like(shared)
+        together = alignment(shared, seen_true, seen_found)
         for rows, columns, overlap in frames:
             ours, theirs = linear_sum_assignment(together[np.ix_(rows, columns)] * overlap, maximize=True)
             near = overlap[ours, theirs] >= OVERLAP
             met[rows[ours[near]], columns[theirs[near]]] += 1
         self.pairs += int(met.sum())
-        self.accuracy += float((met * met / np.maximum(total - met, 1)).sum())
+        self.accuracy += float((met * met / np.maximum(seen_true[:, None] + seen_found - met, 1)).sum())
+
+
+def share(overlap: np.ndarray) -> np.ndarray:
+    """(true, found): how much of what meets in a frame is between the two, from their overlaps."""
+    either = overlap.sum(0) + overlap.sum(1, keepdims=True) - overlap
+    return np.divide(overlap, either, out=np.zeros_like(overlap), where=either > 0)
+
+
+def alignment(shared: np.ndarray, seen_true: np.ndarray, seen_found: np.ndarray) -> np.ndarray:
+    """(true, found): how far two tracks belong together over a whole video.
+
+    Args:
+        shared: (true, found) `share` summed over all frames.
+        seen_true: (true,) frames in which each is seen.
+        seen_found: (found,) the same.
+    """
+    total = seen_true[:, None] + seen_found
+    return np.divide(shared, total - shared, out=np.zeros_like(shared), where=total > shared)
 
 
 def _seen(tracks: Sequence[Sequence[Any]], frame: int) -> np.ndarray:

@@ -5,9 +5,12 @@ from typing import Any
 
 from mmcore.data.formats.format import Format
 from mmcore.errors import DataError
+from mmcore.evaluate.burst import BurstEvaluator
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
+from mmcore.evaluate.mot import MotEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
+from mmcore.evaluate.tao import TaoEvaluator
 from mmcore.evaluate.video_objects import VideoObjectsEvaluator
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.evaluate.youtube_vis import YoutubeVisEvaluator
@@ -19,8 +22,11 @@ PROTOCOLS: Mapping[str, Callable[..., Any]] = {
     "answers": AnswerEvaluator,
     "youtube_vis": YoutubeVisEvaluator,
     "video_objects": VideoObjectsEvaluator,
+    "tao": TaoEvaluator,
+    "burst": BurstEvaluator,
+    "mot": MotEvaluator,
 }
-VIDEOS = ("youtube_vis", "video_objects")
+VIDEOS = ("youtube_vis", "video_objects", "tao", "burst", "mot")
 """Those that judge videos; any set of videos can be judged by each."""
 
 

@@ -27,6 +27,8 @@ Overlap = Literal["bbox", "segm"]
 
 AREAS = {"": (0.0, 1e10), "s": (0.0, 128.0**2), "m": (128.0**2, 256.0**2), "l": (256.0**2, 1e10)}
 """Mean area of a track, pixels."""
+PARTITIONS = {"APb": (0, 1), "APn": (2, 3)}
+"""Base and novel categories by the partition that LV-VIS's file gives them (Wang et al. 2023)."""
 SMALLEST = 5
 """Masks of no more pixels have no box in the published result file."""
 
@@ -66,7 +68,8 @@ class YoutubeVisEvaluator(Evaluator):
         """Every figure of every kind of overlap; one that is undefined in the data is left out of the summary."""
         sizes = [size for size in AREAS if size]
         recalls = [f"AR@{limit}" for limit in self.max_detections]
-        names = ("AP", "AP50", "AP75", *(f"AP{size}" for size in sizes), *recalls, "AssA")
+        parts = PARTITIONS if "partitions" in self.records.index.meta else ()
+        names = ("AP", "AP50", "AP75", *parts, *(f"AP{size}" for size in sizes), *recalls, "AssA")
         return tuple(f"{overlap}/{name}" for overlap in self.iou_types for name in names)
 
     def update(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
@@ -152,7 +155,7 @@ class YoutubeVisEvaluator(Evaluator):
                 {
                     "video_id": record.id,
                     "category_id": self._same_as.get(ids[track.category], ids[track.category]),
-                    "segmentations": [_rle(shape, record) for shape in track.segmentations],
+                    "segmentations": [frame_shape(shape, record) for shape in track.segmentations],
                     "bboxes": list(track.boxes_xywh),
                     "iscrowd": int(track.crowd),
                 },
@@ -186,9 +189,17 @@ class YoutubeVisEvaluator(Evaluator):
         for row, suffix in enumerate(AREAS):
             if suffix:
                 values[f"AP{suffix}"] = mean_defined(precision[..., row, -1])
+        for name, members in PARTITIONS.items():
+            values[name] = mean_defined(precision[:, :, self._within(members, evaluation.params.catIds), 0, -1])
         for row, limit in enumerate(self.max_detections):
             values[f"AR@{limit}"] = mean_defined(recall[:, :, 0, row])
         return {name: value for name, value in values.items() if value is not None}
+
+    def _within(self, members: tuple[int, ...], category_ids: Sequence[int]) -> np.ndarray:
+        """(categories,) bool: those of some partitions."""
+        meta = self.records.index.meta
+        known = dict(zip(meta["category_ids"], meta.get("partitions", ()), strict=False))
+        return np.array([known.get(id_) in members for id_ in category_ids], bool)
 
     def _per_category(self, evaluation: Any) -> dict[str, float]:
         names = dict(zip(self.records.index.meta["category_ids"], self.records.index.meta["categories"], strict=True))
@@ -273,7 +284,8 @@ def _shapes(shapes: Sequence[Any]) -> Any:
     return list(shapes) if isinstance(shapes[0], dict) else np.asarray(shapes, float)
 
 
-def _rle(shape: Any, record: VideoRecord) -> masks.Rle | None:
+def frame_shape(shape: Any, record: VideoRecord) -> Any:
+    """A mask as run lengths where it is polygons; anything else as it is."""
     if isinstance(shape, list):
         return masks.polygons_to_rle(shape, record.height, record.width)
     return shape

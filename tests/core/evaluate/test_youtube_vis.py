@@ -1,6 +1,7 @@
 """Tracks judged by YouTube-VIS's protocol: overlaps by hand, AP of simple cases, and a publisher's figures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,26 @@ def test_the_truth_scores_one(clips: VideoRecords) -> None:
     assert metrics["segm/AP"] == metrics["bbox/AP"] == pytest.approx(1.0)
     assert metrics["segm/AssA"] == metrics["bbox/AssA"] == pytest.approx(1.0)
     assert set(metrics) <= set(YoutubeVisEvaluator(clips).metric_names)
+
+
+def test_base_and_novel_categories_are_told_apart_where_the_file_does(clips: VideoRecords, tmp_path: Path) -> None:
+    content = json.loads((tmp_path / "clips.json").read_text())
+    for number, category in enumerate(content["categories"]):
+        category["partition"] = (0, 3, 1, 2)[number % 4]
+    novel = {one["name"] for one in content["categories"] if one["partition"] >= 2}
+    (tmp_path / "parts.json").write_text(json.dumps(content))
+    found = records(tmp_path / "parts.json", tmp_path / "cache")
+    names = found.index.meta["categories"]
+    said = [  # nothing novel is found
+        replace(one, scores=torch.tensor([0.0 if names[i] in novel else 0.9 for i in one.labels]), labels=wrong)
+        for one in perfect(found)
+        for wrong in [torch.tensor([0 if names[i] in novel else int(i) for i in one.labels], dtype=torch.int64)]
+    ]
+    metrics = judged(found, said)
+    assert metrics["segm/APb"] == pytest.approx(1.0)
+    assert metrics["segm/APn"] == 0
+    assert {"segm/APb", "bbox/APn"} <= set(YoutubeVisEvaluator(found).metric_names)
+    assert "segm/APb" not in judged(clips, perfect(clips))
 
 
 def test_a_track_that_changes_its_thing_half_way_scores_less(clips: VideoRecords) -> None:

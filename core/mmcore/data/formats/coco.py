@@ -10,15 +10,16 @@ import itertools
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmcore.data.formats.categories import category_names, partitions, unannotated_root
 from mmcore.data.formats.jsonstream import FileBytes, walk
-from mmcore.data.formats.plain_values import area_of, clean_annotation, clean_category, clean_image, flag, whole
+from mmcore.data.formats.plain_values import area_of, clean_annotation, clean_image, flag, whole
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect, is_side
 from mmcore.errors import DataError
@@ -177,6 +178,8 @@ def prepare_groups(
     }
     if root_name is not None:
         meta["root"] = root_name
+    if parts := partitions(scan.categories):
+        meta["partitions"] = [parts.get(id_) for id_ in names]
     return Prepared(len(ordered), meta)
 
 
@@ -281,45 +284,6 @@ def read_elements(path: Path, places: Sequence[tuple[int, int]]) -> list[Any]:
     """Some elements that `walk` came by, with their text as it is meant."""
     with FileBytes(path) as content:
         return [content.value(start, end) for start, end in places]
-
-
-def category_names(categories: Sequence[Any], path: Path) -> dict[int, str]:
-    """Category id -> name, in order of the ids.
-
-    Raises:
-        DataError: an id or a name is missing, or an id stands twice.
-    """
-    names: dict[int, str] = {}
-    for entry in map(clean_category, categories):
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int or "name" not in entry:
-            raise DataError(f"category {entry!r:.60} has no whole number id or no name", where=f"{path}, categories")
-        if entry["id"] in names:
-            raise DataError(
-                f"category id {entry['id']} stands twice: {names[entry['id']]!r} and {entry['name']!r}",
-                where=f"{path}, categories",
-                do="give every category an id of its own",
-            )
-        names[entry["id"]] = str(entry["name"])
-    return dict(sorted(names.items()))
-
-
-def unannotated_root(categories: Sequence[Any], used: Iterable[Any]) -> int | None:
-    """The id of the category that an export put above all others ("objects", the project's name); None without one.
-
-    Roboflow writes it: every other category has it as its supercategory, it has none, and no object is of it.
-
-    Args:
-        categories: as the file has them.
-        used: category ids of the annotations.
-    """
-    entries = [one for one in map(clean_category, categories) if isinstance(one, dict)]
-    ids = {str(one) for one in used}
-    for one in entries:
-        others = [other.get("supercategory") for other in entries if other is not one]
-        alone = one.get("supercategory") in (None, "", "none") and str(one.get("id")) not in ids
-        if alone and others and set(map(str, others)) == {str(one.get("name"))}:
-            return int(one["id"])
-    return None
 
 
 def _image_defects(image: dict[str, Any]) -> Iterator[Defect]:

@@ -22,8 +22,11 @@ def _clips(annotations: str, images: str, task: str, *, frames: int = 2, reach: 
     return Source(weight=1.0, format="YouTube-VIS", annotations=annotations, images=images, options=options, **more)
 
 
-def _videos(annotations: str, images: str, task: str, *metrics: str, format: str = "YouTube-VIS") -> Validation:
-    return Validation(metrics=metrics, annotations=annotations, images=images, format=format, options={"task": task})
+def _videos(
+    annotations: str, images: str, task: str, *metrics: str, format: str = "YouTube-VIS", **options: str
+) -> Validation:
+    options = {"task": task, **options}
+    return Validation(metrics=metrics, annotations=annotations, images=images, format=format, options=options)
 
 
 YTVIS19 = _clips("ytvis_2019/annotations/instances_train_sub.json", "ytvis_2019/train/JPEGImages", "ytvis19")
@@ -56,9 +59,20 @@ YTVIS19_VAL = _videos("ytvis_2019/annotations/instances_val_sub.json", "ytvis_20
 YTVIS21_VAL = _videos("ytvis_2021/annotations/instances_val_sub.json", "ytvis_2021/val/JPEGImages", "ytvis21", _AP)
 OVIS_VAL = _videos("ovis/annotations_valid.json", "ovis/valid", "ovis", _AP)
 LVVIS_VAL = _videos("lvvis/val_instances.json", "lvvis/val/JPEGImages", "lvvis", _AP)
-BURST_VAL = _videos("TAO/burst_annotations/TAO_val_withlabel_ytvisformat.json", "TAO/frames/val", "burst", _AP)
+BURST_VAL = _videos(
+    "TAO/burst_annotations/TAO_val_withlabel_ytvisformat.json",
+    "TAO/frames/val",
+    "burst",
+    *("HOTA", "AP", "HOTA-common", "AP-common", "HOTA-uncommon", "AP-uncommon"),
+    protocol="burst",
+)
 TAO_VAL = _videos(
-    "TAO/TAO_annotations/validation_ytvisfmt.json", "TAO/frames", "tao_video", "bbox/AP", format="YouTube-VIS boxes"
+    "TAO/TAO_annotations/validation_ytvisfmt.json",
+    "TAO/frames",
+    "tao_video",
+    *("TETA", "LocA", "AssocA", "ClsA"),
+    format="YouTube-VIS boxes",
+    protocol="tao",
 )
 UVO_VAL = _videos(
     "UVO/annotations/VideoDenseSet/UVO_video_val_dense_objectlabel.json",
@@ -73,7 +87,16 @@ BDD_MASKS_VAL = _videos(
     "bdd100k/labels/seg_track_20/seg_track_val_cocoformat_uni.json",
     "bdd100k/images/seg_track_20/val",
     "bdd_track_seg",
-    _AP,
+    *("HOTA", "MOTA", "IDF1"),
+    protocol="mot",
+)
+BDD_BOXES_VAL = _videos(
+    "bdd100k/labels/box_track_20/box_track_val_cocofmt_uni.json",
+    "bdd100k/images/track/val",
+    "bdd_track_box",
+    *("HOTA", "MOTA", "IDF1"),
+    format="YouTube-VIS boxes",
+    protocol="mot",
 )
 
 _OPTIM = AdamW(lr=1e-4, weight_decay=0.05, multipliers={"backbone": 0.1}, clip_grad_norm=0.01)
@@ -190,7 +213,7 @@ _ROWS = (
         "tracking on BDD100K, masks and boxes",
         "assumed; the recipe of ovis on the clips that the code registers",
         {"bdd_track_seg": BDD_MASKS, "bdd_track_box": BDD_BOXES},
-        {"bdd_track_seg_val": BDD_MASKS_VAL},
+        {"bdd_track_seg_val": BDD_MASKS_VAL, "bdd_track_box_val": BDD_BOXES_VAL},
     ),
     _Row(
         "uvo_video",
