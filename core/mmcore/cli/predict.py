@@ -36,6 +36,9 @@ from mmcore.cli.options import as_words, classes_option, read_classes
     type=click.FloatRange(0, 1),
     help="Least score of an object. Default: 0.3, with --prompt, --example or --visual 0.",
 )
+@click.option(
+    "--masks/--no-masks", default=True, show_default=True, help="Masks beside boxes; a model of boxes learned none."
+)
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="At most so many objects an image, the best.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder. Default: RUN/predictions or ./predictions."
@@ -55,6 +58,7 @@ def predict(
     example: str | None,
     visual: str | None,
     threshold: float | None,
+    masks: bool,
     top: int | None,
     out: Path | None,
     checkpoint: str,
@@ -77,7 +81,8 @@ def predict(
     from mmcore.runs.predict import find_images, predict_file, with_class_names
     from mmcore.runs.predict_video import predict_video
 
-    question = replace(_question(names, prompt, example, visual, threshold, top), classes=read_classes(classes))
+    question = _question(names, prompt, example, visual, threshold, top)
+    question = replace(question, classes=read_classes(classes), masks=masks)
     films = [path for path in images if is_video(path) or (video and path.is_dir())]
     if films and example is not None:
         raise click.UsageError("--example is for images; a video is asked by --names or --prompt.")

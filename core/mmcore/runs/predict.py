@@ -95,6 +95,8 @@ class Question:
     """Objects scoring less are left out."""
     top: int | None = None
     """At most so many objects, the best."""
+    masks: bool = True
+    """False leaves masks out where there are boxes: those of a model that learned from boxes alone mean nothing."""
     classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Name that is looked for -> what its objects are called in the answer; see `mmcore.contract.classes`."""
 
@@ -146,7 +148,13 @@ def predict_image(model: Model, image: np.ndarray, question: Question, device: t
     with torch.inference_mode():
         batch = model.prepare([image], names=question.names, prompt=question.prompt, **shown)
         (prediction,) = model.predict(batch.to(device))
-    return with_prompt(with_classes(prediction, question.classes), shown)
+    return with_prompt(with_classes(wanted(prediction, question), question.classes), shown)
+
+
+def wanted(prediction: Prediction, question: Question) -> Prediction:
+    """The prediction, without masks where they are not asked for and there are boxes."""
+    bare = not question.masks and prediction.boxes_xyxy is not None
+    return dataclasses.replace(prediction, masks=None) if bare else prediction
 
 
 def shown_instead(question: Question, image: np.ndarray, prepare: Callable[..., Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mmcore.contract.model import Model
 from mmcore.contract.values import Prediction
 from mmcore.data.video_files import NEEDED, Frames, can_write, read_frames, write_video
 from mmcore.errors import CheckpointError
-from mmcore.runs.predict import Question, free_stem, shown_instead, to_json
+from mmcore.runs.predict import Question, free_stem, shown_instead, to_json, wanted
 from mmcore.runs.visual import with_prompt
 from mmcore.show.draw import draw_clip, draw_prediction, select
 
@@ -56,7 +56,7 @@ def predict_video(
     shown = shown_instead(question, frames.images[0], model.prepare_video)
     with torch.inference_mode():
         batch = model.prepare_video(frames.images, names=question.names, prompt=question.prompt, **shown)
-        predictions = model.predict(batch.to(device))
+        predictions = [wanted(one, question) for one in model.predict(batch.to(device))]
     predictions[0] = with_prompt(predictions[0], shown)
     answers = _frames(frames, predictions, question)
     result = {"video": str(path), "tracks": tracks(predictions, question), "frames": answers}

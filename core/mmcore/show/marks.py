@@ -74,25 +74,23 @@ def draw_marks(image: Image.Image, marks: Sequence[Mark], runs: Sequence[Run] = 
 def contact_sheet(
     images: Sequence[Image.Image], columns: int = 4, *, titles: Sequence[str] | None = None, cell: int = 512
 ) -> Image.Image:
-    """Pictures side by side on one sheet, each inside a square cell of `cell` pixels."""
+    """Pictures side by side on one sheet, each at most `cell` pixels wide and high; rows are as high as the highest."""
     columns = max(1, min(columns, len(images)))
     margin, line = 8, 26 if titles else 0
+    small = [image.convert("RGB") for image in images]
+    for image in small:
+        image.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+    tall = max((image.height for image in small), default=cell)
     rows = max(1, math.ceil(len(images) / columns))
-    sheet = Image.new("RGB", (columns * (cell + margin) + margin, rows * (cell + margin + line) + margin), PAPER)
+    sheet = Image.new("RGB", (columns * (cell + margin) + margin, rows * (tall + margin + line) + margin), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, image in enumerate(images):
+    for number, image in enumerate(small):
         x = margin + number % columns * (cell + margin)
-        y = margin + number // columns * (cell + margin + line)
-        small = image.convert("RGB")
-        small.thumbnail((cell, cell), Image.Resampling.LANCZOS)
-        sheet.paste(small, (x + (cell - small.width) // 2, y + line + (cell - small.height) // 2))
+        y = margin + number // columns * (tall + margin + line)
+        sheet.paste(image, (x + (cell - image.width) // 2, y + line + (tall - image.height) // 2))
         if titles:
-            draw.text(
-                (x, y + 4),
-                fit(titles[number], font_for(titles[number], 16), cell),
-                font=font_for(titles[number], 16),
-                fill=INK,
-            )
+            font = font_for(titles[number], 16)
+            draw.text((x, y + 4), fit(titles[number], font, cell), font=font, fill=INK)
     return sheet
 
 

@@ -45,9 +45,13 @@ def test_a_folder_of_frames_becomes_tracks_and_pictures(model: Glee, clip: Path,
     assert np.asarray(Image.open(answer["picture"])).std() > 5
     if "film" in answer:
         assert Path(answer["film"]).stat().st_size > 500
+    assert any("mask" in one for frame in written["frames"] for one in frame["objects"])
     again = predict_video(model, clip, Question(names=("kite",), threshold=0.0), tmp_path / "out", every=2)
     assert again["json"].endswith("clip-2.json")
     assert [frame["frame"] for frame in again["frames"]] == [0, 2]
+    boxes = predict_video(model, clip, Question(names=("kite",), threshold=0.0, masks=False), tmp_path / "boxes")
+    assert all(set(one) >= {"box_xyxy", "track_id"} for frame in boxes["frames"] for one in frame["objects"])
+    assert not any("mask" in one for frame in boxes["frames"] for one in frame["objects"])
 
 
 def test_one_thing_is_followed_for_an_expression(model: Glee, clip: Path, tmp_path: Path) -> None:

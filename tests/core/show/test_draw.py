@@ -138,7 +138,7 @@ def test_a_batch_row_shows_its_own_objects_only() -> None:
 def test_a_contact_sheet_holds_every_picture() -> None:
     pictures = [Image.new("RGB", (50 + 10 * i, 80), (200, 10 * i, 0)) for i in range(5)]
     sheet = contact_sheet(pictures, 3, titles=["a title that is far too long for its cell"] * 5, cell=100)
-    assert sheet.size == (3 * 108 + 8, 2 * (108 + 26) + 8)
+    assert sheet.size == (3 * 108 + 8, 2 * (80 + 8 + 26) + 8)
     colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
     assert all((200, 10 * i, 0) in colours for i in range(5))
 
