@@ -23,7 +23,8 @@ from mmcore.cli.options import as_words, classes_option, read_classes
 @click.option(
     "--example",
     metavar="FILE|L,T,R,B",
-    help="What to look for, shown: an image of it, or a box in pixels of each image. For families with visual prompts.",
+    help="What to look for, shown: an image of it, or a box in pixels of each image; with --prompt, what is asked about "
+    "it. For families with visual prompts.",
 )
 @click.option(
     "--visual",
@@ -130,8 +131,8 @@ def _question(
 
     if visual is not None and (prompt is not None or example is not None):
         raise click.UsageError("--visual says what is meant; give it without --prompt and --example.")
-    if sum(one is not None for one in (names, prompt, example)) > 1:
-        raise click.UsageError("Give --names, --prompt or --example, one of them.")
+    if names is not None and (prompt is not None or example is not None):
+        raise click.UsageError("Give --names, or --prompt and --example; one of --prompt and --example is enough.")
     listed = None
     if names is not None:
         listed = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))

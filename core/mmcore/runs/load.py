@@ -9,7 +9,7 @@ from mmcore.errors import UsageError
 from mmcore.runs.build import choose_device
 from mmcore.runs.conversation import Conversation
 from mmcore.runs.opened import OpenedModel, open_model
-from mmcore.runs.predict import Question, draw, predict_image, to_json, with_class_names
+from mmcore.runs.predict import Example, Question, draw, predict_image, to_json, with_class_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +66,7 @@ class Predictor:
         *,
         names: Sequence[str] | None = None,
         prompt: str | None = None,
+        example: "Picture | None" = None,
         threshold: float | None = None,
         top: int | None = None,
     ) -> "Answer":
@@ -75,17 +76,22 @@ class Predictor:
             image: a file, a PIL image, or (height, width, 3) uint8 RGB.
             names: what to look for; None is the classes of own data that it was trained on, else the family's names.
             prompt: an expression or a question, instead of names.
-            threshold: least score of an object; None is 0.3 with names and 0 with a prompt, as `mmcore predict`.
+            example: what to look for, shown; with a prompt, what is asked about it. For families with visual prompts.
+            threshold: least score of an object; None is 0.3 with names and else 0, as `mmcore predict`.
             top: at most so many objects, the best.
 
         Raises:
             DataError: the picture cannot be read.
             UsageError: the family cannot answer this.
         """
-        if names is not None and prompt is not None:
-            raise UsageError("names and prompt are two ways of asking", where="predict()", do="give one of them")
-        least = (0.3 if prompt is None else 0.0) if threshold is None else threshold
-        asked = Question(names=None if names is None else tuple(names), prompt=prompt, threshold=least, top=top)
+        if names is not None and (prompt is not None or example is not None):
+            what = f"names and {'an example' if prompt is None else 'prompt'} are two ways of asking"
+            raise UsageError(what, where="predict()", do="give one of them; only prompt and example go together")
+        least = (0.3 if prompt is None and example is None else 0.0) if threshold is None else threshold
+        listed = None if names is None else tuple(names)
+        said = str(example) if isinstance(example, str | Path) else "a picture"
+        shown = None if example is None else Example(said, picture=_pixels(example))
+        asked = Question(names=listed, prompt=prompt, example=shown, threshold=least, top=top)
         asked = with_class_names(asked, self.opened.settings.stage)
         pixels = _pixels(image)
         return Answer(predict_image(self.model, pixels, asked, self.device), asked, pixels)

@@ -145,7 +145,14 @@ def test_one_damaged_image_does_not_lose_the_others(opened: Path, photo: Path, t
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--names", "a", "--prompt", "b"], ["--names", " , "], ["--prompt", " "], ["--threshold", "2"]]
+    "arguments",
+    [
+        ["--names", "a", "--prompt", "b"],
+        ["--names", "a", "--example", "1,2,3,4"],
+        ["--names", " , "],
+        ["--prompt", " "],
+        ["--threshold", "2"],
+    ],
 )
 def test_wrong_usage_of_predict_exits_with_2(opened: Path, photo: Path, arguments: list[str]) -> None:
     assert invoke("predict", opened, photo, *arguments).exit_code == 2

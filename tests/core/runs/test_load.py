@@ -79,9 +79,20 @@ def test_what_is_no_picture_is_refused(predictor, picture, error) -> None:
         predictor.predict(picture)
 
 
-def test_two_ways_of_asking_are_refused(predictor, pixels) -> None:
+@pytest.mark.parametrize("other", ["prompt", "example"])
+def test_two_ways_of_asking_are_refused(predictor, pixels, other: str) -> None:
     with pytest.raises(UsageError, match="two ways"):
-        predictor.predict(pixels, names=["cat"], prompt="the cat")
+        predictor.predict(pixels, names=["cat"], **{other: pixels if other == "example" else "the cat"})
+
+
+def test_a_question_goes_with_what_is_shown(predictor, pixels, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("mmcore.runs.load.predict_image", lambda model, image, question, device: asked.append(question))
+    predictor.predict(pixels, prompt="How many?", example=pixels[:8, :9])
+    predictor.predict(pixels, example=pixels)
+    (first, second) = asked
+    assert (first.prompt, first.example.picture.shape, first.threshold) == ("How many?", (8, 9, 3), 0.0)
+    assert (second.prompt, second.names, second.threshold) == (None, None, 0.0)
 
 
 def test_a_model_on_the_hub_that_cannot_be_had_says_so(monkeypatch) -> None:
