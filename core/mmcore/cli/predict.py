@@ -23,8 +23,8 @@ from mmcore.cli.options import as_words, classes_option, read_classes
 @click.option(
     "--example",
     metavar="FILE|L,T,R,B",
-    help="What to look for, shown: an image of it, or a box in pixels of each image; with --prompt, what is asked about "
-    "it. For families with visual prompts.",
+    help="What to look for, shown: an image of it, or a box in pixels of each image; with --prompt, what is asked "
+    "about. For families with visual prompts.",
 )
 @click.option(
     "--visual",

@@ -31,6 +31,7 @@ from mmcore.data.formats.registry import Formats
 from mmcore.data.images import unsafe_reason
 from mmcore.data.index import Index, open_index
 from mmcore.data.names import merged
+from mmcore.data.places import find, relative
 from mmcore.errors import MissingDataError, RecipeError, UnsafeDataError, suggest
 
 
@@ -206,15 +207,12 @@ class _Place:
         root = self.root
         if not all(path.is_relative_to(root) for path in (*found, images)):
             root = Path(os.path.commonpath([self.root, self.folder]))
-        annotations = tuple(path.relative_to(root).as_posix() for path in found)
-        inside = images.relative_to(root).as_posix()
+        annotations = tuple(relative(path, root) for path in found)
         options = dict(file.options)
         if "split" in format.options.model_fields:  # of formats whose one file describes both
             options.setdefault("split", self._split(format, found, split))
         classes = (file.classes or self.classes) if has_classes(format) else {}
-        return Part(
-            format, root, annotations, "" if inside == "." else inside, options, tasks, file.group, dict(classes)
-        )
+        return Part(format, root, annotations, relative(images, root), options, tasks, file.group, dict(classes))
 
     def _split(self, format: Format, files: Sequence[Path], split: str) -> str | None:
         """The split that `train` or `val` means; None where the format's files do not have that one."""
@@ -231,15 +229,7 @@ class _Place:
             raise UnsafeDataError(
                 f"path {name!r} {reason}", where=where, do="name the folder that holds it as `root` of this file"
             )
-        for base in dict.fromkeys((self.root, self.folder)):
-            if (base / name).exists():
-                return Path(os.path.normpath(base / name))
-        raise MissingDataError(
-            f"{name} is not there",
-            where=where,
-            known=[str(self.root), str(self.folder)],
-            do="correct the path or `root`",
-        )
+        return find(name, (self.root, self.folder), where, "correct the path or `root`")
 
     def _format(self, name: str | None, annotations: Path, where: str) -> Format:
         short = [format.name for format in self.formats.values() if name is not None and name.lower() in format.short]

@@ -13,6 +13,8 @@ from mmcore.data.lmdb_store import Store
 from mmcore.errors import DataError
 
 Rgb = UInt8[np.ndarray, "_ _ 3"]
+ASPECT = 0.01
+"""How far the aspect ratio of a picture may be off its record's; farther it is another picture, or turned."""
 
 
 def picture_at(folder: Path, name: str) -> Path | Held:
@@ -49,6 +51,30 @@ def read_placed(folder: Path, name: str, where: str, max_pixels: int = MAX_PIXEL
     except DataError as error:
         inside = f"{where}: {error.where}" if error.where else where
         raise type(error)(error.what, where=inside, known=error.known, do=error.do) from None
+
+
+def read_shaped(folder: Path, name: str, size: tuple[int, int], where: str, max_pixels: int = MAX_PIXELS) -> Rgb:
+    """The picture of a record that says its size; it may have been resized since, but not turned or replaced.
+
+    Args:
+        folder: as `picture_at` takes it.
+        name: as the record has it.
+        size: height and width that the record states, pixels.
+        where: file and record, for errors.
+        max_pixels: larger pictures are refused before decoding.
+
+    Raises:
+        DataError: as `read_placed`, or it has another shape than the record says.
+    """
+    rgb = read_placed(folder, name, where, max_pixels)
+    height, width = size
+    if abs(np.log(rgb.shape[1] / rgb.shape[0] * height / width)) > ASPECT:
+        raise DataError(
+            f"the picture is {rgb.shape[1]}x{rgb.shape[0]}, its record says {width}x{height}",
+            where=f"{where}, {name}",
+            do="fetch the picture again, or correct height and width; only a picture of the same shape will do",
+        )
+    return rgb
 
 
 def cut_out(rgb: Rgb, size: tuple[int, int], box: Box) -> Rgb:

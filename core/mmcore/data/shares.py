@@ -31,6 +31,20 @@ def split(sizes: Mapping[str, int], share: float) -> dict[str, Int[np.ndarray, "
     return {name: chosen[(chosen >= low) & (chosen < high)] - low for name, low, high in zip(sizes, starts, starts[1:])}
 
 
+def drawn(records: Mapping[str, Any], lists: Mapping[str, tuple[str, float]]) -> dict[str, Any]:
+    """All records; of sources whose list is not taken whole, only what its share leaves of each.
+
+    Args:
+        records: source -> its records.
+        lists: source -> its list and the list's share, for those of such lists.
+    """
+    found = dict(records)
+    for listed in set(lists.values()):
+        together = {name: len(records[name]) for name, one in lists.items() if one == listed}
+        found |= {name: Part(records[name], places) for name, places in split(together, listed[1]).items()}
+    return found
+
+
 class Part:
     """Some records of a file, in the place of all of them.
 

@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mmcore.language.conversation_templates import template
-from mmcore.language.llava.folder import generation_config, write_original_files
-from mmcore.language.tokenizer_files import save_tokenizer, write_json
+from mmcore.language.llava.folder import generation_config, write_language_files, write_original_files
 
 from mmcore_griffon.config import GriffonConfig
 from mmcore_griffon.published_config import to_published
 
 
-def write_upstream_files(config: GriffonConfig, tokenizer: Any, folder: Path) -> None:
-    """Configuration, generation settings and tokenizer, as the original loader reads them."""
-    generation = generation_config(config.language, template(config.template), tokenizer)
+def write_files(config: GriffonConfig, tokenizer: Any, folder: Path, format: str) -> None:
+    """Configuration, generation settings and tokenizer of a format; the core writes the configuration of `hf`."""
+    written = template(config.template)
+    if format == "hf":
+        write_language_files(config.language, written, tokenizer, folder)
+        return
+    generation = generation_config(config.language, written, tokenizer)
     write_original_files(to_published(config), generation, tokenizer, folder)
-
-
-def write_hf_files(config: GriffonConfig, tokenizer: Any, folder: Path) -> None:
-    """Generation settings and tokenizer of the language model."""
-    generation = generation_config(config.language, template(config.template), tokenizer)
-    write_json(folder / "generation_config.json", generation)
-    save_tokenizer(tokenizer, folder)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mmcore_griffon import answers, weights
 from mmcore_griffon.config import GriffonConfig
-from mmcore_griffon.export import write_hf_files, write_upstream_files
+from mmcore_griffon.export import write_files
 from mmcore_griffon.prompts import conversation, samples
 from mmcore_griffon.region_tokenizer import RegionTokenizer
 from mmcore_griffon.tokenizer import MADE, open_tokenizer
@@ -121,8 +121,7 @@ class Griffon(LlavaModel):
 
     def export_files(self, folder: Path, format: str) -> None:
         """Configuration and tokenizer beside published weights."""
-        write = write_hf_files if format == "hf" else write_upstream_files
-        write(self.config, self.tokenizer, folder)
+        write_files(self.config, self.tokenizer, folder, format)
 
     def idle_parameters(self, stage: Stage) -> tuple[str, ...]:
         """Parts of both towers behind what is read."""

@@ -17,10 +17,14 @@ GENERAL, LOCALISATION, PROMPTED = "general", "localisation", "visual-prompt"
 """The tasks that the third stage keeps apart; records without a picture are a fourth."""
 
 
+def format_of(kind: str) -> str:
+    """The annotation format of a task type."""
+    return "LLaVA JSON" if kind == "LAZY" else f"{kind} lines"
+
+
 def _lines(kind: str, file: str, images: str, **more: Any) -> Source:
     """One line of a published list."""
-    name = "LLaVA JSON" if kind == "LAZY" else f"{kind} lines"
-    return Source(weight=1.0, format=name, annotations=f"{LINES}/{file}", images=images, **more)
+    return Source(weight=1.0, format=format_of(kind), annotations=f"{LINES}/{file}", images=images, **more)
 
 
 def _grouped(sources: Mapping[str, Source]) -> dict[str, Source]:

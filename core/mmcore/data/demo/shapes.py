@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -51,6 +52,20 @@ class DrawnScene:
         """Every shape, from left to right."""
         named = [f"a {shape.colour} {shape.kind}" for shape in sorted(self.shapes, key=lambda shape: shape.box)]
         return " and ".join(named)
+
+
+def coco_boxes(scenes: Sequence[DrawnScene]) -> dict[str, Any]:
+    """Pictures as a COCO file of boxes, without masks; a kind of shape is a category."""
+    images, annotations = [], []
+    for number, scene in enumerate(scenes, 1):
+        images.append({"id": number, "file_name": scene.name, "height": scene.height, "width": scene.width})
+        for shape in scene.shapes:
+            x0, y0, x1, y1 = shape.box
+            box = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
+            one = {"id": len(annotations) + 1, "image_id": number, "category_id": KINDS.index(shape.kind) + 1}
+            annotations.append({**one, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+    categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def draw_scene(seed: int, number: int, *, twins: bool = False) -> DrawnScene:

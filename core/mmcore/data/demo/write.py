@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -221,6 +221,20 @@ class Writer:
     def put_json(self, name: str, value: Any) -> None:
         """Write a JSON value without blanks."""
         self.put(name, json.dumps(value, separators=(",", ":")).encode())
+
+    def put_lines(self, name: str, values: Iterable[Any]) -> None:
+        """Write JSON values, one a line."""
+        self.put(name, "".join(json.dumps(value) + "\n" for value in values).encode())
+
+
+def conversation(name: str, image: str | None, turns: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """A record of LLaVA: questions with their answers, about a picture or in words alone."""
+    said = [
+        entry
+        for asked, answer in turns
+        for entry in ({"from": "human", "value": asked}, {"from": "gpt", "value": answer})
+    ]
+    return {"id": name, **({"image": image} if image else {}), "conversations": said}
 
 
 def _write_all(folder: Path, seed: int, train: int, val: int, more: More | None) -> dict[str, str]:

@@ -108,6 +108,12 @@ def write_original_files(
     copy_tokenizer(tokenizer, folder)
 
 
+def write_language_files(language: Mapping[str, Any], template: Template, tokenizer: Any, folder: Path) -> None:
+    """What plain transformers reads beside the weights of a language model: generation settings and tokenizer."""
+    write_json(folder / "generation_config.json", generation_config(language, template, tokenizer))
+    save_tokenizer(tokenizer, folder)
+
+
 def generation_config(
     language: Mapping[str, Any], template: Template, tokenizer: Any, suppressed: tuple[int, ...] = ()
 ) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mmcore.data.formats.registry import Formats
 from mmcore.data.named_boxes import RecordScenes, Scene, Scenes, as_coco
 from mmcore.data.readback import refuse_unreadable
 from mmcore.data.records import Records
-from mmcore.data.shares import Part, split
+from mmcore.data.shares import drawn
 from mmcore.data.wordings import wordings_of
 from mmcore.errors import RecipeError, suggest
 from mmcore.evaluate.descriptions import Descriptions
@@ -96,7 +96,9 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
     reader = _reader(stage, context, config)
     wordings = dict(reader.wordings)
     entries = {name: _open(name, one, context, LEARNS) for name, one in chosen(stage.data.sources, context).items()}
-    records = _shared(entries, {name: _records(one, wordings["captions"]) for name, one in entries.items()})
+    records = {name: _records(one, wordings["captions"]) for name, one in entries.items()}
+    options = {name: one.options for name, one in entries.items()}
+    records = drawn(records, {name: (str(of.share_of), of.share) for name, of in options.items() if of.share})
     sources: dict[str, DataSource] = {}
     for name, opened in entries.items():
         if opened.format.content == "conversations":
@@ -178,15 +180,6 @@ def read_back(scenes: Scenes, kinds: Sequence[Kind], side: int, cache: Path) -> 
     refuse_unreadable(scenes, why, known, f"{side}-{'named' if named else 'bare'}-{READING}", cache)
 
 
-def _shared(entries: Mapping[str, Opened[Options]], records: Mapping[str, Any]) -> dict[str, Any]:
-    """The records, of sources that share a list only their part of its share."""
-    found = dict(records)
-    for path, share in {(one.options.share_of, one.options.share) for one in entries.values() if one.options.share}:
-        together = {name: len(records[name]) for name, one in entries.items() if one.options.share_of == path}
-        found |= {name: Part(records[name], places) for name, places in split(together, share or 1.0).items()}
-    return found
-
-
 def _scenes(opened: Opened[Options], *, keep_empty: bool = False) -> Scenes:
     if opened.format.name in KINDS:
         return LineScenes(opened.index())
@@ -209,16 +202,12 @@ def _kinds(opened: Opened[Options]) -> tuple[Kind, ...]:
 def _fitting(opened: Opened[Options], kind: Kind) -> Kind:
     """The kind that an option names, where the records can be asked so: classes not as descriptions."""
     classes = ("DET", "RANDDET", "VISJ", "VG")
-    own = KINDS.get(opened.format.name)
-    if own is not None:
-        known = classes if own in classes[:3] else ("VG", "REC", "REG")
-    else:
-        known = classes if _task(opened) == "detect" else ("VG", "REC", "REG")
+    detects = KINDS.get(opened.format.name, "DET" if _task(opened) == "detect" else "REC") in classes[:3]
+    known = classes if detects else ("VG", "REC", "REG")
     if kind not in known:
-        where = f"source {opened.name!r}, options.kind"
         raise RecipeError(
             f"records of {opened.format.name} cannot be asked as {kind}",
-            where=where,
+            where=f"source {opened.name!r}, options.kind",
             known=known,
             do=suggest(kind, known, "choose one of these"),
         )

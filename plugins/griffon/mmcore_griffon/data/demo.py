@@ -10,14 +10,17 @@
 The same seed and counts give the same bytes on one version of Pillow and numpy.
 """
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcore.data.demo.shapes import COLOURS, KINDS, DrawnScene, draw_scene
-from mmcore.data.demo.write import Writer, write_once
+from mmcore import Stage
+from mmcore.data.demo.shapes import COLOURS, KINDS, DrawnScene, coco_boxes, draw_scene
+from mmcore.data.demo.write import Writer, conversation, write_once
+
+from mmcore_griffon.data.list_file import TYPES
+from mmcore_griffon.recipes import format_of
+from mmcore_griffon.tiny import INSTRUCT, PRETRAIN, VISUAL_REFERRING
 
 FOLDER = "griffon"
 VERSION = 4
@@ -65,30 +68,21 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
         ("visj_val", [_objects(scene) for scene in held_twins]),
         ("REC_shapes_val", [_single(scene, number) for scene in held_back for number in range(len(scene.shapes))]),
     ):
-        out.put(f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    out.put_json("instances_val.json", _coco(held_back))
-    for name, lines in LISTS.items():
-        out.put(f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
+        out.put_lines(f"{name}.jsonl", lines)
+    out.put_json("instances_val.json", coco_boxes(held_back))
+    for name, stage in {"pretrain": PRETRAIN, "sft": INSTRUCT, "visual": VISUAL_REFERRING}.items():
+        out.put(f"{name}.txt", _list(stage).encode())
     return out.files
 
 
-LISTS = {
-    "pretrain": (
-        "DET_0 & det.jsonl & griffon/pictures",
-        "REG_0 & reg.jsonl & griffon/pictures",
-        "VG_0 & vg.jsonl & griffon/pictures",
-        "LAZY_0 & text.json & /",
-    ),
-    "sft": (
-        "LAZY_0 & general.json & griffon/pictures",
-        "LAZY_1 & text.json & /",
-        "DET_0 & det.jsonl & griffon/pictures",
-        "REG_0 & reg.jsonl & griffon/pictures",
-        "VG_0 & vg.jsonl & griffon/pictures",
-        "RANDDET_0 & randdet.jsonl & griffon/pictures",
-    ),
-    "visual": ("VISJ_0 & visj.jsonl & griffon/pictures",),
-}
+def _list(stage: Stage) -> str:
+    """The sources of a stage as lines of tasks."""
+    lines: list[str] = []
+    for source in stage.data.sources.values():
+        kind = next(kind for kind in TYPES if source.format == format_of(kind))
+        number = sum(line.startswith(f"{kind}_") for line in lines)
+        lines.append(f"{kind}_{number} & {Path(str(source.annotations)).name} & {source.images or '/'}\n")
+    return "".join(lines)
 
 
 def _line(scene: DrawnScene) -> dict[str, Any]:
@@ -130,18 +124,13 @@ def _described(scene: DrawnScene, rng: np.random.Generator) -> dict[str, Any]:
 def _single(scene: DrawnScene, number: int) -> dict[str, Any]:
     """One shape as the files of referring expressions have it."""
     shape = scene.shapes[number]
-    line = _line(scene)
-    return {
-        "img_path": line.pop("image_path"),
-        **line,
-        "expression": f"{shape.colour} {shape.kind}",
-        "bbox": list(shape.box),
-    }
+    line = {**_line(scene), "expression": f"{shape.colour} {shape.kind}", "bbox": list(shape.box)}
+    return {"img_path": line.pop("image_path"), **line}
 
 
 def _captioned(scene: DrawnScene, rng: np.random.Generator) -> dict[str, Any]:
     request = _REQUESTS[int(rng.integers(len(_REQUESTS)))]
-    return _record(scene.name.removesuffix(".jpg"), scene.name, f"<image>\n{request}", scene.caption)
+    return conversation(scene.name.removesuffix(".jpg"), scene.name, [(f"<image>\n{request}", scene.caption)])
 
 
 def _asked(scene: DrawnScene, rng: np.random.Generator) -> dict[str, Any]:
@@ -151,29 +140,10 @@ def _asked(scene: DrawnScene, rng: np.random.Generator) -> dict[str, Any]:
         (f"What color is the {shape.kind}?", shape.colour),
         (f"Which shape is {shape.colour}?", shape.kind),
     )[int(rng.integers(3))]
-    return _record(f"{scene.name.removesuffix('.jpg')}-q", scene.name, f"<image>\n{asked[0]}", asked[1])
+    return conversation(f"{scene.name.removesuffix('.jpg')}-q", scene.name, [(f"<image>\n{asked[0]}", asked[1])])
 
 
 def _without_picture(number: int, rng: np.random.Generator) -> dict[str, Any]:
     first = int(rng.integers(len(NUMBERS) - 1))
     asked = f"Which number comes after {NUMBERS[first]}?"
-    return _record(f"text-{number}", None, asked, NUMBERS[first + 1])
-
-
-def _record(name: str, image: str | None, asked: str, answer: str) -> dict[str, Any]:
-    said = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
-    return {"id": name, **({"image": image} if image else {}), "conversations": said}
-
-
-def _coco(scenes: Sequence[DrawnScene]) -> dict[str, Any]:
-    """The held-back pictures as a COCO file of boxes."""
-    images, annotations = [], []
-    for number, scene in enumerate(scenes, 1):
-        images.append({"id": number, "file_name": scene.name, "height": scene.height, "width": scene.width})
-        for shape in scene.shapes:
-            x0, y0, x1, y1 = shape.box
-            box = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-            one = {"id": len(annotations) + 1, "image_id": number, "category_id": KINDS.index(shape.kind) + 1}
-            annotations.append({**one, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
-    categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return conversation(f"text-{number}", None, [(asked, NUMBERS[first + 1])])

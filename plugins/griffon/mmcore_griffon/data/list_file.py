@@ -9,15 +9,15 @@ annotation files, and beside the list; absolute ones are taken as they are. The 
 apart.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mmcore.contract.recipe import Source, Stage
+from mmcore.data.places import common_root, find, relative
 from mmcore.errors import DataError, MissingDataError, suggest
 
-from mmcore_griffon.recipes import GENERAL, LINES, LOCALISATION, PROMPTED
+from mmcore_griffon.recipes import GENERAL, LINES, LOCALISATION, PROMPTED, format_of
 
 TYPES: Mapping[str, str] = {
     "DET": LOCALISATION,
@@ -29,6 +29,7 @@ TYPES: Mapping[str, str] = {
 }
 """Task type -> the task by which batches are grouped."""
 FORM = "[Task Type]_[N] & [Annotation] & [Image folder], or [Share] & [List file]"
+DO = "correct the line, or --data"
 
 
 class Line(NamedTuple):
@@ -136,43 +137,20 @@ def _flat(path: Path, root: Path, share: float | None) -> Iterator[tuple[Line, t
         elif share is not None:
             raise DataError("a list of lists names lists of sources alone", where=line.where, known=FORM)
         else:
-            yield from _flat(_find(line.path, (root, path.parent), line.where), root, line.share)
+            yield from _flat(find(line.path, (root, path.parent), line.where, DO), root, line.share)
 
 
 def _source(line: Line, root: Path, beside: Path, share: tuple[float, str] | None, *, grouped: bool) -> Source:
-    annotation = _find(line.annotation, (root, root / LINES, beside), line.where)
+    annotation = find(line.annotation, (root, root / LINES, beside), line.where, DO)
     # Text alone has no pictures; the published lists name the root of the disk then.
-    images = None if line.images == "/" else _find(line.images, (root, beside), line.where)
-    folder = root if all(_inside(one, root) for one in (annotation, images)) else _common(annotation, images)
+    images = () if line.images == "/" else (find(line.images, (root, beside), line.where, DO),)
+    folder = common_root(root, annotation.parent, *images)
     return Source(
         weight=1.0,
-        format="LLaVA JSON" if line.type == "LAZY" else f"{line.type} lines",
-        annotations=annotation.relative_to(folder).as_posix(),
-        images="" if images is None or images == folder else images.relative_to(folder).as_posix(),
+        format=format_of(line.type),
+        annotations=relative(annotation, folder),
+        images=relative(images[0], folder) if images else "",
         group=TYPES[line.type] if grouped else None,
         options={} if share is None else {"share": share[0], "share_of": share[1]},
         root="" if folder == root else str(folder),
     )
-
-
-def _find(name: str, places: tuple[Path, ...], where: str) -> Path:
-    """A file or folder that a line names.
-
-    Raises:
-        MissingDataError: it is in none of the places.
-    """
-    for place in places:
-        if (place / name).exists():
-            return Path(os.path.normpath(place / name))
-    raise MissingDataError(
-        f"{name} is not there", where=where, known=[str(place) for place in places], do="correct the line, or --data"
-    )
-
-
-def _inside(path: Path | None, folder: Path) -> bool:
-    return path is None or path.is_relative_to(folder)
-
-
-def _common(annotation: Path, images: Path | None) -> Path:
-    """The folder that holds both, where they lie outside the data root."""
-    return Path(os.path.commonpath([annotation.parent, *([images] if images is not None else [])]))

@@ -15,8 +15,7 @@ from mmcore.contract.values import CROP, MAIN, Box, ConversationSample, Draw, Im
 from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
-from mmcore.data.pictures import Rgb, cut_out, read_placed
-from mmcore.errors import DataError
+from mmcore.data.pictures import Rgb, cut_out, read_shaped
 from mmcore.language.conversation import normalise
 from mmcore.language.processor import Processor
 from mmcore.vision.clip_images import ClipImages
@@ -26,8 +25,6 @@ from mmcore_griffon.data.questions import Asked, description, detection, express
 
 WORDS_PER_BOX = 30
 """What the published samplers take a box for."""
-ASPECT = 0.01
-"""How far the aspect ratio of a picture may be off its record's; farther it is another picture, or turned."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +56,7 @@ class Reader:
         Raises:
             DataError: it is missing or damaged, or has another shape than the record says.
         """
-        rgb = read_placed(folder, scene.image, scene.where, self.max_pixels)
-        height, width = scene.size
-        if abs(np.log(rgb.shape[1] / rgb.shape[0] * height / width)) > ASPECT:
-            raise DataError(
-                f"the picture is {rgb.shape[1]}x{rgb.shape[0]}, its record says {width}x{height}",
-                where=f"{scene.where}, {scene.image}",
-                do="fetch the picture again, or correct height and width; only a picture of the same shape will do",
-            )
-        return rgb
+        return read_shaped(folder, scene.image, scene.size, scene.where, self.max_pixels)
 
     def images(self, rgb: Rgb, scene: Scene, example: Box | None) -> Images:
         """The picture, and the example that is cut out of it, by role."""

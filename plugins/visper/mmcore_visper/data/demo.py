@@ -11,13 +11,12 @@
 The same seed and counts give the same bytes on one version of Pillow and numpy.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcore.data.demo.write import Writer, write_once
+from mmcore.data.demo.write import Writer, conversation, write_once
 
 from mmcore_visper.data.demo_scenes import COLOURS, KINDS, Scene, caption, draw_scene, questions
 
@@ -73,7 +72,7 @@ def _write_all(folder: Path, seed: int, train: int, val: int) -> dict[str, str]:
         out.put_json(f"annotations/captions_{split}2017.json", _coco_captions(scenes))
     out.put_json("captions_train.json", [_captioned(scene, rng) for scene in known])
     out.put_json("questions_train.json", _conversations(known, rng))
-    out.put("questions_val.jsonl", "".join(_lines(held_back, rng)).encode())
+    out.put_lines("questions_val.jsonl", _lines(held_back, rng))
     return out.files
 
 
@@ -81,7 +80,7 @@ def _captioned(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
     """The marker stands before or behind the request, as in LLaVA's captions."""
     request = _REQUESTS[int(rng.integers(len(_REQUESTS)))]
     asked = f"<image>\n{request}" if rng.random() < 0.5 else f"{request}\n<image>"
-    return _record(scene.name.removesuffix(".jpg"), scene.name, [(asked, caption(scene))])
+    return conversation(scene.name.removesuffix(".jpg"), scene.name, [(asked, caption(scene))])
 
 
 def _coco_captions(scenes: Sequence[Scene]) -> dict[str, Any]:
@@ -101,9 +100,9 @@ def _conversations(scenes: Sequence[Scene], rng: np.random.Generator) -> list[di
         whole, *each = questions(scene, rng)
         turns = [(asked.text, asked.answer) for asked in ([whole, *each] if rng.random() < 0.5 else each)]
         turns[0] = (f"<image>\n{turns[0][0]}", turns[0][1])
-        records.append(_record(f"{scene.name.removesuffix('.jpg')}-{number % CONVERSATIONS}", scene.name, turns))
+        records.append(conversation(f"{scene.name.removesuffix('.jpg')}-{number % CONVERSATIONS}", scene.name, turns))
         if number % 15 == 14:
-            records.append(_record(f"text-{number}", None, _without_picture(rng)))
+            records.append(conversation(f"text-{number}", None, _without_picture(rng)))
     return records
 
 
@@ -114,16 +113,7 @@ def _without_picture(rng: np.random.Generator) -> list[tuple[str, str]]:
     return [asked[i] for i in rng.permutation(len(asked))]
 
 
-def _record(name: str, image: str | None, turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    said = [
-        entry
-        for asked, answer in turns
-        for entry in ({"from": "human", "value": asked}, {"from": "gpt", "value": answer})
-    ]
-    return {"id": name, **({"image": image} if image else {}), "conversations": said}
-
-
-def _lines(scenes: Sequence[Scene], rng: np.random.Generator) -> list[str]:
+def _lines(scenes: Sequence[Scene], rng: np.random.Generator) -> list[dict[str, Any]]:
     """One question a line."""
     lines = []
     for scene in scenes:
@@ -135,5 +125,5 @@ def _lines(scenes: Sequence[Scene], rng: np.random.Generator) -> list[str]:
                 "answer": asked.answer,
                 "category": asked.kind,
             }
-            lines.append(json.dumps(entry) + "\n")
+            lines.append(entry)
     return lines
