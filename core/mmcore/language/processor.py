@@ -13,7 +13,7 @@ from mmcore.contract.values import Encoded, Turn
 from mmcore.errors import DataError
 from mmcore.geometry.box_text import BoxText
 from mmcore.geometry.coordinates import CONVENTIONS
-from mmcore.language.conversation import MARKER, Template
+from mmcore.language.conversation import MARKER, Template, normalise
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE, IMAGE
 from mmcore.language.tokens import IMAGES, tokenize
@@ -94,6 +94,12 @@ class Processor:
         (_, first), *rest = turns
         whole = (Turn("user", f"{MARKER}\n{first}" if has_image else first), *rest, Turn("assistant", ""))
         return self.asked(whole), whole
+
+    def exchange(self, question: str, answer: str) -> tuple[Turn, Turn]:
+        """A question and its answer as this template has them, the picture's marker in front."""
+        said = ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
+        asked, answered = normalise(said, image=self.template.image, keep_first=self.template.keep_first)
+        return asked, answered
 
     def asked(self, turns: Sequence[Turn]) -> Encoded:
         """Turns of which the last is left open, as at inference."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from mmcore.contract.values import CROP, MAIN, ConversationSample, Draw, Encoded, Turn
 from mmcore.errors import UsageError
-from mmcore.language.conversation import MARKER, normalise
+from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
 
 from mmcore_griffon.config import REGION_MARKER, GriffonConfig
@@ -42,12 +42,7 @@ def samples(
     """
     text = question(names, prompt, shown=example is not None)
     _check_regions(text.count(REGION_MARKER), example)
-    style = processor.template
-    (asked, _) = normalise(
-        ({"from": "human", "value": text}, {"from": "gpt", "value": "-"}),
-        image=style.image,
-        keep_first=style.keep_first,
-    )
+    asked, _ = processor.exchange(text, "-")
     turns = (asked, Turn("assistant", ""))
     encoded = processor.asked(turns)
     return [_sample(config, processor, image, encoded, turns, example, n) for n, image in enumerate(images)]

@@ -16,7 +16,6 @@ from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
 from mmcore.data.pictures import Rgb, cut_out, read_shaped
-from mmcore.language.conversation import normalise
 from mmcore.language.processor import Processor
 from mmcore.vision.clip_images import ClipImages
 
@@ -66,12 +65,6 @@ class Reader:
         crop = self.crops(cut_out(rgb, scene.size, example))
         return {MAIN: (whole,), CROP: (crop,)} if self.apart else {MAIN: (whole, crop)}
 
-    def turns(self, question: str, answer: str) -> tuple[Turn, ...]:
-        """A question with its answer, the picture's marker in front."""
-        said = ({"from": "human", "value": question}, {"from": "gpt", "value": answer})
-        style = self.processor.template
-        return normalise(said, image=style.image, keep_first=style.keep_first)
-
 
 @dataclass(frozen=True)
 class BoxSource(DataSource):
@@ -120,7 +113,7 @@ class BoxSource(DataSource):
         rng = np.random.default_rng(draw.seed)
         kind = self.kinds[int(rng.integers(len(self.kinds))) if len(self.kinds) > 1 else 0]
         asked = pose(kind, scene, self.reader.wordings, rng, self.reader.side, self.scenes.categories())
-        turns = self.reader.turns(asked.question, asked.answer)
+        turns = self.reader.processor.exchange(asked.question, asked.answer)
         encoded = self.reader.processor.conversation(turns, has_image=True, where=scene.where)
         rgb = self.reader.picture(scene, self.images)
         height, width = rgb.shape[:2]
@@ -216,7 +209,7 @@ class AskedSource(DataSource):
         target = self.targets[draw.position]
         scene = self.scenes[target.position]
         asked = self._asked(scene, target.part)
-        question, _ = self.reader.turns(asked.question, "-")
+        question, _ = self.reader.processor.exchange(asked.question, "-")
         turns = (question, Turn("assistant", ""))
         rgb = self.reader.picture(scene, self.images)
         return ConversationSample(
