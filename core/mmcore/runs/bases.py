@@ -18,6 +18,7 @@ from mmcore.contract.recipe import Init, Stage
 from mmcore.errors import RecipeError, UsageError
 from mmcore.runs.config import Origins
 from mmcore.runs.entries import FROM
+from mmcore.train.stored import split
 
 if TYPE_CHECKING:
     from mmcore.runs.plugin import OpenedPlugin
@@ -117,7 +118,7 @@ def _of_start(part: str, start: str, model: Mapping[str, Any], origins: Origins)
     """What the first --init says of a part: a run that was given a base itself, or a LLaVA of transformers."""
     if start == "random" or hub.is_hub(start):
         return {}
-    folder, written = Path(start).expanduser(), (*_WRITTEN[part], *_OF_LLAVA.get(part, ()))
+    folder, written = split(Path(start).expanduser())[0], (*_WRITTEN[part], *_OF_LLAVA.get(part, ()))
     if (folder / _RUN).is_file():
         there = (read_yaml(folder / _RUN).get("stage") or {}).get("model") or {}
         whole = there.get(_WRITTEN[part][0])

@@ -14,7 +14,8 @@ from mmcore.contract.recipe import Stage
 from mmcore.errors import MissingDataError, UsageError, WeightsError
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.plugin import OpenedPlugin
-from mmcore.runs.settings import Settings, read_settings
+from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings
+from mmcore.train.stored import split
 from mmcore.weights.files import read_tensors
 from mmcore.weights.maps import LoadReport
 
@@ -250,7 +251,9 @@ def _load(model: "Model", chosen: Start) -> tuple[dict[str, Any], LoadReport]:
             do="put it into the folder `weights` of the data root, give it with --init FILE, or use --init random",
         )
         record["commit"] = hub.commit_of(path)
-    report = _load_run(model, path) if (path / "config.yaml").is_file() else _load_published(model, path, part)
+    run_dir, which = split(path)
+    is_run = (run_dir / CONFIG_NAME).is_file()
+    report = _load_run(model, run_dir, which or "last") if is_run else _load_published(model, path, part)
     record["filled"], record["new"], record["ignored"] = len(report.filled), report.new, len(report.ignored)
     record["misfits"] = report.misfits
     return record, report
@@ -268,13 +271,13 @@ def _load_published(model: "Model", path: Path, part: str | None) -> LoadReport:
     return report
 
 
-def _load_run(model: "Model", run_dir: Path) -> LoadReport:
-    """Weights of a finished run, of this stage or the one before, by way of the published names both share."""
+def _load_run(model: "Model", run_dir: Path, checkpoint: str) -> LoadReport:
+    """Weights of a run's checkpoint, of this stage or the one before, by way of the published names both share."""
     from mmcore.train.checkpoint import load_weights
     from mmcore.train.lora import fold
     from mmcore.weights.fill import fill
 
-    state, lora = load_weights(run_dir), read_settings(run_dir).stage.lora
+    state, lora = load_weights(run_dir, checkpoint), read_settings(run_dir).stage.lora
     if lora is not None:  # a stage starts from merged weights, and gets adapters of its own afterwards
         state = fold(state, lora)
     own = model.state_dict()

@@ -14,6 +14,7 @@ from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.config import from_tree
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings
+from mmcore.train.stored import split
 from mmcore.weights.files import read_tensors
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
     path = Path(target)
     if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
         return from_pretrained(path)
-    run_dir = path.parent.parent if path.parent.name == "checkpoints" else path
+    run_dir, which = split(path)
     settings = without_missing(read_settings(run_dir))
     family = OpenedPlugin.open(settings.plugin, settings.extensions)
-    loaded = load(path if run_dir != path else run_dir, checkpoint)
+    loaded = load(run_dir, which or checkpoint)
     with skeleton():
         model = build_model(family, settings)
         adapt(model, settings)

@@ -27,6 +27,7 @@ from mmcore.runs.bases import with_bases
 from mmcore.runs.config import Origins, from_tree, resolve, to_tree
 from mmcore.runs.listed import with_listed
 from mmcore.runs.plugin import OpenedPlugin
+from mmcore.train.stored import MANIFEST, STATE, split
 from mmcore.version import API_VERSION, __version__
 
 CONFIG_NAME = "config.yaml"
@@ -69,8 +70,8 @@ def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     """
     family = OpenedPlugin.open(request.plugin, request.extensions)
     variant = request.variant or _default_variant(family.plugin, request.demo)
-    stage = plugins.find_stage(family.stages(variant), request.stage or "finetune", family.plugin)
-    stage, brought = _with_own_data(stage, request, family)
+    recipe = plugins.find_stage(family.stages(variant), request.stage or "finetune", family.plugin)
+    stage, brought = _with_own_data(recipe, request, family)
     stage, origins = resolve(stage, request.config, request.sets, family.family.shorthands)
     stage, read = with_bases(stage, family, request.init, origins)
     if stage.data.list is not None and request.demo:  # the list may be one of the sample data
@@ -78,6 +79,7 @@ def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     stage, listed = with_listed(stage, family, _data_root(request))
     origins = {**brought, **read, **origins, **listed}
     only = _check_sources(request.sources, stage)
+    stage = _with_class_names(stage, recipe, only, request, family)
     settings = Settings(
         plugin=family.plugin.name,
         extensions=request.extensions,
@@ -116,6 +118,20 @@ def _with_own_data(stage: Stage, request: Request, family: OpenedPlugin) -> tupl
         origins |= {f"data.sources.{name}": option for name in stage.data.sources if name not in before.data.sources}
         origins |= {f"validation.{name}": option for name in stage.validation if name not in before.validation}
     return stage, origins
+
+
+def _with_class_names(
+    stage: Stage, recipe: Stage, only: tuple[str, ...] | None, request: Request, family: OpenedPlugin
+) -> Stage:
+    """The stage with the class names of own data that its sources name, where the family learns classes."""
+    sources = _drawn_from(stage, only)
+    if "detect" not in family.family.learns or stage.class_names or sources == recipe.data.sources:
+        return stage
+    from mmcore.data.formats.registry import Formats
+    from mmcore.runs.own_classes import with_class_names
+
+    formats = Formats.of(family.formats())
+    return with_class_names(stage, recipe, sources, formats, _data_root(request), cache_folder())
 
 
 def _default_variant(plugin: plugins.Plugin, demo: bool) -> str:
@@ -159,8 +175,11 @@ def _check_sources(wanted: Sequence[str] | None, stage: Stage) -> tuple[str, ...
 
 def active_sources(settings: Settings) -> dict[str, Source]:
     """The training sources this run draws from: those of the recipe with a weight, narrowed by --sources."""
-    chosen = settings.only or tuple(settings.stage.data.sources)
-    sources = {name: settings.stage.data.sources[name] for name in chosen}
+    return _drawn_from(settings.stage, settings.only)
+
+
+def _drawn_from(stage: Stage, only: tuple[str, ...] | None) -> dict[str, Source]:
+    sources = {name: stage.data.sources[name] for name in only or tuple(stage.data.sources)}
     return {name: source for name, source in sources.items() if source.weight > 0}
 
 
@@ -201,6 +220,7 @@ def read_settings(run_dir: Path, name: str = CONFIG_NAME) -> Settings:
     """
     path = run_dir / name
     if not path.is_file():
+        _refuse_a_checkpoint(run_dir)
         near = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{CONFIG_NAME}")) if run_dir.parent.is_dir() else []
         raise CheckpointError(
             f"{run_dir} is not a run folder: it has no {name}",
@@ -217,6 +237,18 @@ def read_settings(run_dir: Path, name: str = CONFIG_NAME) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         raise RecipeError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}", where=path) from None
+
+
+def _refuse_a_checkpoint(path: Path) -> None:
+    """Say so where a folder is not a run but a checkpoint, in its run or taken out of it."""
+    run_dir, which = split(path)
+    if which is not None and (run_dir / CONFIG_NAME).is_file():
+        raise CheckpointError(f"{path} is a checkpoint, not its run", do=f"give the run: {run_dir}")
+    if all((path / name).is_file() for name in (MANIFEST, STATE)):
+        raise CheckpointError(
+            f"{path} is a checkpoint without its run, whose {CONFIG_NAME} says what the model is",
+            do="give RUN/checkpoints/STEP where it was trained, or take `mmcore export RUN --format hf` elsewhere",
+        )
 
 
 def write_run_record(

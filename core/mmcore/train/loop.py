@@ -302,6 +302,7 @@ class _Run:
             "loss_scale": [scale.value, scale.good_steps] if scale else None,
             "seed": self.setup.seed,
             "steps": self.setup.steps,
+            "class_names": list(self.stage.class_names),
             "finished": position.step == self.setup.steps,
         }
         path = checkpoint.save(self.setup.run_dir, position.step, self.engine, state)

@@ -18,6 +18,8 @@ from mmcore.errors import CheckpointError
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 STATE = "state.json"
+POINTERS = ("last", "best")
+"""Files of one line beside the checkpoints."""
 _STATE = {
     "version": int, "step": int, "position": dict, "updates": int, "skipped": int,
     "loss_scale": (list, type(None)), "seed": int, "steps": int,
@@ -44,6 +46,19 @@ def path_of(run_dir: Path, step: int) -> Path:
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is named like a checkpoint folder."""
     return _NAME.fullmatch(path.name) is not None
+
+
+def split(path: Path) -> tuple[Path, str | None]:
+    """A path as a run folder and what it names there: a checkpoint, `last`, `best`, or, of any other path, nothing.
+
+    >>> split(Path("runs/a/checkpoints/best"))[1]
+    'best'
+    """
+    if path.parent.name != FOLDER:
+        return path, None
+    found = _NAME.fullmatch(path.name)
+    which = str(int(found.group(1))) if found else path.name if path.name in POINTERS else None
+    return (path, None) if which is None else (path.parent.parent, which)
 
 
 def steps_of(run_dir: Path) -> list[int]:

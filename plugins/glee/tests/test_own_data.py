@@ -86,6 +86,32 @@ def test_four_commands_lead_from_a_coco_file_to_a_model_that_answers_with_its_na
     assert set(model.predict(picture).prediction.names or ()) <= set(classes)
 
 
+def test_a_source_under_a_name_of_its_own_brings_its_classes_and_a_checkpoint_is_a_start(
+    run: Run, shelves: Path
+) -> None:
+    mine = "{format: COCO instances, annotations: train.json, images: images, weight: 1}"
+    joint = ["train", "--plugin", "glee", "--stage", "joint", "--data", "photos", "--sources", "mine", *TINY]
+    joint += ["--set", f"data.sources.mine={mine}", "--set", "validation={}", "--set", "best_metric=null"]
+    code, said = run(*joint, "--out", "first")
+    assert code == 0, said
+    joint[joint.index("random")] = "first/checkpoints/last"
+    code, said = run(*joint, "--out", "second")
+    assert code == 0, said
+    assert "weights from first/checkpoints/last: 347 tensors filled, none new" in said
+    state = json.loads((shelves / "second" / "checkpoints" / "step-00000002" / "state.json").read_text())
+    assert state["class_names"] == [f"my {kind}" for kind in miniature.kinds()]
+    picture = shelves / "photos" / "images" / miniature.file_name(miniature.scenes()[0])
+    answer = mmcore.load(shelves / "second" / "checkpoints" / "last").predict(picture, threshold=0).json()
+    assert answer["names"] == state["class_names"]
+    code, said = run("train", "--resume", "second/checkpoints/step-00000002")
+    assert code == 1
+    assert "give the run: second" in said
+    (shelves / "second" / "checkpoints" / "step-00000002").rename(shelves / "alone")
+    code, said = run("eval", "alone")
+    assert code == 1
+    assert "is a checkpoint without its run" in said
+
+
 def test_a_class_that_stands_twice_is_one_class_in_training_and_evaluation(run: Run, shelves: Path) -> None:
     code, said = run("plan", "--plugin", "glee", "--variant", "tiny", "--own", "shelves.yaml", "--json")
     assert code == 0, said

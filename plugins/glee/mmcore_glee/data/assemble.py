@@ -1,6 +1,7 @@
 """From a recipe's entries to sources, collators and evaluators: which task an entry is for, and its names."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -90,9 +91,16 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
 def _opened(entries: Mapping[str, Entry], context: DataContext) -> dict[str, Opened[Options]]:
     formats = Formats.of(context.formats)
     return {
-        name: open_entry(name, entry, context, formats, tasks=LEARNS, options=Options)
+        name: replace(
+            open_entry(name, entry, context, formats, tasks=LEARNS, options=Options), own=_is_own(name, entry)
+        )
         for name, entry in entries.items()
     }
+
+
+def _is_own(name: str, entry: Entry) -> bool:
+    """Whether an entry is somebody's own data: of an own-data file, or under a name that no task has."""
+    return bool(entry.root) or (name not in TASKS and "task" not in entry.options)
 
 
 def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validation]:
@@ -107,7 +115,7 @@ def _chosen_validations(stage: Stage, context: DataContext) -> dict[str, Validat
 
 
 def _task_of(name: str, entry: Source | Validation) -> str:
-    return str(entry.options.get("task", name.partition("_val")[0] if entry.root else name))
+    return str(entry.options.get("task", name.partition("_val")[0] if _is_own(name, entry) else name))
 
 
 def _prompt_share(stage: Stage, source: ImageSource | ClipSource, opened: Opened[Options]) -> float:
