@@ -1,10 +1,14 @@
-"""A detector's samples from a COCO file, masks painted where objects lie or plane by plane, in one run.
+"""A detector's samples from a COCO file, beside the published code's and beside a way with copies, in one run.
 
-    python bench/loader.py --coco FOLDER       # with annotations/instances_train2017.json and train2017/
+    python bench/loader.py --coco FOLDER                        # with annotations/instances_train2017.json, train2017/
+    python bench/loader.py --coco FOLDER --published CHECKOUT   # and FoundationVision/GLEE, see bench/published.py
 
-GLEE Lite's published augmentation; one process, no workers. Off is the way before: every plane filled whole, compared
-with zero, and copied into the result. Figures are CPU milliseconds a sample: of the first hundred samples of a process
-of its own, and of the same samples again, when memory is warm. The run fails unless all masks are equal.
+GLEE Lite's published augmentation; one process, no workers. `ours` is what training runs. `copied` is the way before:
+pixels go to NumPy and back, and every plane is filled whole, compared with zero, copied into the result and once more
+where an object is dropped; all images and masks must be equal to ours. `published` is the published data mapper over
+the records that its own COCO reader made; it draws its augmentation from another generator, so what it gives is
+compared where draws are fixed (`python -m mmcore_glee.parity`), not here. CPU milliseconds a sample: of the first
+hundred samples of a process of its own, set-up not counted, and of as many again, when memory is warm.
 """
 
 import argparse
@@ -14,12 +18,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
+import published
 from mmcore.contract.values import Draw
 from mmcore.data.transforms import OUTSIDE, Transform
 from mmcore.geometry import masks
@@ -27,20 +33,21 @@ from mmcore.runs.build import build_datasets
 from mmcore.runs.settings import Request, settle
 
 SAMPLES = 100
+ANNOTATIONS, IMAGES = "annotations/instances_train2017.json", "train2017"
 
 
 def source(coco: Path) -> Any:
     """The training source of the fine-tune stage on this folder."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "own.yaml"
-        train = "{format: COCO, annotations: annotations/instances_train2017.json, images: train2017}"
+        train = f"{{format: COCO, annotations: {ANNOTATIONS}, images: {IMAGES}}}"
         file.write_text(f"name: own\nroot: {coco.resolve()}\ntrain: {train}\n")
         request = Request(plugin="glee", stage="finetune", variant="lite", own=file, data=coco)
         family, settings, _ = settle(request)
         return next(iter(build_datasets(family, settings, "train").sources.values()))
 
 
-def plane_by_plane() -> None:
+def with_copies() -> None:
     """Put the former way back."""
 
     def decode_all(rles: Sequence[Mapping[str, Any]], *, where: str | None = None) -> np.ndarray:
@@ -68,54 +75,86 @@ def plane_by_plane() -> None:
             result[drawn] = self._fill([segmentations[i] for i in drawn], where) != 0
         return result
 
+    def visible(
+        self: Transform, segmentations: Sequence[Any], chosen: np.ndarray, *, where: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = self.masks(segmentations, where=where)
+        shown = chosen & found.any(axis=(1, 2))
+        return found[shown], shown
+
+    def planes(self: Transform, image: Any) -> np.ndarray:
+        return np.ascontiguousarray(self.image(np.array(image)).transpose(2, 0, 1))
+
     masks.decode_all = decode_all
     Transform.bitmaps, Transform.masks = bitmaps, all_masks  # type: ignore[method-assign]
+    Transform.visible, Transform.planes = visible, planes  # type: ignore[method-assign]
 
 
-def one(coco: Path, way: str) -> dict[str, Any]:
-    """The figures of one way in this process."""
+def of_ours(coco: Path) -> list[Callable[[], Any]]:
+    """One call a sample."""
     given = source(coco)
-    if way == "off":
-        plane_by_plane()
     draws = [Draw(given.name, number % len(given), 1000 + number) for number in range(SAMPLES)]
+    return [partial(given.sample, draw) for draw in draws]
+
+
+def of_published(coco: Path, checkout: Path) -> list[Callable[[], Any]]:
+    """One call a sample."""
+    published.use(checkout)
+    mapper = published.mapper(checkout)
+    records = published.coco_records(coco / ANNOTATIONS, coco / IMAGES)
+    np.random.seed(0)
+    return [partial(mapper, records[number % len(records)]) for number in range(SAMPLES)]
+
+
+def one(coco: Path, way: str, checkout: Path | None) -> dict[str, Any]:
+    """The figures of one way in this process."""
+    if way == "copied":
+        with_copies()
+    if way == "published":
+        assert checkout is not None
+        calls = of_published(coco, checkout)
+    else:
+        calls = of_ours(coco)
 
     def through() -> float:
         begin = time.process_time()
-        for draw in draws:
-            given.sample(draw)
+        for call in calls:
+            call()
         return (time.process_time() - begin) / SAMPLES * 1e3
 
     first, again = through(), min(through() for _ in range(2))
     content = hashlib.sha256()
-    for draw in draws:
-        sample = given.sample(draw)
+    for sample in () if way == "published" else (call() for call in calls):
         content.update(sample.image.numpy().tobytes() + sample.masks.numpy().tobytes() if sample else b"-")
     return {"first": first, "again": again, "content": content.hexdigest()}
 
 
 def main() -> int:
-    """Both ways in turn, each time in a process of its own."""
+    """All ways in turn, each time in a process of its own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--published", type=Path, help="checkout of FoundationVision/GLEE")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--one", choices=["on", "off"])
+    parser.add_argument("--one", choices=["ours", "copied", "published"])
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(one(given.coco, given.one)))
+        print(json.dumps(one(given.coco, given.one, given.published)))
         return 0
-    found: dict[str, list[dict[str, Any]]] = {"on": [], "off": []}
+    more = ["--published", str(given.published)] if given.published else []
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ("ours", "copied", *(["published"] if more else []))}
     for _ in range(given.rounds):
         for way, results in found.items():
-            results.append(common.in_own_process(__file__, ["--coco", str(given.coco), "--one", way]))
-    contents = {result["content"] for results in found.values() for result in results}
-    rows: list[list[Any]] = [["CPU ms a sample", "on", "off", "off / on"]]
+            results.append(common.in_own_process(__file__, ["--coco", str(given.coco), "--one", way, *more]))
+    contents = {result["content"] for way in ("ours", "copied") for result in found[way]}
+    rows: list[list[Any]] = [["CPU ms a sample", *found, *(f"{way} / ours" for way in found if way != "ours")]]
     report: dict[str, Any] = {"machine": common.machine(), "samples": SAMPLES}
     for part in ("first", "again"):
-        on, off = ([result[part] for result in found[way]] for way in ("on", "off"))
-        ratio = common.ratio(off, on)
-        report[part] = {"on": on, "off": off, "ratio": ratio}
-        means = (f"{statistics.median(times):.1f}" for times in (on, off))
-        rows.append([part, *means, f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"])
+        times = {way: [result[part] for result in results] for way, results in found.items()}
+        ratios = {way: common.ratio(seconds, times["ours"]) for way, seconds in times.items() if way != "ours"}
+        report[part] = {"ms": times, "ratios": ratios}
+        medians = (f"{statistics.median(seconds):.1f}" for seconds in times.values())
+        shown = (f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" for ratio in ratios.values())
+        rows.append([part, *medians, *shown])
     print(common.table(rows))
     common.save("loader", report)
     if len(contents) > 1:

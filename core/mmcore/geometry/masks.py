@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from pycocotools import mask
 
 from mmcore.errors import DataError, UnsafeDataError
@@ -65,10 +66,11 @@ def decode_all(rles: Sequence[Mapping[str, Any]], *, where: str | None = None) -
         return np.zeros((0, 0, 0), np.uint8)
     height, width = check_size(rles[0].get("size"), where=where)
     bitmaps = np.zeros((len(rles), height, width), np.uint8)
-    for bitmap, rle in zip(bitmaps, rles):
+    for rle in rles:
         if list(rle.get("size", ())) != [height, width]:
             raise DataError(f"masks of one image differ in size: {rles[0]['size']}, {rle.get('size')}", where=where)
-        _paint(bitmap, _checked_runs(rle, where)[2])
+    for bitmap, runs in zip(bitmaps, _runs_of_all(rles, where)):
+        _paint(bitmap, runs)
     return bitmaps
 
 
@@ -170,6 +172,42 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int
     return _as_text(coco_mask.merge(coco_mask.frPyObjects(checked, height, width)))
 
 
+def rings_to_rles(
+    points: Float[np.ndarray, "points 2"],
+    lengths: Int[np.ndarray, " rings"],
+    owners: Int[np.ndarray, " rings"],
+    num_objects: int,
+    size: tuple[int, int],
+    *,
+    where: str | None = None,
+) -> list[Rle]:
+    """As `polygons_to_rle` of several objects, whose polygons lie end to end and are checked together.
+
+    Args:
+        points: corners of all polygons, pixels.
+        lengths: corners of each, at least 3.
+        owners: object that each belongs to; one without any gets an empty mask.
+        num_objects: how many there are.
+        size: height and width of the image, pixels.
+        where: named in errors.
+
+    Raises:
+        DataError: a coordinate is no usable number.
+        UnsafeDataError: a polygon is too large to be drawn.
+    """
+    height, width = check_size(size, where=where)
+    _check_extent(points, lengths, owners, height, width, where)
+    flat, ends = points.reshape(-1).tolist(), (2 * lengths.cumsum()).tolist()
+    polygons: list[list[list[float]]] = [[] for _ in range(num_objects)]
+    for begin, end, owner in zip([0, *ends], ends, owners.tolist()):
+        polygons[owner].append(flat[begin:end])
+    nothing = _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width))
+    return [
+        _as_text(coco_mask.merge(coco_mask.frPyObjects(rings, height, width))) if rings else nothing
+        for rings in polygons
+    ]
+
+
 def to_bitmap(segmentation: Any, height: int, width: int, *, where: str | None = None) -> np.ndarray:
     """Polygons, RLE or bitmap of an image of this size, as a (height, width) uint8 bitmap.
 
@@ -210,6 +248,11 @@ def area(rle: Mapping[str, Any], *, where: str | None = None) -> int:
     return int(_checked_runs(rle, where)[2][1::2].sum())
 
 
+def areas(rles: Sequence[Rle]) -> Int[np.ndarray, " objects"]:
+    """Pixels inside each of several RLEs that come from here, not from a file."""
+    return np.asarray(coco_mask.area(list(rles)), np.int64).reshape(len(rles))
+
+
 def _as_text(rle: Mapping[str, Any]) -> Rle:
     counts = rle["counts"]
     return {
@@ -223,17 +266,32 @@ def _checked_runs(rle: Mapping[str, Any], where: str | None) -> tuple[int, int, 
     height, width = check_size(rle.get("size"), where=where)
     counts = rle.get("counts")
     if isinstance(counts, str | bytes):
-        runs = _runs(_ascii(counts, where), where)
+        runs = _runs([_ascii(counts, where)], where)[0]
     elif isinstance(counts, list) and all(type(run) is int and abs(run) <= MAX_MASK_PIXELS for run in counts):
         runs = np.asarray(counts, np.int64)
     else:
         raise UnsafeDataError("RLE counts are neither text nor a list of whole numbers", where=where)
+    return height, width, _filling(runs, height, width, where)
+
+
+def _runs_of_all(rles: Sequence[Mapping[str, Any]], where: str | None) -> list[np.ndarray]:
+    """The runs of RLEs of one checked size; read together where all are text."""
+    counts = [rle.get("counts") for rle in rles]
+    if not all(isinstance(one, str | bytes) for one in counts):
+        return [_checked_runs(rle, where)[2] for rle in rles]
+    height, width = rles[0]["size"]
+    runs = _runs([_ascii(one, where) for one in counts], where)  # type: ignore[arg-type]
+    return [_filling(one, height, width, where) for one in runs]
+
+
+def _filling(runs: np.ndarray, height: int, width: int, where: str | None) -> np.ndarray:
+    """The same runs, if they fill exactly this size."""
     if len(runs) and runs.min() < 0:
         raise DataError("RLE has a run of negative length", where=where)
     covered = int(runs.sum())
     if covered != height * width:
         raise DataError(f"RLE covers {covered} pixels, its size {height}x{width} has {height * width}", where=where)
-    return height, width, runs
+    return runs
 
 
 def _ascii(counts: str | bytes, where: str | None) -> bytes:
@@ -251,19 +309,21 @@ def _fill(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.repeat(colours, runs).reshape(width, height).T
 
 
-def _runs(text: bytes, where: str | None) -> np.ndarray:
+def _runs(texts: Sequence[bytes], where: str | None) -> list[np.ndarray]:
     """Decode COCO's counts: five bits a character plus a continuation bit, from the fourth run on as differences.
 
     Returns:
-        (runs,) int64 lengths, background first.
+        Per text (runs,) int64 lengths, background first.
     """
-    characters = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    characters = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
     if not len(characters):
-        return characters
+        return [characters for _ in texts]
     if characters.min() < 0 or characters.max() > 63:
         raise UnsafeDataError("RLE counts contain a character outside '0' to 'o'", where=where)
+    last = np.array([len(text) for text in texts]).cumsum()
     ends = np.flatnonzero(characters & 0x20 == 0)
-    if not len(ends) or ends[-1] != len(characters) - 1:
+    borders = np.searchsorted(ends, last)  # runs in the texts up to and with each
+    if not np.array_equal(np.append(-1, ends)[borders], last - 1):
         raise UnsafeDataError("RLE counts end inside a number", where=where)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
@@ -272,29 +332,51 @@ def _runs(text: bytes, where: str | None) -> np.ndarray:
     shifts = 5 * (np.arange(len(characters)) - np.repeat(starts, lengths))
     values = np.add.reduceat((characters & 0x1F) << shifts, starts)
     values -= np.where(characters[ends] & 0x10, np.int64(1) << 5 * lengths, 0)
-    # Run i is stored as its difference to run i - 2, for i > 2: two interleaved running sums.
-    values[1::2] = values[1::2].cumsum()
-    values[2::2] = values[2::2].cumsum()
-    return values
+    found = np.split(values, borders[:-1])
+    for runs in found:
+        # Run i is stored as its difference to run i - 2, for i > 2: two interleaved running sums.
+        runs[1::2] = runs[1::2].cumsum()
+        runs[2::2] = runs[2::2].cumsum()
+    return found
+
+
+def _check_extent(
+    points: np.ndarray, lengths: np.ndarray, owners: np.ndarray, height: int, width: int, where: str | None
+) -> None:
+    """Polygons of several objects, end to end, that can be drawn in this image.
+
+    Raises:
+        DataError: a coordinate is not finite.
+        UnsafeDataError: one lies too far outside, or the outline of an object is too long.
+    """
+    if not len(points):
+        return
+    if not np.isfinite(points).all():
+        raise DataError("polygon has a coordinate that is not a finite number", where=where)
+    farthest = float(np.abs(points).max())
+    if farthest > _MAX_COORDINATE:
+        raise UnsafeDataError(f"polygon leaves its {height}x{width} image by {farthest:.3g} pixels", where=where)
+    ends = lengths.cumsum()
+    previous = np.arange(-1, len(points) - 1)
+    previous[ends - lengths] = ends - 1
+    steps = np.abs(points - points[previous]).max(axis=1)
+    perimeter = float(np.bincount(np.repeat(owners, lengths), steps).max())
+    # The rasteriser walks along every edge in steps of a fifth of a pixel and remembers them all.
+    if 5 * perimeter > MAX_MASK_PIXELS:
+        raise UnsafeDataError(f"polygon leaves its {height}x{width} image by {perimeter:.3g} pixels", where=where)
 
 
 def _checked(polygons: Sequence[Sequence[float]], height: int, width: int, where: str | None) -> list[list[float]]:
     if not polygons:
         raise DataError("object has no polygon", where=where)
-    perimeter, checked = 0.0, []
+    rings = []
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise DataError(f"polygon has {len(polygon)} numbers; it takes an even count of at least 6", where=where)
-        points = _points(polygon, where)
-        farthest = float(np.abs(points).max())
-        if farthest > _MAX_COORDINATE:
-            raise UnsafeDataError(f"polygon leaves its {height}x{width} image by {farthest:.3g} pixels", where=where)
-        checked.append(points.reshape(-1).tolist())
-        perimeter += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
-    # The rasteriser walks along every edge in steps of a fifth of a pixel and remembers them all.
-    if 5 * perimeter > MAX_MASK_PIXELS:
-        raise UnsafeDataError(f"polygon leaves its {height}x{width} image by {perimeter:.3g} pixels", where=where)
-    return checked
+        rings.append(_points(polygon, where))
+    lengths = np.array([len(ring) for ring in rings])
+    _check_extent(np.concatenate(rings), lengths, np.zeros_like(lengths), height, width, where)
+    return [ring.reshape(-1).tolist() for ring in rings]
 
 
 def _points(polygon: Sequence[float], where: str | None) -> np.ndarray:

@@ -65,13 +65,6 @@ class Rings(NamedTuple):
         lengths = np.array([len(ring) for ring in kept], np.int64)
         return Rings(points, lengths, np.array(owners, np.int64), np.zeros(len(kept), bool))
 
-    def by_object(self, num_objects: int) -> list[list[np.ndarray]]:
-        """Per object its polygons, each (points, 2)."""
-        result: list[list[np.ndarray]] = [[] for _ in range(num_objects)]
-        for ring, owner in zip(self._split(), self.owners):
-            result[owner].append(ring)
-        return result
-
     def _split(self) -> list[np.ndarray]:
         return np.split(self.points, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
 

@@ -224,3 +224,33 @@ def test_filling_equals_the_plain_rasteriser_when_nothing_is_done():
     polygons = [star((20, 15), 12), star((5, 25), 9, 5)]
     expected = masks.polygons_to_bitmap(polygons, 30, 40)
     assert np.array_equal(Transform((30, 40)).masks([polygons])[0], expected != 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(transforms(), st.integers(0, 2**32))
+def test_planes_are_the_image_with_channels_first(transform, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (*transform.size, 3), np.uint8)
+    planes = transform.planes(Image.fromarray(image))
+    assert planes.flags.c_contiguous
+    np.testing.assert_array_equal(planes, transform.image(image).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["polygons", "mixed"])
+@settings(max_examples=40, deadline=None)
+@given(transforms(), st.integers(0, 2**32))
+def test_visible_masks_are_the_chosen_ones_that_show_a_pixel(encoded, transform, seed):
+    rng = np.random.default_rng(seed)
+    height, width = transform.size
+    objects = [[star(rng.uniform(0, 1, 2) * (width, height), rng.uniform(1, 9))] for _ in range(6)]
+    if encoded:
+        objects[2] = masks.polygons_to_rle(objects[2], height, width)
+    chosen = rng.random(6) < 0.7
+    found, shown = transform.visible(objects, chosen)
+    whole = transform.masks(objects)
+    np.testing.assert_array_equal(shown, chosen & whole.any(axis=(1, 2)))
+    np.testing.assert_array_equal(found, whole[shown])
+
+
+def test_an_object_that_is_not_chosen_is_checked_all_the_same():
+    with pytest.raises(DataError, match="polygon has 4 numbers"):
+        Transform((8, 8)).visible([[[0, 0, 4, 4]]], np.array([False]))

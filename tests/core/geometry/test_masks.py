@@ -27,7 +27,7 @@ def test_the_python_reading_of_counts_is_that_of_the_c_code(bitmap):
     expected = np.diff(np.concatenate(([0], edges, [len(column)])))
     if column[0]:
         expected = np.concatenate(([0], expected))
-    np.testing.assert_array_equal(masks._runs(masks.encode(bitmap)["counts"].encode(), None), expected)
+    np.testing.assert_array_equal(masks._runs([masks.encode(bitmap)["counts"].encode()], None)[0], expected)
 
 
 @given(bitmaps)
@@ -160,3 +160,32 @@ def test_a_mask_of_another_image_is_refused_with_both_sizes():
     with pytest.raises(DataError, match=r"4x6.*8x8") as error:
         masks.to_bitmap(masks.encode(np.ones((4, 6), np.uint8)), 8, 8, where="annotation 3")
     assert "annotation 3" in str(error.value)
+
+
+@given(st.lists(st.lists(st.lists(st.floats(-9, 30), min_size=6, max_size=12), max_size=2), min_size=1, max_size=5))
+def test_polygons_drawn_together_are_those_drawn_one_by_one(objects):
+    objects = [[ring[: len(ring) // 2 * 2] for ring in rings] for rings in objects]
+    rings = [ring for polygons in objects for ring in polygons]
+    points = np.concatenate([np.zeros((0, 2)), *(np.reshape(ring, (-1, 2)) for ring in rings)])
+    lengths = np.array([len(ring) // 2 for ring in rings], np.int64)
+    owners = np.repeat(np.arange(len(objects)), [len(polygons) for polygons in objects])
+    together = masks.rings_to_rles(points, lengths, owners, len(objects), (20, 22))
+    for polygons, rle in zip(objects, together, strict=True):
+        alone = masks.polygons_to_bitmap(polygons, 20, 22) if polygons else np.zeros((20, 22), np.uint8)
+        np.testing.assert_array_equal(masks.decode(rle), alone)
+    np.testing.assert_array_equal(masks.areas(together), [masks.area(rle) for rle in together])
+
+
+@pytest.mark.parametrize("cut", [b"\x20", b"p", b""])
+def test_one_bad_text_among_several_is_found(cut):
+    good = masks.encode(np.eye(5, dtype=np.uint8))
+    bad = {**good, "counts": good["counts"].encode()[:-1] + cut}
+    with pytest.raises(DataError):
+        masks.decode_all([good, bad, good])
+
+
+@pytest.mark.parametrize("far", [np.nan, np.inf, 1e9])
+def test_no_corner_that_is_no_place_is_drawn(far):
+    points = np.array([[0, 0], [5, 0], [5, 5], [0, 0], [far, 0], [2, 2]], np.float64)
+    with pytest.raises(DataError):
+        masks.rings_to_rles(points, np.array([3, 3]), np.array([0, 1]), 2, (8, 8))

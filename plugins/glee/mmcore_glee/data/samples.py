@@ -6,12 +6,14 @@ large-scale jitter; referring takes the tight box of the transformed mask. Objec
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
 from mmcore.contract.values import Draw, Sample
 from mmcore.data.transforms import Transform, tight_boxes
+from PIL.Image import Image
 from torch import Tensor
 
 MIN_SIDE = 1e-5
@@ -34,7 +36,7 @@ class Objects:
 
 
 def make_sample(
-    image: np.ndarray,
+    image: np.ndarray | Image,
     objects: Objects,
     transform: Transform,
     *,
@@ -48,7 +50,7 @@ def make_sample(
     """Apply drawn steps to an image and its objects.
 
     Args:
-        image: (height, width, 3) uint8.
+        image: (height, width, 3) uint8, or Pillow's.
         objects: in pixels of `image`.
         transform: the drawn steps.
         tight: take boxes from the transformed masks, where there are masks.
@@ -61,31 +63,38 @@ def make_sample(
     Raises:
         DataError: the image has another size than its record, or a segmentation is malformed.
     """
-    pixels = transform.image(image)
+    pixels = transform.planes(image)
     boxes = transform.boxes(objects.boxes_xyxy, objects.whole)
-    masks = None if objects.segmentations is None else transform.masks(objects.segmentations, where=where)
-    if tight and masks is not None:
-        boxes = tight_boxes(masks)
-    kept = (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(axis=1)
-    if masks is not None:
-        kept &= masks.any(axis=(1, 2))
-    sample = Sample(
-        image=torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-        boxes_xyxy=torch.from_numpy(boxes.astype(np.float32)),
-        labels=torch.from_numpy(objects.labels),
+    kept, masks = np.ones(len(boxes), bool), None
+    if not tight or objects.segmentations is None:
+        kept = _has_sides(boxes)
+    if objects.segmentations is not None:
+        masks, kept = transform.visible(objects.segmentations, kept, where=where)
+    labels, phrases = objects.labels, objects.phrases
+    if not kept.all():
+        boxes, labels = boxes[kept], labels[kept]
+        phrases = None if phrases is None else tuple(compress(phrases, kept))
+        tracks = None if tracks is None else tracks[torch.from_numpy(kept)]
+    return Sample(
+        image=torch.from_numpy(pixels),
+        boxes_xyxy=torch.from_numpy((boxes if masks is None or not tight else tight_boxes(masks)).astype(np.float32)),
+        labels=torch.from_numpy(labels),
         masks=None if masks is None else torch.from_numpy(masks),
         draw=draw,
         image_id=image_id,
         original_size=transform.size,
         expression=expression,
-        names=objects.phrases,
+        names=phrases,
         track_ids=tracks,
     )
-    return keep_objects(sample, torch.from_numpy(kept))
+
+
+def _has_sides(boxes_xyxy: np.ndarray) -> np.ndarray:
+    return np.all(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] > MIN_SIDE, axis=1)
 
 
 def image_only(
-    image: np.ndarray, transform: Transform, *, draw: Draw, image_id: int | str, expression: str | None = None
+    image: np.ndarray | Image, transform: Transform, *, draw: Draw, image_id: int | str, expression: str | None = None
 ) -> Sample:
     """A sample without objects, for inference."""
     nothing = Objects(np.zeros((0, 4)), np.zeros(0, bool), np.zeros(0, np.int64), None)

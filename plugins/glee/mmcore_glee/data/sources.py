@@ -13,11 +13,12 @@ import numpy as np
 from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import Draw, Sample
 from mmcore.data.formats.sa1b import sidecar_masks
-from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.data.images import MAX_PIXELS, read_picture, safe_join
 from mmcore.data.records import Record, Records
 from mmcore.data.shown import shown_record
 from mmcore.data.transforms import Transform
 from mmcore.errors import DataError
+from PIL.Image import Image
 
 from mmcore_glee.data.augment import Pipeline
 from mmcore_glee.data.samples import Objects, image_only, make_sample
@@ -76,12 +77,13 @@ class ImageSource(DataSource):
             DataError: the record or its image cannot be used; names file, record and field.
         """
         record = self.records[draw.position]
-        image = self.read(record)
+        image = self._picture(record)
+        size = image.height, image.width
         if not self.training:
-            return self.present(record, image, self.pipeline.test(image.shape[:2]), draw)
+            return self.present(record, image, self.pipeline.test(size), draw)
         rng = np.random.default_rng(draw.seed)
         countable = any(has_ordinal(expression) for expression in record.expressions)
-        transform = self.pipeline.train(image.shape[:2], rng, crop=not countable)
+        transform = self.pipeline.train(size, rng, crop=not countable)
         expression = int(rng.integers(len(record.expressions))) if record.expressions else 0
         return self.transformed(record, image, transform, draw, expression=expression)
 
@@ -97,13 +99,17 @@ class ImageSource(DataSource):
         Raises:
             DataError: it is missing, damaged, outside the image folder, or of another size than the record says.
         """
+        return np.array(self._picture(record))
+
+    def _picture(self, record: Record) -> Image:
+        """The image of a record as Pillow keeps it."""
         path = safe_join(self.images, record.image)
-        image = read_image(path, max_pixels=self.max_pixels)
-        if image.shape[:2] != (record.height, record.width):
-            turned = image.shape[:2] == (record.width, record.height)
+        image = read_picture(path, max_pixels=self.max_pixels)
+        if image.size != (record.width, record.height):
+            turned = image.size == (record.height, record.width)
             exif = "; its EXIF entry turns it, and the record was made without turning it" if turned else ""
             raise DataError(
-                f"image is {image.shape[0]}x{image.shape[1]}, its record says {record.height}x{record.width}{exif}",
+                f"image is {image.height}x{image.width}, its record says {record.height}x{record.width}{exif}",
                 where=f"{path}, {self._where(record)}",
                 do="write the image anew with its pixels turned and without the EXIF entry"
                 if turned
@@ -112,7 +118,7 @@ class ImageSource(DataSource):
         return image
 
     def transformed(
-        self, record: Record, image: np.ndarray, transform: Transform, draw: Draw, *, expression: int = 0
+        self, record: Record, image: np.ndarray | Image, transform: Transform, draw: Draw, *, expression: int = 0
     ) -> Sample | None:
         """A training sample for given steps and the chosen expression."""
         refers = self.task.words == "expression"
@@ -128,7 +134,7 @@ class ImageSource(DataSource):
         )
         return None if refers and not len(sample.labels) else sample
 
-    def present(self, record: Record, image: np.ndarray, transform: Transform, draw: Draw) -> Sample:
+    def present(self, record: Record, image: np.ndarray | Image, transform: Transform, draw: Draw) -> Sample:
         """A sample for inference: no objects, the first expression."""
         expression = spoken(record.expressions[0], transform) if record.expressions else None
         return image_only(image, transform, draw=draw, image_id=record.id, expression=expression)
