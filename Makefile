@@ -63,13 +63,13 @@ demo: export MMCORE_CACHE := $(CURDIR)/.cache
 demo: $(STAMP) ## Train, evaluate, predict and export on sample data; an interrupted one goes on
 	@if test -f $(DEMO)/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO); \
 	else set -x; $(MMCORE) train --plugin glee --stage 2 --demo --out $(DEMO); fi
-	@rm -rf $(DEMO)/pictures $(DEMO)/exports/upstream
+	@rm -rf $(DEMO)/found $(DEMO)/exports/upstream
 	$(MMCORE) eval $(DEMO) --on coco_val
-	$(MMCORE) predict $(DEMO) $$(ls $(MMCORE_CACHE)/demo/coco/val2017/*.jpg | head -3) --threshold 0.25 --out $(DEMO)/pictures
+	$(MMCORE) predict $(DEMO) $$(ls $(MMCORE_CACHE)/demo/coco/val2017/*.jpg | head -3) --threshold 0.25 --out $(DEMO)/found
 	$(MMCORE) export $(DEMO) --format upstream --out $(DEMO)/exports/upstream
 	$(MMCORE) report $(DEMO)
 	@printf '\nLook at:\n'
-	@ls -1 $(DEMO)/curves.png $(DEMO)/pictures/*.png $(DEMO)/exports/upstream/*.safetensors
+	@ls -1 $(DEMO)/curves.png $(DEMO)/pictures/*/over-time.jpg $(DEMO)/found/*.png $(DEMO)/exports/upstream/*.safetensors
 
 demo-video: export MMCORE_CACHE := $(CURDIR)/.cache
 demo-video: $(STAMP) ## GLEE: three image stages, then clips, each from the last; follow things; about ten minutes
@@ -167,8 +167,9 @@ docs: $(VENV)/.docs ## Build the documentation into build/docs; warnings are err
 	$(BIN)/python -m mkdocs build --strict --site-dir build/docs
 
 pictures: export MMCORE_CACHE := $(CURDIR)/.cache
-pictures: demo demo-visper ## Draw the pictures of README and site from photographs and the two demo runs
-	$(BIN)/python docs/_site/pictures.py $(DEMO) $(DEMO_VISPER)/ift ../shared/data/coco_mini docs/pictures
+pictures: demo demo-visper demo-glamm demo-video ## Draw the pictures of README and site from photographs and demo runs
+	$(BIN)/python docs/_site/pictures.py --detector $(DEMO) --talker $(DEMO_VISPER)/ift --masks $(DEMO_GLAMM)/gcg \
+	  --tracks $(DEMO_VIDEO)/followed --photographs ../shared/data/coco_mini --out docs/pictures
 
 wheels: $(STAMP) ## Build the wheels of the core and of every plugin into dist
 	rm -rf build/lib build/bdist.* $(addsuffix /build,$(PLUGINS))

@@ -1,12 +1,20 @@
-"""The pictures of the README and the site: `make pictures`, from photographs of COCO and from the two demo runs.
+"""The pictures of the README and the site: `make pictures`, from photographs of COCO and from the demo runs.
 
 photographs.jpg     annotated photographs, as `mmcore data show` draws them (CC BY 2.0; see credits.txt)
 demo.jpg            what the first demo's detector finds in pictures it has not seen
+curves.jpg          its curves
+over-time.jpg       the same validation pictures at several of its steps
 answers.jpg         what the second demo's language model answers
+masks.jpg           captions whose phrases are masks
+tracks.jpg          things followed through a clip
+
+What is drawn from a folder that is not there stays as it is.
 """
 
+import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import mmcore
@@ -21,6 +29,7 @@ from pycocotools import mask as rle
 CC_BY = 4
 """COCO's number of the licence CC BY 2.0, the one that asks for no more than the name."""
 QUESTION = "How many shapes are there?"
+DESCRIBE = "Describe the image in detail, and mark each thing you mention with its segmentation mask."
 
 
 def photographs(coco: Path, out: Path, count: int = 3) -> None:
@@ -65,6 +74,31 @@ def answers(run: Path, out: Path) -> None:
     _save([model.predict(path, prompt=QUESTION).draw() for path in pictures[:3]], out / "answers.jpg")
 
 
+def progress(run: Path, out: Path) -> None:
+    """How the detector's training went: curves, and what it found at several steps."""
+    _copy(run / "curves.png", out / "curves.jpg", width=1200)
+    _copy(run / "pictures/coco_val/over-time.jpg", out / "over-time.jpg", width=1400)
+
+
+def masks_in_captions(run: Path, out: Path) -> None:
+    """Captions that the tiny GLaMM gives, each phrase in the colour of its mask."""
+    model = mmcore.load(run, device="cpu")
+    pictures = sorted((Path(model.opened.settings.data) / "glamm/images").glob("50*.jpg"))
+    _save([model.predict(path, prompt=DESCRIBE).draw() for path in pictures[:3]], out / "masks.jpg")
+
+
+def tracks(followed: Path, out: Path) -> None:
+    """The strip of the first clip that `make demo-video` followed."""
+    _copy(next(iter(sorted(followed.glob("*.jpg")) or sorted(followed.glob("*.png")))), out / "tracks.jpg", width=1400)
+
+
+def _copy(source: Path, target: Path, width: int) -> None:
+    picture = Image.open(source).convert("RGB")
+    if picture.width > width:
+        picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+    picture.save(target, quality=82)
+
+
 def _save(drawn: list[Image.Image], path: Path) -> None:
     """Side by side, without the white around them."""
     sheet = contact_sheet(drawn, columns=len(drawn), titles=[""] * len(drawn), cell=420)
@@ -72,12 +106,24 @@ def _save(drawn: list[Image.Image], path: Path) -> None:
     sheet.crop(inside).save(path, quality=88)
 
 
+DRAW: dict[str, tuple[Callable[[Path, Path], None], ...]] = {
+    "detector": (demo, progress),
+    "talker": (answers,),
+    "masks": (masks_in_captions,),
+    "tracks": (tracks,),
+    "photographs": (photographs,),
+}
+"""Option -> what is drawn from the folder it names."""
+
 if __name__ == "__main__":
-    detector, talker, coco, out = map(Path, sys.argv[1:])
-    out.mkdir(parents=True, exist_ok=True)
-    demo(detector, out)
-    answers(talker, out)
-    if coco.is_dir():
-        photographs(coco, out)
-    else:
-        print(f"no photographs at {coco}; photographs.jpg stays as it is", file=sys.stderr)
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option in (*DRAW, "out"):
+        parser.add_argument(f"--{option}", type=Path, required=True)
+    given = vars(parser.parse_args())
+    given["out"].mkdir(parents=True, exist_ok=True)
+    for option, drawings in DRAW.items():
+        if not given[option].is_dir():
+            print(f"nothing at {given[option]}; what is drawn from it stays as it is", file=sys.stderr)
+            continue
+        for draw in drawings:
+            draw(given[option], given["out"])

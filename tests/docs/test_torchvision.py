@@ -86,7 +86,7 @@ def test_the_printed_commands_train_judge_draw_and_export_with_own_names(desk, r
     names = yaml.safe_load((desk / "runs" / "shelves" / "config.yaml").read_text())["stage"]["class_names"]
     assert {"forklift", "pallet"} <= {*names}
     assert not {"person", "car"} & {*names}
-    assert (desk / "runs" / "shelves" / "pictures" / "photo.json").is_file()
+    assert (desk / "runs" / "shelves" / "found" / "photo.json").is_file()
     assert list((desk / "retina-weights").glob("*.safetensors"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from mmcore.contract.protocols import DataSource
+from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import ConversationSample, Draw, Region
 from mmcore.data.formats.truth import Asked
 from mmcore.data.images import MAX_PIXELS
@@ -49,6 +49,12 @@ class AskedSource(DataSource):
         """Of what is asked, and of the answers it is compared with."""
         return hashlib.blake2b(repr((self.request, self.asked)).encode(), digest_size=16).hexdigest()
 
+    def shown(self, position: int) -> Shown:
+        """The picture with what is asked and one right answer."""
+        one = self.asked[position]
+        rgb = self._picture(one)
+        return Shown(rgb, question=self.request, answer=one.answers[0] if one.answers else "")
+
     def sample(self, draw: Draw) -> ConversationSample:
         """Question `draw.position`.
 
@@ -56,12 +62,14 @@ class AskedSource(DataSource):
             DataError: its picture cannot be used.
         """
         one = self.asked[draw.position]
-        rgb = read_placed(self.images, one.image, f"validation set {self.name!r}, {one.id}", self.max_pixels)
         return replace(
-            self.ask(rgb, self.request, one),
+            self.ask(self._picture(one), self.request, one),
             draw=draw,
             image_id=one.image if one.box_xyxy else one.id,
             record_id=one.id,
             regions=(Region(one.box_xyxy),) if one.box_xyxy else (),
             max_new_tokens=self.max_new_tokens,
         )
+
+    def _picture(self, one: Asked) -> UInt8[np.ndarray, "height width 3"]:
+        return read_placed(self.images, one.image, f"validation set {self.name!r}, {one.id}", self.max_pixels)

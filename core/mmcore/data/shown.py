@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 
 from mmcore.contract.protocols import Shown
-from mmcore.contract.values import Prediction
+from mmcore.contract.values import Prediction, Region
 from mmcore.data.records import Record
 from mmcore.data.videos import VideoRecord
 from mmcore.geometry import masks
@@ -37,6 +38,39 @@ def shown_record(image: np.ndarray, record: Record, categories: Sequence[str], *
         masks=[_rle(item.segmentation, record, "image") for _, item in kept] if drawn else None,
     )
     return Shown(image, truth, question=record.expressions[0] if record.expressions else "")
+
+
+def shown_regions(
+    image: np.ndarray,
+    regions: Sequence[Region],
+    *,
+    question: str = "",
+    size: tuple[int, int] | None = None,
+    example: Region | None = None,
+) -> Shown:
+    """A picture with what an answer has to find in it.
+
+    Args:
+        image: (height, width, 3) uint8.
+        regions: all with masks, or all with boxes.
+        question: what is asked, where that is not the same for all records.
+        size: height and width of the frame that the regions are in, pixels; None is the picture's own.
+        example: what is shown instead of named.
+    """
+    height, width = size or (image.shape[0], image.shape[1])
+    if image.shape[:2] != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((width, height)))
+    bitmaps = [one.mask for one in regions if one.mask is not None]
+    boxes = [one.box_xyxy for one in regions if one.box_xyxy is not None]
+    truth = Prediction(
+        image_id=None,
+        size=(height, width),
+        boxes_xyxy=None if bitmaps else torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        names=tuple(one.text or "" for one in regions),
+        masks=masks.encode_all((torch.stack(bitmaps) > 0).to(torch.uint8).numpy()) if bitmaps else None,
+        regions=() if example is None else (example,),
+    )
+    return Shown(image, truth, question=question)
 
 
 def shown_video(

@@ -108,14 +108,16 @@ def _cell(shown: "Shown", prediction: "Prediction") -> tuple[str, dict[str, str]
         best = best_of(prediction)
         # Where nothing is sure yet, the best shows what is being learned.
         unsure = best is not None and best < SCORE
-        few = 1 if shown.question else UNSURE if unsure else MOST
+        few = max(1, len(shown.truth.names or ())) if shown.question else UNSURE if unsure else MOST
         asked = Question(prompt=shown.question or None, threshold=0.0 if unsure or shown.question else SCORE, top=few)
         left = draw(image, prediction, asked)
         title += f"  (no object from {SCORE:g}, best {best:.2f})" if unsure and not shown.question else ""
         right = draw_prediction(image, shown.truth)
         title += f"  {shown.question}" if shown.question else ""
     else:
-        left, answer = image, prediction.text or ""
+        placed = prediction.boxes_xyxy is not None or prediction.masks or prediction.regions
+        left = draw_prediction(image, prediction, top=MOST) if placed and image is not None else image
+        answer = prediction.text or ""
         words = {"record": title, "question": shown.question, "answer": answer, "wanted": shown.answer}
         right = strip.said(shown.question, answer, shown.answer)
     content = io.BytesIO()

@@ -219,6 +219,24 @@ def test_validation_gives_the_answers_and_asks_what_is_to_be_said(root: Path, tm
     assert len(datasets.sources["demo_gcg"]) == 4
 
 
+def test_a_strip_shows_the_masks_and_the_captions_that_are_wanted(root: Path, tmp_path: Path) -> None:
+    sources = build(STAGE, "val", DataContext(root, tmp_path, "tiny", 0)).sources
+    given, asked = sources["demo_gcg_val"].shown(1), sources["demo_gcg"].shown(1)
+    evaluated = sources["demo_gcg_val"].sample(Draw("demo_gcg_val", 1, 0))
+    for rle, region in zip(given.truth.masks, evaluated.regions, strict=True):
+        assert (masks.decode(rle) == (region.mask > 0).numpy()).all()
+    assert given.truth.names == tuple(region.text for region in evaluated.regions)
+    captions = json.loads((root / "glamm" / "val_gcg_coco_caption_gt.json").read_text())["annotations"]
+    assert asked.answer == next(
+        one["caption"] for one in captions if one["image_id"] == sources["demo_gcg"].asked[1].id
+    )
+    regions = Validation(
+        format="Visual Genome region captions", annotations="glamm/regions_train.json", images="glamm/images"
+    )
+    described = STAGE.replace(validation={"v": regions}, best_metric=None)
+    assert build(described, "val", DataContext(root, tmp_path, "tiny", 0)).sources["v"].shown(0) is None
+
+
 def test_a_set_takes_the_first_records_only_where_it_says_so(root: Path, tmp_path: Path) -> None:
     entry = Validation(format="GranD-f", annotations="glamm/grounded_train.json", images="glamm/images")
     for first, count in ((None, 12), (5, 5), (99, 12)):

@@ -195,6 +195,28 @@ def test_more_classes_than_a_question_holds_are_asked_several_times(root: Path) 
     assert judged(stage, root, "shapes_det", of_part)["bbox/AP50"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("name", ["shapes_rec", "shapes_det", "shapes_count"])
+def test_a_strip_shows_the_boxes_that_are_wanted(root: Path, name: str) -> None:
+    stage = next(stage for stage in STAGES.values() if name in stage.validation)
+    source = build(stage, "val", context(root)).sources[name]
+    shown = source.shown(1)
+    assert shown.truth.boxes_xyxy is not None
+    wanted = read(truth(source, 1), shown.truth.size)
+    found, wanted = sorted(shown.truth.boxes_xyxy.tolist()), sorted(wanted["boxes_xyxy"].tolist())
+    np.testing.assert_allclose(found, wanted, atol=0.5, rtol=0)  # three decimals are written
+    assert bool(shown.question) == (name != "shapes_det")
+    assert [one.text for one in shown.truth.regions] == (["like this"] if name == "shapes_count" else [])
+
+
+def test_a_strip_is_as_large_as_the_record_says(root: Path, tmp_path: Path) -> None:
+    line = json.loads((root / "griffon/REC_shapes_val.jsonl").read_text().splitlines()[0])
+    line |= {"height": 2 * line["height"], "width": 2 * line["width"], "bbox": [2 * side for side in line["bbox"]]}
+    (root / "griffon/double.jsonl").write_text(json.dumps(line) + "\n")
+    val = Validation(format="REC lines", annotations="griffon/double.jsonl", images="griffon/pictures")
+    shown = build(STAGES["finetune"].replace(validation={"v": val}), "val", context(root)).sources["v"].shown(0)
+    assert shown.truth.size == shown.image.shape[:2] == (line["height"], line["width"])
+
+
 # ---- the shared files ----
 
 SHARED = {

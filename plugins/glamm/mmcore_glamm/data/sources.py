@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcore.contract.protocols import DataSource
+from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded, Region, Turn, VisualPrompt
 from mmcore.data.cache.choice import Features, Found
 from mmcore.data.chance import Chance, Seeded
@@ -20,6 +20,7 @@ from mmcore.data.grounded import Grounded, Part
 from mmcore.data.images import MAX_PIXELS, safe_join
 from mmcore.data.parts import PartRecords
 from mmcore.data.pictures import read_placed
+from mmcore.data.shown import shown_regions
 from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
@@ -84,6 +85,15 @@ class GroundedSource(DataSource):
             except DataError:
                 continue
             yield safe_join(self.images, record.image)
+
+    def shown(self, position: int) -> Shown | None:
+        """The picture with the masks that are to be drawn; None where words alone are judged."""
+        sample = self.sample(Draw(self.name, position, 0))  # as evaluation draws its classes and wordings
+        if sample is None or not any(one.mask is not None for one in sample.regions):
+            return None
+        record = self.records[position]
+        rgb = read_placed(self.images, record.image, self.records.where(record), self.max_pixels)
+        return shown_regions(rgb, sample.regions)
 
     def sample(self, draw: Draw) -> ConversationSample | None:
         """Record `draw.position`; which questions and classes, follows from `draw.seed`.

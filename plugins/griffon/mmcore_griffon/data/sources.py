@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmcore.contract.protocols import DataSource
+from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import CROP, MAIN, Box, ConversationSample, Draw, Images, Phrase, Region, Turn
 from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
 from mmcore.data.pictures import Rgb, cut_out, read_shaped
+from mmcore.data.shown import shown_regions
+from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
 from mmcore.vision.clip_images import ClipImages
 
@@ -222,6 +224,19 @@ class AskedSource(DataSource):
             record_id=draw.position if self.kind != "DET" or len(self.lists) > 1 else None,
             max_new_tokens=self.max_new_tokens,
         )
+
+    def shown(self, position: int) -> Shown:
+        """The picture with the boxes, or the words, that are wanted."""
+        target = self.targets[position]
+        scene = self.scenes[target.position]
+        asked = self._asked(scene, target.part)
+        rgb = self.reader.picture(scene, self.images)
+        question = "" if self.kind == "DET" else asked.question.replace(MARKER, "").strip()
+        if self.kind == "REG":
+            return Shown(rgb, question=question, answer=asked.answer)
+        example = None if asked.example is None else Region(asked.example, text="like this")
+        boxes = regions(asked, scene.size, scene.size)
+        return shown_regions(rgb, boxes, question=question, size=scene.size, example=example)
 
     def _asked(self, scene: Scene, part: int) -> Asked:
         side = self.reader.side
