@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmcore.cli import main
 from mmcore.contract.mixture import WholeEpochs
 from mmcore.contract.protocols import DataContext, Datasets
 from mmcore.contract.recipe import Data, Source, Validation
 from mmcore.contract.values import Draw
 from mmcore.data.entry import placed
 from mmcore.data.formats.registry import Formats
-from mmcore.errors import DataError, MissingDataError, RecipeError
+from mmcore.errors import DataError, RecipeError
 from mmcore.geometry import masks
 from mmcore_glamm.data import build
 from mmcore_glamm.data.demo import write_demo
@@ -146,25 +145,6 @@ def test_a_broken_record_is_named_and_ends_a_strict_run_with_1(fault: str, root:
     assert "changed.json" in str(caught.value.where)
     assert caught.value.exit_code == 1
     assert source.sample(Draw("x", 1, 0)) is not None
-
-
-def test_data_check_lists_a_broken_caption(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MMCORE_CACHE", str(tmp_path))
-    changed(root, tmp_path, _overlap)
-    settings = "data.sources.grounded.annotations=glamm/changed.json"
-    command = ["data", "check", "--plugin", "glamm", "--variant", "tiny", "--stage", "gcg", "--data", str(root)]
-    with pytest.raises(SystemExit) as caught:
-        main([*command, "--set", settings, "--sources", "grounded"])
-    assert caught.value.code == 1
-    assert "overlap at character" in capsys.readouterr().out
-
-
-def test_a_missing_lmdb_is_told_with_its_place(root: Path, tmp_path: Path) -> None:
-    source = Source(weight=1.0, format="GranD captions", annotations="GranD_Data/x_lmdb", images="glamm/images")
-    with pytest.raises(MissingDataError, match="x_lmdb, which is not there"):
-        opened(root, tmp_path, source)
 
 
 @pytest.mark.parametrize("option", [{"most": -1}, {"mots": 3}, {"split": "val"}])

@@ -1,11 +1,15 @@
 """What a user of the model trips over: one message that says what to do, and an exit code."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmcore.cli import main
+from mmcore.geometry import masks
 from mmcore_glamm.config import TINY
 from mmcore_glamm.data.demo import write_demo
 from mmcore_glamm.model import Glamm
@@ -16,7 +20,7 @@ QUICK = ["--workers", "0", "--variant", "tiny", "--plugin", "glamm", "--stage", 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_demo(folder, train=8, val=2)
+    write_demo(folder, train=16, val=2)
     return folder
 
 
@@ -52,20 +56,120 @@ def test_a_sam_file_of_another_size(data, tmp_path, capsys):
     assert "have another shape: sam.image_encoder.pos_embed is (1, 16, 16, 32) there" in told
 
 
-def test_a_conversation_whose_masks_are_cut_off(data, tmp_path, capsys):
-    words = 300
-    caption = f"a circle {'and ' * words}a square"  # its second mask stands behind more words than fit
-    spans = {"a circle": [0, 8], "a square": [len(caption) - 8, len(caption)]}
-    path = data / "glamm" / "cut.json"
+# ---- broken records: each is named, the others are used; a strict run ends at the first ----
+
+Change = Callable[[dict[str, Any], Path], object]
+
+
+def spans(record: dict[str, Any]) -> list[list[int]]:
+    return [one["token_positives"] for one in record["groundings"].values()]
+
+
+def overlapping(record: dict[str, Any], images: Path) -> None:
+    first, second = sorted(spans(record))[:2]
+    second[0] = first[0] + 1
+
+
+def cut_off(record: dict[str, Any], images: Path) -> None:
+    """The last phrase stands behind more words than fit."""
+    record["caption"] = record["caption"].rstrip(".") + " and" * 600
+    spans(record)[-1][:] = [len(record["caption"]) - 3, len(record["caption"])]
+
+
+def first_masks(record: dict[str, Any], drawn: list[Any]) -> None:
+    next(iter(record["groundings"].values()))["rle_masks"] = drawn
+
+
+def other_file(record: dict[str, Any], images: Path, name: str, content: bytes) -> None:
+    (images / name).write_bytes(content)
+    record["file_name"] = name
+
+
+RECORDS: dict[str, tuple[Change, str]] = {
+    "spans overlap": (overlapping, "overlap at character"),
+    "a span lies outside": (lambda r, _: spans(r)[0].__setitem__(1, 999), "lies outside the caption"),
+    "a mask of another size": (
+        lambda r, _: first_masks(r, [masks.encode(np.ones((5, 6), np.uint8))]),
+        "mask is 5x6, its image",
+    ),
+    "a damaged mask": (lambda r, _: first_masks(r, [{"size": [9, 9], "counts": "!!"}]), "RLE counts contain"),
+    "a [SEG] beyond the longest length": (cut_off, "[SEG] lie beyond the longest length of 512"),
+    "no picture": (lambda r, _: r.update(file_name="nowhere.jpg"), "image is missing"),
+    "half a picture": (
+        lambda r, i: other_file(r, i, "half.jpg", (i / r["file_name"]).read_bytes()[:900]),
+        "image file is truncated",
+    ),
+    "text for a picture": (lambda r, i: other_file(r, i, "text.jpg", b"no picture"), "not an image"),
+    "a path out of the folder": (lambda r, _: r.update(file_name="../grounded_train.json"), "climbs out of its folder"),
+    "no caption": (lambda r, _: r.pop("caption"), "there is no caption"),
+}
+
+
+@pytest.fixture(scope="module")
+def broken(data: Path) -> Path:
+    """A copy of the captions whose first records have one fault each, in the order of `RECORDS`."""
     records = json.loads((data / "glamm" / "grounded_train.json").read_text())
-    for record in records:
-        drawn = next(iter(record["groundings"].values()))["rle_masks"]
-        record["caption"] = caption
-        record["groundings"] = {text: {"token_positives": span, "rle_masks": drawn} for text, span in spans.items()}
-    path.write_text(json.dumps(records))
-    options = ["--init", "random", "--set", "data.sources.grounded.annotations=glamm/cut.json"]
-    options += ["--set", f"max_length={words}", "--set", "data.bad_samples=error"]
-    code, told = fails(capsys, data, tmp_path / "run", *options)
+    for record, (change, _) in zip(records, RECORDS.values()):
+        change(record, data / "glamm" / "images")
+    (data / "glamm" / "broken.json").write_text(json.dumps(records))
+    return data
+
+
+ON_BROKEN = ["--set", "data.sources.grounded.annotations=glamm/broken.json", "--sources", "grounded"]
+
+
+def test_every_broken_record_is_told_by_name(broken, capsys):
+    command = ["data", "check", "--plugin", "glamm", "--variant", "tiny", "--stage", "gcg", "--data", str(broken)]
+    with pytest.raises(SystemExit) as caught:
+        main([*command, *ON_BROKEN])
+    told = capsys.readouterr().out
+    assert caught.value.code == 1
+    assert "broken.json" in told
+    for name, (_, said) in RECORDS.items():
+        assert said in told, f"{name}: {told}"
+
+
+@pytest.mark.parametrize("name", ["spans overlap", "a span lies outside", "a mask of another size", "half a picture"])
+def test_a_strict_run_ends_at_a_broken_record(name, broken, tmp_path, capsys):
+    records = json.loads((broken / "glamm" / "broken.json").read_text())
+    (broken / "glamm" / "one.json").write_text(json.dumps([records[list(RECORDS).index(name)]]))
+    options = ["--init", "random", "--set", "data.bad_samples=error"]
+    options += ["--set", "data.sources.grounded.annotations=glamm/one.json"]
+    code, told = fails(capsys, broken, tmp_path / "run", *options)
     assert code == 1
-    assert f"1 of 2 [SEG] lie beyond the longest length of {words}" in told
-    assert "--set max_length=" in told
+    assert RECORDS[name][1] in told
+    assert "one.json" in told
+
+
+# ---- files that are not there or damaged ----
+
+
+def damaged_lmdb(folder: Path) -> None:
+    lmdb = pytest.importorskip("lmdb", reason="the extra lmdb is not installed")
+    with lmdb.open(str(folder), map_size=1 << 24) as store, store.begin(write=True) as transaction:
+        for number in range(500):
+            transaction.put(f"{number}.jpg".encode(), b"x" * 500)
+    whole = (folder / "data.mdb").read_bytes()
+    (folder / "data.mdb").write_bytes(whole[: len(whole) // 2])
+
+
+FILES: dict[str, tuple[str, str, str, Callable[[Path], object]]] = {
+    "no annotations": ("GranD-f", "glamm/gone.json", "which is not there", lambda path: None),
+    "half a file": ("GranD-f", "glamm/half.json", "JSON", lambda path: path.write_text('[{"file_name": "a')),
+    "another file": ("GranD-f", "glamm/other.json", "is not text", lambda path: path.write_text('{"a": 1}')),
+    "no lmdb": ("GranD captions", "glamm/gone_lmdb", "gone_lmdb, which is not there", lambda path: None),
+    "an empty folder": ("GranD captions", "glamm/empty_lmdb", "no LMDB", Path.mkdir),
+    "half an lmdb": ("GranD captions", "glamm/half_lmdb", "the LMDB cannot be read", damaged_lmdb),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_missing_or_damaged(name, data, tmp_path, capsys):
+    format, place, said, make = FILES[name]
+    make(data / place)
+    source = [f"data.sources.grounded.{key}={value}" for key, value in {"format": format, "annotations": place}.items()]
+    code, told = fails(capsys, data, tmp_path / "run", "--init", "random", "--set", source[0], "--set", source[1])
+    assert code == 1
+    assert said in told
+    assert place in told
+    assert not (tmp_path / "run" / "checkpoints").exists()
