@@ -67,6 +67,8 @@ def test_parts_of_things_are_called_in_two_ways() -> None:
     names = {said("parts", (Part("dog_(pet):ear_(left)"),), seed=seed).parts[0].text for seed in range(20)}
     assert names == {"dog ear", "the ear of the dog"}
     assert said("parts", (Part("mug_(cup)"),)).parts[0].text == "mug"
+    names = {said("named_parts", (Part("dog:ear_(left)"),), seed=seed).parts[0].text for seed in range(20)}
+    assert names == {"dog ear_(left)", "the ear_(left) of the dog"}  # as PASCAL-Part's reader leaves them
 
 
 @pytest.mark.parametrize("manner", ["region", "region_intro", "region_all", "region_group"])

@@ -4,8 +4,9 @@
     words "annotation"   every annotation has a caption of its own (Visual Genome)
     words "span"         an annotation names characters of the image entry's caption (Flickr30k)
 
-An annotation without area, under a pixel wide or high, outside its image or marked `ignore` is left out, and an image
-with a side under 32 pixels or, for spans, a caption under three words: the published readers do so.
+An annotation without area, under a pixel wide or high, outside its image or marked `ignore` is left out, of Flickr30k's
+boxes a crowd as well, and an image with a side under 32 pixels or, for spans, a caption under three words: published
+readers do so.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,7 +49,7 @@ class CocoRegions:
 
     @property
     def format(self) -> str:
-        return "coco-regions/1"
+        return "coco-regions/2"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -102,7 +103,8 @@ class CocoRegions:
         except (KeyError, TypeError, ValueError):
             return Defect(where, "bbox", "no box of four numbers with its area", True)
         overlap = max(0.0, min(x + w, size[1]) - max(x, 0)) * max(0.0, min(y + h, size[0]) - max(y, 0))
-        if annotation.get("ignore") or area <= 0 or w < 1 or h < 1 or overlap == 0:
+        crowd = self.words == "span" and not self.masks and annotation.get("iscrowd")
+        if annotation.get("ignore") or crowd or area <= 0 or w < 1 or h < 1 or overlap == 0:
             return None
         span = self._span(annotation, caption, where)
         if isinstance(span, Defect):

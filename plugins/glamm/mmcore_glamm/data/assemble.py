@@ -210,5 +210,6 @@ SELECTS: dict[manners.Manner, Select] = {
     "region": "phrases",
     "region_intro": "phrases",
     "parts": "annotations",
+    "named_parts": "annotations",
 }
 """What of an image with objects is spoken of; in other manners its classes."""

@@ -2,7 +2,8 @@
 
     gcg            one caption; each phrase in <p> ... </p>, its [SEG] behind it
     segment, refer a turn for each class or expression that was drawn, at most so many; the answer is a [SEG]
-    parts          the same of annotations of objects and parts, "obj part" or "the part of the obj"
+    parts          the same of annotations of objects and parts, "obj part" or "the part of the obj" (PACO-LVIS)
+    named_parts    the same with names as they stand: "_(" tells no words of several meanings apart (PASCAL-Part)
     region         a turn for each box, at most ten, in random order: <bbox> in the question, its words in the answer
     region_intro   the same after an introduction, the question being nothing but the region
     region_all     the same, the boxes beyond ten being handed on unasked
@@ -80,8 +81,8 @@ def speak(record: Grounded, manner: Manner, most: int, banks: Banks, chance: Cha
     match manner:
         case "gcg":
             return _grounded_caption(record, banks, chance)
-        case "segment" | "refer" | "parts":
-            return _segmentation(record, manner == "parts", most, banks, chance)
+        case "segment" | "refer" | "parts" | "named_parts":
+            return _segmentation(record, manner, most, banks, chance)
         case "caption":
             caption = record.parts[chance.one(len(record.parts)) if len(record.parts) > 1 else 0].text
             return _of([(OVERVIEW, _pick(banks["caption"], chance).strip(), caption)])
@@ -107,10 +108,10 @@ def _grounded_caption(record: Grounded, banks: Banks, chance: Chance) -> Spoken:
     return _of([(OVERVIEW, question, marked_caption(record.caption, spans))], parts)
 
 
-def _segmentation(record: Grounded, halves: bool, most: int, banks: Banks, chance: Chance) -> Spoken:
+def _segmentation(record: Grounded, manner: Manner, most: int, banks: Banks, chance: Chance) -> Spoken:
     drawn = [record.parts[number] for number in chance.some(len(record.parts), most)]
-    if halves:
-        drawn = [part._replace(text=_part_name(part.text, chance)) for part in drawn]
+    if manner in ("parts", "named_parts"):
+        drawn = [part._replace(text=_part_name(part.text, manner == "parts", chance)) for part in drawn]
     said = []
     for part in drawn:
         question = _pick(banks["segment"], chance).replace("{class_name}", part.text.strip().lower())
@@ -118,10 +119,11 @@ def _segmentation(record: Grounded, halves: bool, most: int, banks: Banks, chanc
     return _of(said, drawn)
 
 
-def _part_name(name: str, chance: Chance) -> str:
-    """What an object or a part of one is called; "_(" and what follows only tells words of several meanings apart."""
+def _part_name(name: str, senses: bool, chance: Chance) -> str:
+    """What an object or a part of one is called; `senses`: "_(" and what follows tells meanings of a word apart."""
     thing, colon, part = name.strip().partition(":")
-    thing, part = thing.split("_(")[0], part.split("_(")[0]
+    if senses:
+        thing, part = thing.split("_(")[0], part.split("_(")[0]
     if not colon:
         return thing
     return f"{thing} {part}" if chance.coin() else f"the {part} of the {thing}"

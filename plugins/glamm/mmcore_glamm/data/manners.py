@@ -12,7 +12,9 @@ from mmcore.data.formats.refcocog_captions import REFCOCOG_GCG
 from mmcore.data.formats.refer_images import REFER_IMAGES
 from mmcore.data.formats.registry import CORE
 
-Manner = Literal["gcg", "segment", "parts", "refer", "region", "region_intro", "region_all", "region_group", "caption"]
+Manner = Literal[
+    "gcg", "segment", "parts", "named_parts", "refer", "region", "region_intro", "region_all", "region_group", "caption"
+]
 
 
 class Use(NamedTuple):
@@ -37,7 +39,7 @@ MANNERS: Mapping[str, Use] = {
     "RefCOCO-COCO": Use("refer", "refer"),
     GRAND_MASKS: Use("refer", "refer"),
     PACO: Use("parts", "segment"),
-    PASCAL_PART: Use("parts", "segment"),
+    PASCAL_PART: Use("named_parts", "segment"),
     ADE20K: Use("segment", "segment"),
     COCOSTUFF: Use("segment", "segment"),
     MAPILLARY: Use("segment", "segment"),
@@ -45,7 +47,7 @@ MANNERS: Mapping[str, Use] = {
     GRAND_CAPTIONS: Use("caption", "caption"),
 }
 """Of any other format with objects and masks the manner is "segment"."""
-MASKED: tuple[Manner, ...] = ("gcg", "segment", "refer", "parts")
+MASKED: tuple[Manner, ...] = ("gcg", "segment", "refer", "parts", "named_parts")
 """The manners whose answers have masks."""
 
 

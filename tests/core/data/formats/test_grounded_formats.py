@@ -61,6 +61,13 @@ def test_what_the_published_readers_leave_out_is_left_out(tmp_path: Path, change
     assert len(read(CocoRegions(path, "image"), tmp_path)[0].parts) == 1
 
 
+def test_a_crowd_of_flickr_s_boxes_is_left_out(tmp_path: Path) -> None:
+    crowd = box(1, tokens_positive=[[2, 9]], iscrowd=1, sam_mask={"size": [50, 60], "counts": "0"})
+    path = written(tmp_path / "r.json", coco([crowd, crowd | {"id": 2, "iscrowd": 0}]))
+    found = [len(read(CocoRegions(path, "span", masks=masks), tmp_path)[0].parts) for masks in (False, True)]
+    assert found == [1, 2]  # the reader of its grounded captions does not ask
+
+
 @pytest.mark.parametrize("image", [{"height": 31}, {"caption": "two words"}])
 def test_small_pictures_and_short_captions_are_left_out(tmp_path: Path, image: dict[str, Any]) -> None:
     path = written(tmp_path / "r.json", coco([box(1, tokens_positive=[[0, 3]])], **image))
