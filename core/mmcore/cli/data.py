@@ -21,7 +21,7 @@ _SHOWN = 20
 
 @click.group()
 def data() -> None:
-    """Make sample data; check, draw, index and cache data."""
+    """Make sample data; convert, check, draw, index and cache data."""
     collector.work()  # they go through samples at once
 
 
@@ -133,6 +133,55 @@ def show(count: int, step: int, out: Path, **values: Any) -> None:
     sheet = contact_sheet([picture for _, picture in pictures[:count]], titles=[name for name, _ in pictures[:count]])
     sheet.save(out / "sheet.png")
     click.echo(f"{min(count, len(pictures))} samples in {out}, all on {out / 'sheet.png'}")
+
+
+@data.command()
+@click.argument("kind")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--expressions", type=click.Path(path_type=Path), help="Of masks: meta_expressions.json.")
+@click.option("--images", type=click.Path(path_type=Path), help="Of expressions: the folder of frames.")
+def convert(kind: str, source: Path, out: Path, **given: Path | None) -> None:
+    """Write a published annotation SOURCE in a form that is read here to OUT, which must not exist.
+
+    \b
+    KIND is
+      frames       videos in YouTube-VIS's form: single frames, in COCO's (with expressions RefCOCO's)
+      tao          TAO's own file: videos with boxes
+      burst        BURST's own file: videos with masks
+      masks        folder Annotations of DAVIS, YouTube-VOS or MOSE; --expressions for Ref-YouTube-VOS
+      expressions  meta_expressions.json without things: videos to be asked, with --images
+      mot          folder of MOTChallenge's sequences
+      bdd-boxes    BDD100K's labels: a file of pictures, or a folder of videos
+      bdd-masks    BDD100K's bitmasks of a split
+    """
+    import json
+
+    from mmcore.base.files import replace_text
+    from mmcore.data.convert.kinds import KINDS
+    from mmcore.errors import CheckpointError, UsageError, suggest
+
+    if kind not in KINDS:
+        raise UsageError(
+            f"there is no conversion {kind!r}", known=KINDS, do=suggest(kind, KINDS, "choose one of these")
+        )
+    chosen = KINDS[kind]
+    options = {name: path for name, path in given.items() if path is not None}
+    for name in options:
+        if name != chosen.takes:
+            raise UsageError(f"{kind} takes no --{name}", where=f"--{name}")
+    if chosen.needed and not options:
+        raise UsageError(f"{kind} needs --{chosen.takes}", where=f"mmcore data convert {kind}")
+    if out.exists():
+        raise CheckpointError("it exists already", where=out, do="name another OUT")
+    content = chosen.make(source, **options)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(out, json.dumps(content) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {out}: {error.strerror}", do="choose another OUT") from None
+    counts = {key: len(value) for key, value in content.items()}
+    click.echo(f"{out}: {', '.join(f'{count} {key}' for key, count in counts.items())}")
 
 
 @data.command()

@@ -116,7 +116,7 @@ CLIPS = Source(
     options={"task": "coco_clip", "num_frames": 2, "frame_range": 3},
 )
 CLIPS_VAL = Validation(
-    metrics=("segm/AP",),
+    metrics=("segm/AP", "segm/AssA"),
     annotations="clips/val.json",
     images="clips/val",
     format="YouTube-VIS",
@@ -133,7 +133,7 @@ TINY_VIDEO = TINY_JOINT.replace(
     micro_batch=4,
     data=TINY_JOINT.data.replace(sources={"clips": CLIPS}),
     validation={"clips_val": CLIPS_VAL},
-    eval_every=250,
+    eval_every=500,
     best_metric="clips_val/segm/AP",
     optim=TINY_JOINT.optim.replace(lr=4e-4),
     schedule=Cosine(warmup_ratio=0.04, warmup_factor=0.01, final_factor=0.01),
