@@ -78,6 +78,21 @@ def test_a_run_that_goes_on_with_1_2_4_and_1_processes_has_the_losses_of_one(tmp
     assert difference(tmp_path / "whole", run) < 1e-6
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_processes_that_hold_different_sources_have_the_losses_of_one(tmp_path: Path, zero: int) -> None:
+    """Detection on one and expressions on the other use different parts of the model in the same step."""
+    steps = 8
+    start = ["train", "--plugin", "glee", "--stage", 2, *QUICK, "--set", "best_metric=null", "--max-steps", steps]
+    start += ["--set", "global_batch=2", "--set", "micro_batch=1", "--set", f"zero={zero}"]
+    for processes in (1, 2):
+        mmcore(*start, "--nproc", processes, "--out", tmp_path / f"on-{processes}")
+    family, settings, _ = settle(Request(plugin="glee", stage="2", demo=True, sets=("global_batch=2", "micro_batch=1")))
+    order = build_order(settings, build_datasets(family, settings, "train"))
+    pairs = [(order.source(2 * step), order.source(2 * step + 1)) for step in range(steps)]
+    assert {("coco", "refcoco"), ("refcoco", "coco")} <= set(pairs)
+    assert difference(tmp_path / "on-1", tmp_path / "on-2") < 1e-5
+
+
 def test_the_published_contrast_depends_on_the_number_of_processes_and_the_fixed_pool_does_not(tmp_path: Path) -> None:
     for name, options in (("published", []), ("fixed", POOL)):
         for processes in (1, 2, 4):
