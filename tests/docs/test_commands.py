@@ -33,6 +33,7 @@ NOT_RUN = {
     r".*mmcore data cache .*": "teachers' published files; plugins/visper/tests/test_cache.py",
     r"recipes\.md: mmcore (plan|train) .*": "published data; tests/core/runs/test_config.py changes the same entries",
     r"data\.md: mmcore data (check|show|index) .*": "published data; plugins/glee/tests/test_data_commands.py",
+    r"data\.md: mmcore data convert .*": "published data; tests/core/data/test_convert.py",
     r"tutorial\.md: .*otter.*": "a new plugin is installed and run by tests/third_party",
     r"README\.md: mmcore .*--with mydata": "a figure; extensions are run by tests/core/cli/test_plugins.py",
     r".*mmcore report runs/demo runs/two": "compares figures, and one step logs none; tests/core/runs has some that do",
