@@ -1,9 +1,15 @@
 """The recipes' numbers are those of the reference, written down here a second time and not read from the recipes."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mmcore.contract.mixture import ByKind
+from mmcore.train.optim import freeze
+from mmcore.weights.skeleton import skeleton
+from mmcore_glamm.config import TINY
+from mmcore_glamm.model import Glamm
 from mmcore_glamm.recipes import stages
 
 KINDS = {"cap": 0.15, "reg": 0.40, "seg": 0.45}
@@ -151,3 +157,22 @@ def test_the_published_protocols_are_left_to_eval() -> None:
 def test_validation_in_training_takes_the_first_thousand() -> None:
     for stage in STAGES.values():
         assert all(entry.options["first"] == 1000 for entry in stage.validation.values() if entry.training)
+
+
+def test_without_adapters_language_layers_and_projector_train_in_full() -> None:
+    """As `--lora_r 0` in the released trainer, by the settings that the README prints."""
+    printed = re.sub(r"\s+", " ", (Path(__file__).parents[1] / "README.md").read_text())
+    named = re.search(r'"trainable=\[([^]]+)\]"', printed)
+    assert named is not None
+    stage = STAGES["gcg"].replace(lora=None, trainable=tuple(named[1].split(", ")))
+    with skeleton():
+        model = Glamm(TINY)
+    freeze(model, stage)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert {name for name in frozen if name.startswith("language.")} == {"language.model.norm.weight"}
+    assert {".".join(name.split(".")[:2]) for name in frozen if name.startswith("sam.")} == {
+        "sam.image_encoder",
+        "sam.prompt_encoder",
+    }
+    assert not [name for name in frozen if name.startswith(("projector", "region_encoder", "seg_projection"))]
+    assert all(name in frozen for name, _ in model.named_parameters() if name.startswith("tower."))
