@@ -138,7 +138,7 @@ def read_answer(decoded: str, stop: str = "</s>") -> Said:
     """
     text = decoded.replace("\n", "").replace("  ", " ").rsplit("ASSISTANT: ", 1)[-1]
     phrases = tuple(found.strip() for found in _PHRASE.findall(text))
-    shown = _shown(text.replace(stop, ""))
+    shown = _shown(text if _TAG.fullmatch(stop) else text.replace(stop, ""))
     spans, at, segs = [], 0, _segs_by_phrase(text)
     for phrase, own in zip(phrases, segs, strict=True):
         words = _shown(phrase)

@@ -5,6 +5,7 @@ from mmcore.data.chance import Seeded
 from mmcore.data.grounded import Grounded, Part
 from mmcore.errors import DataError
 from mmcore.language.templates import PLACEHOLDER
+from mmcore_glamm.answers import read_answer
 from mmcore_glamm.data.dialogue import Spoken, marked_caption, speak
 from mmcore_glamm.data.manners import Manner
 from mmcore_glamm.data.templates import BANKS
@@ -43,6 +44,14 @@ def test_phrases_of_a_caption_are_marked_in_the_order_of_the_text() -> None:
     spans = [found.turns[one.turn].text[one.start : one.end] for one in found.phrases()]
     assert spans == ["A cat", "a dog"]
     assert [one.objects for one in found.phrases()] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("decoded", "shown"),
+    [("a 'cat'</s>", "a 'cat"), ("a < b </s>", "a"), ("x ASSISTANT: <p> it </p> [SEG]\n  is", "it is"), ("<p> a", "a")],
+)
+def test_an_answer_is_read_as_the_published_scripts_read_it(decoded: str, shown: str) -> None:
+    assert read_answer(decoded).text == shown
 
 
 def test_the_marks_can_be_taken_out_again() -> None:
