@@ -38,7 +38,7 @@ from mmcore.cli.options import as_words, classes_option, read_classes
     help="Least score of an object. Default: 0.3, with --prompt, --example or --visual 0.",
 )
 @click.option(
-    "--masks/--no-masks", default=True, show_default=True, help="Masks beside boxes; a model of boxes learned none."
+    "--no-masks", is_flag=True, help="Boxes alone: the masks of a model that learned from boxes mean nothing."
 )
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="At most so many objects an image, the best.")
 @click.option(
@@ -59,7 +59,7 @@ def predict(
     example: str | None,
     visual: str | None,
     threshold: float | None,
-    masks: bool,
+    no_masks: bool,
     top: int | None,
     out: Path | None,
     checkpoint: str,
@@ -83,7 +83,7 @@ def predict(
     from mmcore.runs.predict_video import predict_video
 
     question = _question(names, prompt, example, visual, threshold, top)
-    question = replace(question, classes=read_classes(classes), masks=masks)
+    question = replace(question, classes=read_classes(classes), masks=not no_masks)
     films = [path for path in images if is_video(path) or (video and path.is_dir())]
     if films and example is not None:
         raise click.UsageError("--example is for images; a video is asked by --names or --prompt.")

@@ -16,7 +16,7 @@ from mmcore.data.videos import VideoRecord
 from mmcore.errors import DataError
 from mmcore.evaluate.ground_truth import Item
 from mmcore.evaluate.tao import annotated, track_ap
-from mmcore.evaluate.toolkit import Judged, Toolkit, mean, require_toolkit, unannotated
+from mmcore.evaluate.toolkit import Judged, Toolkit, mean, require_toolkit
 from mmcore.evaluate.tracks import TracksEvaluator, by_video
 
 
@@ -71,7 +71,7 @@ class BurstEvaluator(TracksEvaluator):
     def summarise(self, items: Sequence[Item]) -> dict[str, float]:
         """Metrics over every video among the items."""
         videos = list(self.videos(items))
-        toolkit = Toolkit(["HOTA", "TrackMAP"], annotated(videos), unannotated)
+        toolkit = Toolkit(["HOTA", "TrackMAP"], annotated(videos), federated=True)
         for video in videos:
             toolkit.add(video, [frame for frame in video.frames if len(frame.true)])
         names, hota, tracks = self.names(), toolkit.judged("HOTA"), toolkit.judged("TrackMAP")

@@ -48,7 +48,7 @@ class MotEvaluator(TracksEvaluator):
     def summarise(self, items: Sequence[Item]) -> dict[str, float]:
         """Metrics over every video among the items."""
         videos = list(self.videos(items))
-        toolkit = Toolkit(sorted(set(FIGURES.values())), annotated(videos), self._in_crowd)
+        toolkit = Toolkit(sorted(set(FIGURES.values())), annotated(videos), drop=self._in_crowd)
         for video in videos:
             toolkit.add(video, video.frames)
         names = self.names()

@@ -41,7 +41,7 @@ class TaoEvaluator(TracksEvaluator):
         """Metrics over every video among the items, means over the categories that anything true is of."""
         videos = list(self.videos(items))
         categories = annotated(videos)
-        teta, toolkit = Teta(categories), Toolkit(["TrackMAP"], categories)
+        teta, toolkit = Teta(categories), Toolkit(["TrackMAP"], categories, federated=True)
         for video in videos:
             teta.add(video)
             toolkit.add(video, ())

@@ -44,17 +44,27 @@ class Toolkit:
     Args:
         metrics: names of its classes: "HOTA", "CLEAR", "Identity", "TrackMAP".
         categories: ids of those that are judged.
-        drop: what does not count, for all metrics but TrackMAP, which leaves unannotated categories out itself.
+        federated: a video is judged for a category only where that is true of something in it, or listed as absent, and
+            `unannotated` does not count; else everything is annotated.
+        drop: what else does not count, for all metrics but TrackMAP.
 
     Raises:
         PluginError: TrackEval is not installed.
     """
 
-    def __init__(self, metrics: Sequence[str], categories: Sequence[int], drop: Drop | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        categories: Sequence[int],
+        *,
+        federated: bool = False,
+        drop: Drop | None = None,
+    ) -> None:
         require_toolkit("validation")
         from trackeval import metrics as made  # pyright: ignore[reportMissingImports] - an extra
 
-        self.categories, self._drop = list(categories), drop
+        self.categories, self._federated = list(categories), federated
+        self._drop = unannotated if federated else drop
         self._metrics: dict[str, Any] = {name: _made(getattr(made, name)) for name in metrics}
         self._found: dict[str, dict[int, dict[str, Any]]] = {
             name: {category: {} for category in categories} for name in metrics
@@ -67,7 +77,10 @@ class Toolkit:
             video: both sides.
             frames: those that count; track AP takes all.
         """
-        here = set(video.true.categories.tolist()) | set(video.found.categories.tolist())
+        found = set(video.found.categories.tolist())
+        # Of other categories nothing would be left after `unannotated`: they are most of what is found.
+        found = found & video.listed("neg_category_ids") if self._federated else found
+        here = found.union(video.true.categories.tolist())
         for category in here.intersection(self.categories):
             views = [_only(video, frame, category) for frame in frames]
             for name, metric in self._metrics.items():
