@@ -126,7 +126,9 @@ def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
     """
     reason = unsafe_reason(relative)
     if reason:
-        raise UnsafeDataError(f"path {relative!r} {reason}", where=f"folder {root}", do="name files below this folder")
+        raise UnsafeDataError(
+            f"path {relative!r:.120} {reason}", where=f"folder {root}", do="name files below this folder"
+        )
     joined = os.path.join(root, relative)
     base, target = os.path.realpath(root), os.path.realpath(joined)
     if target != base and not target.startswith(base.rstrip(os.sep) + os.sep):

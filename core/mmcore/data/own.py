@@ -239,13 +239,18 @@ class _Place:
 
     def _images(self, annotations: Path) -> Path:
         """The folder that holds the first picture which the annotations name."""
-        beside = annotations if annotations.is_dir() else annotations.parent
+        beside = annotations if annotations.is_dir() and annotations.name != "Annotations" else annotations.parent
         named = first_picture(annotations)
-        candidates = (self.root, beside, self.root / "images", beside / "images", beside.parent / "images")
-        for folder in candidates:
-            if named is not None and (folder / named).is_file():
-                return folder
+        split = annotations.stem.rpartition("_")[2]  # instances_train2017.json, instances_default.json
+        below = ("", "images", f"images/{split}", split, "data", "JPEGImages")  # COCO, CVAT, FiftyOne, labelme's VOC
+        for place in dict.fromkeys((self.root, beside, beside.parent)):
+            for folder in (place / name for name in below):
+                if named is not None and (folder / named).is_file() and self._is_inside(folder):
+                    return folder
         return beside if named is None else self.root
+
+    def _is_inside(self, folder: Path) -> bool:
+        return folder.is_relative_to(self.root) or folder.is_relative_to(self.folder)
 
 
 def first_picture(annotations: Path) -> str | None:

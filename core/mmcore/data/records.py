@@ -211,7 +211,11 @@ class Records:
                 nothing_to_learn(self), where=self.index.label, do="correct the annotations, or leave it out"
             )
         if orphans := self.index.meta.get("orphans", 0):
-            yield DataError(f"{orphans} annotations belong to no image of the file", where=self.index.label)
+            yield DataError(
+                f"{orphans} annotations belong to no image of the file",
+                where=self.index.label,
+                do="remove them, or add their images; they are left out until then",
+            )
 
     def whole(self) -> Self:
         """The same with every record of the index."""
@@ -288,7 +292,7 @@ def defect_error(record: Record, defect: Defect, source: str) -> DataError:
     """The error that a defect amounts to."""
     do = "correct the annotation file; `mmcore data check` lists everything that is wrong with it"
     if defect.field == "segmentation":
-        do += '; for a data set of boxes alone choose format="COCO boxes"'
+        do += '; for a data set of boxes alone choose format="COCO boxes" (of YOLO: "YOLO boxes")'
     return DataError(
         defect.message,
         where=f"{source}, image id {record.id} ({record.image}), {defect.where}, field {defect.field}",
@@ -340,4 +344,4 @@ def file_name_defect(name: object) -> str | None:
     if not isinstance(name, str | os.PathLike):
         return f"file name {short(name)} is not text"
     reason = unsafe_reason(str(name))
-    return f"path {str(name)!r} {reason}" if reason else None
+    return f"path {str(name)!r:.120} {reason}" if reason else None

@@ -56,6 +56,12 @@ class Processor:
         except DataError as error:
             raise DataError(error.what, where=f"{where}, {error.where or 'conversations'}", do=error.do) from None
         problem = encoded.problem or self._lost(encoded, has_image)
+        if encoded.problem and turns[-1].role == "user":
+            raise DataError(
+                "the conversation ends with a question that has no answer",
+                where=f"{where}, conversations",
+                do="add the answer, or remove the last turn",
+            )
         if problem:
             raise DataError(
                 problem,

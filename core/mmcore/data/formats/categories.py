@@ -17,7 +17,11 @@ def category_names(categories: Sequence[Any], path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for entry in map(clean_category, categories):
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or "name" not in entry:
-            raise DataError(f"category {entry!r:.60} has no whole number id or no name", where=f"{path}, categories")
+            raise DataError(
+                f"category {entry!r:.60} has no whole number id or no name",
+                where=f"{path}, categories",
+                do='write categories as a list of {"id": 1, "name": "cup"}',
+            )
         if entry["id"] in names:
             raise DataError(
                 f"category id {entry['id']} stands twice: {names[entry['id']]!r} and {entry['name']!r}",

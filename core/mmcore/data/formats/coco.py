@@ -20,6 +20,7 @@ import numpy as np
 from mmcore.data.formats.categories import category_names, partitions, unannotated_root
 from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.plain_values import area_of, clean_annotation, clean_image, flag, whole
+from mmcore.data.formats.rows import outline
 from mmcore.data.index import Prepared, Report
 from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect, is_side
 from mmcore.errors import DataError
@@ -53,7 +54,7 @@ class CocoInstances:
 
     @property
     def format(self) -> str:
-        return "coco-instances/4"
+        return "coco-instances/5"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -79,7 +80,8 @@ class CocoInstances:
     def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
         numbers = category_numbers(folder)
         for image, annotations in groups(self.path, folder, start, stop):
-            record = self._record(clean_image(image), [clean_annotation(entry) for entry in annotations], numbers)
+            cleaned = [numbered(clean_annotation(entry), place) for place, entry in enumerate(annotations)]
+            record = self._record(clean_image(image), cleaned, numbers)
             yield record.to_bytes(), record.facts()
 
     def _record(self, image: dict[str, Any], annotations: list[dict[str, Any]], numbers: dict[int, int]) -> Record:
@@ -88,6 +90,8 @@ class CocoInstances:
         defects = list(_image_defects(image))
         height, width = (image[side] if is_side(image.get(side)) else 0 for side in ("height", "width"))
         objects, phrases = [], []
+        if not height or not width:  # nothing can be said of boxes in it
+            annotations = []
         for annotation in annotations[-1:] if self.one_object else annotations:
             if self.boxes_only:
                 annotation = {**annotation, "segmentation": None}
@@ -220,7 +224,10 @@ class _Scan:
         for number, (key, start, end, value) in enumerate(walk(path)):
             if key == "annotations":
                 self._take(value, link, self.annotation_images, key, start, path)
-                self._take(value, "id", self.annotation_ids, key, start, path)
+                if isinstance(value, dict) and value.get("id") is None:
+                    self.annotation_ids.append(self._named(f"\0{start}"))
+                else:
+                    self._take(value, "id", self.annotation_ids, key, start, path)
                 used = value.get("category_id")
                 self.categories_used.add(used if isinstance(used, int | str | float) else None)
             elif key == owners:
@@ -265,6 +272,13 @@ class _Scan:
         return self._texts.setdefault(text, len(self._texts) - (1 << 62))
 
 
+def numbered(annotation: Any, place: int) -> Any:
+    """An annotation with an id: where the file has none, its place among those of its image."""
+    if isinstance(annotation, dict) and annotation.get("id") is None:
+        return {**annotation, "id": place}
+    return annotation
+
+
 def _is_name(given: Any) -> bool:
     """Whether an id is text that is no number: "scan-0001", a file name, a UUID."""
     return isinstance(given, str) and bool(given.strip()) and isinstance(whole(given), str)
@@ -306,6 +320,9 @@ def to_object(
     if problem:
         # The published code leaves such an annotation out and goes on.
         return [Defect(where, "segmentation", problem, segmentation is not None)]
+    if "bbox" not in annotation and isinstance(segmentation, list):  # polygons alone say where the object is
+        x0, y0, x1, y1 = outline([number for polygon in segmentation for number in polygon])
+        box = [x0, y0, x1 - x0, y1 - y0]
     found = box_defect(box, height, width, tolerance_px)
     cut: list[Object | Defect] = []
     if found:

@@ -15,7 +15,11 @@ from mmcore.data.formats.glimpse import Glimpse
 
 
 def _is_coco(glimpse: Glimpse) -> bool:
-    return {"images", "annotations", "categories"} <= glimpse.parts.keys() and glimpse.has("annotations", "bbox")
+    return {"images", "annotations", "categories"} <= glimpse.parts.keys() and _has_places(glimpse)
+
+
+def _has_places(glimpse: Glimpse) -> bool:
+    return glimpse.has("annotations", "bbox") or glimpse.has("annotations", "segmentation")
 
 
 def _has_masks(glimpse: Glimpse) -> bool:

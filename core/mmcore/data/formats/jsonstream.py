@@ -89,7 +89,11 @@ class FileBytes:
             except (ValueError, RecursionError):
                 return tamed.loads(text)
         except (ValueError, StopIteration) as error:  # UnicodeDecodeError is a ValueError
-            raise DataError(f"an element cannot be decoded: {error}", where=f"{self.path}, byte {start}") from None
+            raise DataError(
+                f"an element cannot be decoded: {error}",
+                where=f"{self.path}, byte {start}",
+                do="save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else "repair the file",
+            ) from None
 
     def __enter__(self) -> Self:
         return self

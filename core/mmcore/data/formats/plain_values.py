@@ -5,7 +5,7 @@ clearly a whole number or a flag is left as it is, for whoever needs it to refus
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 FLAGS: Mapping[Any, bool] = {
@@ -74,7 +74,13 @@ def clean_annotation(annotation: Any) -> Any:
 
 
 def clean_segmentation(given: Any) -> Any:
-    """Run lengths and sizes as whole numbers; polygons of [x, y] points as x, y, x, y, ..."""
+    """Run lengths and sizes as whole numbers; polygons of [x, y] points as x, y, x, y, ...
+
+    A polygon alone, one within further brackets and points of {"x": ..., "y": ...} are read as what they mean.
+
+    >>> clean_segmentation([1, 1, 6, 1, 6, 6]), clean_segmentation([[[1, 1, 6, 1, 6, 6]]])
+    ([[1, 1, 6, 1, 6, 6]], [[1, 1, 6, 1, 6, 6]])
+    """
     if isinstance(given, dict):
         size, counts = given.get("size"), given.get("counts")
         cleaned = dict(given)
@@ -85,14 +91,27 @@ def clean_segmentation(given: Any) -> Any:
         return cleaned
     if not isinstance(given, list):
         return given
-    if len(given) >= 3 and all(map(_is_point, given)):
-        return [[number for point in given for number in point]]
-    return [
-        [number for point in part for number in point]
-        if isinstance(part, list) and part and all(map(_is_point, part))
-        else part
-        for part in given
-    ]
+    if len(given) >= 6 and all(type(number) in (int, float) for number in given):
+        return [given]
+    polygons = list(_polygons(given, depth=4))
+    return polygons if all(isinstance(polygon, list) for polygon in polygons) else given
+
+
+def _polygons(given: list[Any], depth: int) -> Iterator[Any]:
+    """The polygons in a list of polygons, each laid end to end; what is none is left as it is."""
+    points = [[point["x"], point["y"]] if _is_named(point) else point for point in given]
+    if len(points) >= 3 and all(map(_is_point, points)):
+        yield [number for point in points for number in point]
+        return
+    for part in given:
+        if depth and isinstance(part, list) and part and any(isinstance(inner, list | dict) for inner in part):
+            yield from _polygons(part, depth - 1)
+        else:
+            yield part
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"x", "y"}
 
 
 def _is_point(value: Any) -> bool:

@@ -24,7 +24,7 @@ from mmcore.data.formats import (
     ytvis,
 )
 from mmcore.data.formats.format import TASKS, Format
-from mmcore.data.formats.glimpse import look
+from mmcore.data.formats.glimpse import Glimpse, look
 from mmcore.errors import DataError, PluginError, suggest
 
 CORE: tuple[Format, ...] = (
@@ -130,9 +130,31 @@ class Formats(Mapping[str, Format]):
         found = [format for format in listed if format.sniff is not None and format.sniff(glimpse)]
         if not found:
             raise DataError(
-                f"it is not clear which annotation format this {glimpse.kind} is",
+                f"it is not clear which annotation format this is: {_described(glimpse)}",
                 where=path,
                 known=[format.name for format in listed if format.sniff is not None],
-                do="name it with `format:`; `mmcore data formats` lists them",
+                do="save it as UTF-8"
+                if _is_utf16(glimpse)
+                else "name it with `format:`, or convert it to one of these; `mmcore data formats` describes them",
             )
         return found[-1]
+
+
+_KINDS = {"folder": "a folder", "object": "a JSON object", "list": "a JSON list", "lines": "JSON Lines", "xml": "XML",
+          "pickle": "a pickle", "other": "neither JSON nor XML"}  # fmt: skip
+
+
+def _described(glimpse: Glimpse) -> str:
+    """What a file holds, with the keys by which its author would know it."""
+    if _is_utf16(glimpse):
+        return "text in UTF-16"
+    keys = list(glimpse.parts) or (list(glimpse.first) if isinstance(glimpse.first, dict) else [])
+    having = "whose records have" if isinstance(glimpse.first, dict) else "that has"
+    return _KINDS[glimpse.kind] + (f" {having} {', '.join(map(str, keys[:8]))}" if keys else "")
+
+
+def _is_utf16(glimpse: Glimpse) -> bool:
+    if glimpse.kind != "other":
+        return False
+    with open(glimpse.path, "rb") as file:
+        return file.read(2) in (b"\xff\xfe", b"\xfe\xff")

@@ -182,7 +182,19 @@ def _listed(path: Path) -> list[Path]:
         lines = [line.strip().replace("\\", "/") for line in read_text(path).splitlines()]
     except (OSError, ValueError) as error:
         raise DataError(f"the list of images cannot be read: {error}", where=path) from None
-    return [path.parent / re.sub(r"^(\./)+", "", line) for line in lines if line]
+    names = [re.sub(r"^(\./)+", "", line) for line in lines if line]
+    above = _folders_above(names[0], path.parent) if names else ""
+    return [path.parent / name.removeprefix(above) for name in names]
+
+
+def _folders_above(name: str, folder: Path) -> str:
+    """Leading folders of a listed image that the list itself lies in, as CVAT writes them (`data/images/...`); "" where
+    the image is below the folder of its list as it says, or not there."""
+    parts = name.split("/")
+    for depth in range(len(parts)):
+        if (folder / "/".join(parts[depth:])).is_file():
+            return "".join(f"{part}/" for part in parts[:depth])
+    return ""
 
 
 def label_of(image: Path) -> Path:

@@ -165,6 +165,7 @@ def _source(
         training=training,
         has_masks=task.has_masks and opened.format.has_masks and bool({"segment", "refer"} & set(opened.tasks)),
         sidecars=opened.format.name == SIDECARS,
+        boxes_format="YOLO boxes" if opened.format.name.startswith("YOLO") else "COCO boxes",
         max_pixels=stage.data.max_pixels,
     )
     return source, words

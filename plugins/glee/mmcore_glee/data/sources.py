@@ -52,6 +52,8 @@ class ImageSource(DataSource):
     training: bool = True
     has_masks: bool = True
     sidecars: bool = False
+    boxes_format: str = "COCO boxes"
+    """What its annotations are read as where they have no masks, for a remedy."""
     max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
@@ -159,7 +161,7 @@ class ImageSource(DataSource):
                     raise DataError(
                         "an object has no mask",
                         where=f"{self._where(record)}, annotation {item.id}, field segmentation",
-                        do=f'for a data set without masks: --set data.sources.{self.name}.format="COCO boxes"',
+                        do=f'for a data set without masks: --set data.sources.{self.name}.format="{self.boxes_format}"',
                     )
         boxes = np.array([item.box_xywh for item in kept], np.float64).reshape(-1, 4)
         # What detectron2 computes in: integers when the file has integers, else single precision.
