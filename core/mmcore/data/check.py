@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmcore.base.hashing import mix, name_key
 from mmcore.contract.protocols import DataSource
 from mmcore.contract.values import Draw
-from mmcore.data.loader import init_worker
+from mmcore.data.loader import init_worker, results_of
 from mmcore.errors import DataError
 
 CHUNK = 32
@@ -67,11 +67,12 @@ def check_samples(
         worker_init_fn=init_worker,
     )
     done = 0
-    for chunk, found in zip(chunks, loader):
-        yield from found
-        done += len(chunk)
-        if report:
-            report(done, count)
+    with results_of(loader) as results:
+        for chunk, found in zip(chunks, results):
+            yield from found
+            done += len(chunk)
+            if report:
+                report(done, count)
 
 
 class _Checked(Dataset[list[Problem]]):

@@ -298,6 +298,20 @@ class _TaskList(Iterable[Task]):
         return [task for number, task in self._waiting.values() if number % num_workers == worker]
 
 
+@contextmanager
+def results_of(loader: DataLoader[Any]) -> Generator[Iterator[Any], None, None]:
+    """What a `DataLoader` gives, its workers ended whatever happens.
+
+    Workers of `init_worker` heed no signal: with an error on its way the interpreter would wait for them for ever.
+    """
+    results = iter(loader)
+    try:
+        yield results
+    finally:
+        if (stop := getattr(results, "_shutdown_workers", None)) is not None:
+            stop()
+
+
 def init_worker(worker: int) -> None:
     """Set up a data worker process."""
     # Signals to the process group are the main process's business: it finishes the step, and that needs its data.

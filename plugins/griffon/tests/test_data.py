@@ -180,6 +180,19 @@ def test_the_truth_scores_best_and_nothing_scores_worst(root: Path, stage: str, 
     assert silent.get("MAE", 1.0) > 0
 
 
+def test_questions_know_their_records_where_these_are_asked_several_times(root: Path) -> None:
+    line = json.loads((root / "griffon/visj_val.jsonl").read_text().splitlines()[0])
+    line["objects"].append({**line["objects"][0], "category_name": "another"})
+    (root / "griffon/broken.jsonl").write_text(f"{{}}\n{json.dumps(line)}\n")
+    val = STAGES["visual-referring"].validation["shapes_count"].replace(annotations="griffon/broken.jsonl")
+    stage = STAGES["visual-referring"].replace(validation={"shapes_count": val})
+    source = build(stage, "val", context(root)).sources["shapes_count"]
+    known = source.annotations()
+    assert (len(source), len(known)) == (3, 3)
+    assert [known.unusable(position) for position in range(3)] == [True, False, False]
+    assert [problem.what for problem in source.problems()] == [problem.what for problem in known.problems()]
+
+
 def test_more_classes_than_a_question_holds_are_asked_several_times(root: Path) -> None:
     val = STAGES["instruct"].validation["shapes_det"]
     val = val.replace(options={**val.options, "classes_per_question": 3})

@@ -40,7 +40,7 @@ from mmcore.data.cache.shards import (
     write_shard,
 )
 from mmcore.data.cache.survey import Survey, refuse_full, stat_of, survey
-from mmcore.data.loader import DEADLINE_S, init_worker
+from mmcore.data.loader import DEADLINE_S, init_worker, results_of
 from mmcore.data.parcel import Unpacker, pack
 from mmcore.errors import CacheError, DataError
 
@@ -154,8 +154,8 @@ def _make(
         pin_memory=device.type == "cuda",
     )
     done = found.kept
-    with _Shards(job, folder, max(1, shard_bytes // job.row_bytes)) as shards:
-        for chunk, read in zip(chunks, map(Unpacker(), loader)):
+    with results_of(loader) as results, _Shards(job, folder, max(1, shard_bytes // job.row_bytes)) as shards:
+        for chunk, read in zip(chunks, map(Unpacker(), results)):
             bad += read.bad
             if read.keys:
                 inputs = {name: value.to(device, non_blocking=True) for name, value in read.inputs.items()}

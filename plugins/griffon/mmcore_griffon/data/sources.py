@@ -6,6 +6,7 @@ AskedSource   evaluation: one fixed question for each class list, expression, pl
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
 from mmcore.data.pictures import Rgb, cut_out, read_shaped
+from mmcore.data.shares import Part
 from mmcore.data.shown import shown_regions
 from mmcore.language.conversation import MARKER
 from mmcore.language.processor import Processor
@@ -198,9 +200,13 @@ class AskedSource(DataSource):
         """Content hash of the records and of what is asked."""
         return f"{self.scenes.fingerprint}+{self.kind}+{self.wording}{self.answer_format:d}"
 
-    def annotations(self) -> Scenes:
-        """The records."""
-        return self.scenes
+    def annotations(self) -> Part:
+        """The record of each question."""
+        return self._records
+
+    @cached_property
+    def _records(self) -> Part:
+        return Part(self.scenes, np.array([target.position for target in self.targets], np.int64))
 
     def sample(self, draw: Draw) -> ConversationSample:
         """Question `draw.position`; nothing about it is random.
