@@ -72,7 +72,7 @@ demo: $(STAMP) ## Train, evaluate, predict and export on sample data; an interru
 	@ls -1 $(DEMO)/curves.png $(DEMO)/pictures/*/over-time.jpg $(DEMO)/found/*.png $(DEMO)/exports/upstream/*.safetensors
 
 demo-video: export MMCORE_CACHE := $(CURDIR)/.cache
-demo-video: $(STAMP) ## GLEE: three image stages, then clips, each from the last; follow things; about nine minutes
+demo-video: $(STAMP) ## GLEE: three image stages, then clips, each from the last; follow things; under ten minutes
 	@init=""; for stage in pretrain joint scaleup video; do \
 	  short=""; test $$stage != joint || short="--set steps=400 --set schedule.milestones=[340] --set eval_every=400"; \
 	  if test -f $(DEMO_VIDEO)/$$stage/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_VIDEO)/$$stage || exit 1; \
