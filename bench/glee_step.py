@@ -12,21 +12,32 @@ Techniques (the ways to do without are in bench/reference_paths.py):
     fusion      fused attention, only the side that is read     explicit matrices, both sides
 
 Variants are `ours` (all on), one per technique with that one off, and `plain` (all off). The run fails unless all
-give the same losses without dropout; figures are with the published one. Wall seconds depend on what else the machine
-does, CPU seconds little; memory is what one step adds in a process of its own. Off paths take the plugin's deformable
+give the same losses without dropout; figures are with the published one.
+
+With `--published CHECKOUT` the lite size is measured with the published code, too (bench/published.py), our weights in
+it. It draws for itself, so the sum of its losses is shown beside ours and not demanded to be equal; goldens with fixed
+draws are (`python -m mmcore_glee.parity`).
+
+    python bench/glee_step.py --size lite --variants ours --rounds 2 --published CHECKOUT
+
+Wall seconds depend on what else the machine
+does, CPU seconds less; memory is what one step adds in a process of its own. Off paths take the plugin's deformable
 attention and denoising heads, which save something too, so `plain` is still lighter than the published code.
 """
 
 import argparse
 import dataclasses
+import gc
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import common
+import published
 import reference_paths as plain
 import torch
 from mmcore.contract.values import Draw
@@ -39,8 +50,9 @@ from mmcore_glee.vocabulary import names as vocabulary
 
 TECHNIQUES = ("masks", "matching", "text", "fusion")
 CHOICES = ("ours", *(f"no-{name}" for name in TECHNIQUES), "plain")
-PUBLISHED = {"cpu_seconds": 77.0, "peak_gib": (14.0, 19.0), "matmul_gflops": 345.0, "threads": 2}
-"""The published code's step at the lite size on a CPU, for orientation."""
+PUBLISHED = "published"
+FORMERLY = {"cpu_seconds": 77.0, "peak_gib": (14.0, 19.0), "matmul_gflops": 345.0, "threads": 2}
+"""The published code's step at the lite size on another CPU, for orientation where no checkout is given."""
 TOLERANCE = 1e-4
 """Largest relative difference of a loss between variants: float32 rounding through the whole network."""
 
@@ -164,17 +176,25 @@ def compare(losses: dict[str, dict[str, float]]) -> dict[str, float]:
     return largest
 
 
-def run(size_name: str, choices: Sequence[str], rounds: int, device: str, threads: int) -> dict[str, Any]:
+def run(
+    size_name: str, choices: Sequence[str], rounds: int, device: str, threads: int, checkout: Path | None
+) -> dict[str, Any]:
     """Every figure of one size."""
     size = SIZES[size_name]
     machine = common.machine(device)
     step = Step(size, device)
-    difference = compare({choice: step.without_dropout(choice) for choice in choices})
-    steps = {choice: partial(step, choice) for choice in choices}
+    losses = {choice: step.without_dropout(choice) for choice in choices}
+    difference = compare(losses)
+    steps: dict[str, Callable[[], dict[str, float]]] = {choice: partial(step, choice) for choice in choices}
+    if checkout:
+        steps[PUBLISHED] = published.step(checkout, step.batch, step.model, device)
+        choices, theirs = [*choices, PUBLISHED], sum(steps[PUBLISHED]().values())
+        difference[PUBLISHED] = abs(theirs / sum(losses["ours"].values()) - 1)
     times = common.in_turn(steps, rounds=rounds, warmup=0, device=device)
     del step, steps
-    own = ["--size", size_name, "--device", device, "--threads", str(threads), "--memory"]
-    memory = {choice: common.in_own_process(__file__, [*own, choice]) for choice in choices}
+    own = ["--size", size_name, "--device", device, "--threads", str(threads)]
+    own += ["--published", str(checkout)] if checkout else []
+    memory = {choice: common.in_own_process(__file__, [*own, "--memory", choice]) for choice in choices}
     variants = {}
     for choice in choices:
         cpu, wall = [r.cpu for r in times[choice]], [r.wall for r in times[choice]]
@@ -190,10 +210,16 @@ def run(size_name: str, choices: Sequence[str], rounds: int, device: str, thread
     return {"size": dataclasses.asdict(size), "rounds": rounds, "machine": machine, "variants": variants}
 
 
-def memory_of(size_name: str, choice: str, device: str) -> dict[str, int]:
+def memory_of(size_name: str, choice: str, device: str, checkout: Path | None) -> dict[str, int]:
     """Bytes that a step adds to what model and batch take, and the most the process ever held."""
     step = Step(SIZES[size_name], device)
-    added = common.memory_peak(lambda: step(choice), device)
+    call: Callable[[], dict[str, float]] = partial(step, choice)
+    if choice == PUBLISHED:
+        assert checkout is not None
+        call = published.step(checkout, step.batch, step.model, device)
+        del step
+        gc.collect()
+    added = common.memory_peak(call, device)
     peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else common.resident("VmHWM")
     return {"added": added, "peak": peak}
 
@@ -225,7 +251,7 @@ def show(result: dict[str, Any]) -> str:
         f"product, {machine['copy_gbytes_per_s']:.0f} GB/s"
     )
     lines = [head, common.table(rows)]
-    if result["size"]["variant"] == "lite" and not on_gpu:
+    if result["size"]["variant"] == "lite" and not on_gpu and PUBLISHED not in result["variants"]:
         lines.append(orientation(result))
     return "\n".join(lines)
 
@@ -234,12 +260,12 @@ def orientation(result: dict[str, Any]) -> str:
     """Our step beside the published code's, brought to its machine by the matrix product."""
     ours = result["variants"]["ours"]
     speed = result["machine"]["matmul_gflops"] / result["machine"]["threads"]
-    speed /= PUBLISHED["matmul_gflops"] / PUBLISHED["threads"]
+    speed /= FORMERLY["matmul_gflops"] / FORMERLY["threads"]
     seconds = ours["cpu_seconds"] * speed
-    low, high = PUBLISHED["peak_gib"]
+    low, high = FORMERLY["peak_gib"]
     return (
-        f"published code: {PUBLISHED['cpu_seconds']:.0f} CPU s, {low:.0f}-{high:.0f} GiB; ours at that machine's speed "
-        f"per core: {seconds:.0f} CPU s ({seconds / PUBLISHED['cpu_seconds']:.0%}), "
+        f"published code: {FORMERLY['cpu_seconds']:.0f} CPU s, {low:.0f}-{high:.0f} GiB; ours at that machine's speed "
+        f"per core: {seconds:.0f} CPU s ({seconds / FORMERLY['cpu_seconds']:.0%}), "
         f"{ours['peak'] / 2**30:.1f} GiB ({ours['peak'] / 2**30 / low:.0%} of {low:.0f} GiB)"
     )
 
@@ -251,17 +277,22 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(CHOICES), help="which of: " + ", ".join(CHOICES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--memory", choices=CHOICES, metavar="VARIANT", help="only this variant's memory, as JSON")
+    parser.add_argument("--published", type=Path, help="checkout of FoundationVision/GLEE, for the lite size")
+    parser.add_argument(
+        "--memory", choices=[*CHOICES, PUBLISHED], metavar="VARIANT", help="only this variant's memory, as JSON"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory:
-        print(json.dumps(memory_of(options.size, options.memory, options.device)))
+        print(json.dumps(memory_of(options.size, options.memory, options.device, options.published)))
         return
     choices = ["ours", *(choice for choice in options.variants.split(",") if choice != "ours")]
     if unknown := set(choices) - set(CHOICES):
         parser.error(f"no variant {', '.join(sorted(unknown))}; known: {', '.join(CHOICES)}")
+    if options.published and options.size != "lite":
+        parser.error("the published code is measured at the lite size: --size lite")
     rounds = options.rounds or SIZES[options.size].rounds
-    result = run(options.size, choices, rounds, options.device, options.threads)
+    result = run(options.size, choices, rounds, options.device, options.threads, options.published)
     print(show(result))
     print(f"written to {common.save(f'glee_step_{options.size}', result)}", file=sys.stderr)
 

@@ -16,7 +16,7 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,10 @@ def coco_records(annotations: Path, images: Path) -> list[dict[str, Any]]:
 def model(checkout: Path, device: str) -> Any:
     """GLEE Lite with weights as they begin."""
     from detectron2.modeling import build_model  # pyright: ignore[reportMissingImports]
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    if not hasattr(CLIPTokenizer, "batch_encode_plus"):
+        CLIPTokenizer.batch_encode_plus = CLIPTokenizer.__call__  # type: ignore[attr-defined]
 
     def random(folder: str) -> CLIPTextModel:
         return CLIPTextModel(CLIPTextConfig.from_pretrained(folder))
@@ -117,6 +120,28 @@ def model(checkout: Path, device: str) -> Any:
             return build_model(cfg).train()
     finally:
         CLIPTextModel.from_pretrained = whole  # type: ignore[method-assign]
+
+
+def step(checkout: Path, batch: Any, ours: Any, device: str) -> Callable[[], dict[str, float]]:
+    """Forward and backward of the published GLEE Lite with our model's weights, on the benchmark's batch.
+
+    What it draws (points, denoising, dropout) it draws itself, so its losses are near ours, not equal.
+    """
+    use(checkout)
+    network = model(checkout, device)
+    weights = ours.published("upstream").to_published(ours.state_dict())
+    missing, _ = network.load_state_dict(weights, strict=False)
+    assert not [name for name in missing if "num_batches" not in name and "position_ids" not in name], missing[:5]
+
+    def whole() -> dict[str, float]:
+        with chdir(checkout), OnDevice(device):
+            losses = network(inputs(batch))
+            total = torch.stack(list(losses.values()))
+            total.sum().backward()
+            network.zero_grad(set_to_none=True)
+        return dict(zip(losses, total.tolist(), strict=True))
+
+    return whole
 
 
 def inputs(batch: Any) -> list[dict[str, Any]]:
