@@ -15,6 +15,9 @@ DEMO_VIDEO ?= runs/demo-video
 DEMO_GRIFFON ?= runs/demo-griffon
 DEMO_GLAMM ?= runs/demo-glamm
 
+PUBLISHED ?=
+BESIDE := $(if $(PUBLISHED),--published $(PUBLISHED))
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MMCORE := $(BIN)/python -m mmcore
@@ -143,7 +146,9 @@ format: $(STAMP) ## Let ruff rewrite what it can
 types: $(STAMP) ## pyright
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
+# PUBLISHED=CHECKOUT of FoundationVision/GLEE runs its code beside ours (bench/published.py says what else it needs).
 bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
+	$(BIN)/python bench/start.py
 	$(BIN)/python bench/glee_step.py
 	$(BIN)/python bench/deformable.py
 	$(BIN)/python bench/language.py
@@ -155,7 +160,8 @@ bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/griffon.py
 	$(BIN)/python bench/glamm_step.py
 	$(BIN)/python bench/not_taken.py
-	test ! -d ../shared/data/coco_mini || $(BIN)/python bench/loader.py --coco ../shared/data/coco_mini
+	test ! -d ../shared/data/coco_mini || $(BIN)/python bench/loader.py --coco ../shared/data/coco_mini $(BESIDE)
+	test -z "$(BESIDE)" || $(BIN)/python bench/glee_step.py --size lite --variants ours --rounds 1 $(BESIDE)
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"

@@ -177,7 +177,7 @@ def compare(losses: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def run(
-    size_name: str, choices: Sequence[str], rounds: int, device: str, threads: int, checkout: Path | None
+    size_name: str, choices: Sequence[str], rounds: int, device: str, threads: int, checkout: Path | None, weigh: bool
 ) -> dict[str, Any]:
     """Every figure of one size."""
     size = SIZES[size_name]
@@ -194,7 +194,7 @@ def run(
     del step, steps
     own = ["--size", size_name, "--device", device, "--threads", str(threads)]
     own += ["--published", str(checkout)] if checkout else []
-    memory = {choice: common.in_own_process(__file__, [*own, "--memory", choice]) for choice in choices}
+    memory = {choice: common.in_own_process(__file__, [*own, "--memory", choice]) for choice in choices if weigh}
     variants = {}
     for choice in choices:
         cpu, wall = [r.cpu for r in times[choice]], [r.wall for r in times[choice]]
@@ -203,10 +203,11 @@ def run(
             "wall_seconds": statistics.median(wall),
             "cpu_ratio_to_ours": common.ratio(cpu, [r.cpu for r in times["ours"]]),
             "wall_ratio_to_ours": common.ratio(wall, [r.wall for r in times["ours"]]),
-            "memory_ratio_to_ours": memory[choice]["added"] / memory["ours"]["added"],
             "largest_loss_difference": difference[choice],
-            **memory[choice],
         }
+        if weigh:
+            variants[choice] |= memory[choice]
+            variants[choice]["memory_ratio_to_ours"] = memory[choice]["added"] / memory["ours"]["added"]
     return {"size": dataclasses.asdict(size), "rounds": rounds, "machine": machine, "variants": variants}
 
 
@@ -240,9 +241,7 @@ def show(result: dict[str, Any]) -> str:
                 f"{figures['wall_seconds']:.2f}",
                 f"{quotient['median']:.2f}",
                 f"{quotient['low']:.2f}-{quotient['high']:.2f}",
-                f"{figures['added'] / common.MIB:.0f}",
-                f"{figures['memory_ratio_to_ours']:.2f}",
-                f"{figures['peak'] / common.MIB:.0f}",
+                *_weights(figures),
                 f"{figures['largest_loss_difference']:.0e}",
             ]
         )
@@ -251,9 +250,21 @@ def show(result: dict[str, Any]) -> str:
         f"product, {machine['copy_gbytes_per_s']:.0f} GB/s"
     )
     lines = [head, common.table(rows)]
-    if result["size"]["variant"] == "lite" and not on_gpu and PUBLISHED not in result["variants"]:
+    if (
+        result["size"]["variant"] == "lite"
+        and not on_gpu
+        and "peak" in result["variants"]["ours"]
+        and PUBLISHED not in result["variants"]
+    ):
         lines.append(orientation(result))
     return "\n".join(lines)
+
+
+def _weights(figures: dict[str, Any]) -> list[str]:
+    if "added" not in figures:
+        return ["-"] * 3
+    ratio = f"{figures['memory_ratio_to_ours']:.2f}"
+    return [f"{figures['added'] / common.MIB:.0f}", ratio, f"{figures['peak'] / common.MIB:.0f}"]
 
 
 def orientation(result: dict[str, Any]) -> str:
@@ -281,6 +292,7 @@ def main() -> None:
     parser.add_argument(
         "--memory", choices=[*CHOICES, PUBLISHED], metavar="VARIANT", help="only this variant's memory, as JSON"
     )
+    parser.add_argument("--no-memory", action="store_true", help="time only")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory:
@@ -292,7 +304,8 @@ def main() -> None:
     if options.published and options.size != "lite":
         parser.error("the published code is measured at the lite size: --size lite")
     rounds = options.rounds or SIZES[options.size].rounds
-    result = run(options.size, choices, rounds, options.device, options.threads, options.published)
+    weigh = not options.no_memory
+    result = run(options.size, choices, rounds, options.device, options.threads, options.published, weigh)
     print(show(result))
     print(f"written to {common.save(f'glee_step_{options.size}', result)}", file=sys.stderr)
 

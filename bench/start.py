@@ -1,6 +1,6 @@
 """The start of a command, with the collector of cycles looking seldom meanwhile, and as always.
 
-    python bench/start.py                      # plan of every family's first published size
+    python bench/start.py [--plugins glee,glamm]       # plan of the first stage of every family's published size
 
 Off, the collector keeps Python's thresholds and what transformers fills on meta is traced. CPU seconds of a whole
 `mmcore plan` in a process of its own, data not at hand, both ways in turn.
@@ -48,11 +48,12 @@ def seconds(code: str, arguments: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--plugins", default=",".join(sorted(point.name for point in entry_points(group="mmcore"))))
     given = parser.parse_args()
     rows: list[list[Any]] = [["plan", "CPU s", "off", "off / on"]]
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as nothing:
-        for plugin in sorted(point.name for point in entry_points(group="mmcore")):
+        for plugin in given.plugins.split(","):
             arguments = ["plan", "--plugin", plugin, "--stage", "1", "--data", nothing]
             times: dict[str, list[float]] = {ON: [], OFF: []}
             for number in range(given.rounds + 1):
