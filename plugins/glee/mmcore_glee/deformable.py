@@ -81,7 +81,9 @@ class DeformableAttention(nn.Module):
         size = _sizes(shapes, query)
         reference = reference[:, :, None, :, None]
         if reference.shape[-1] == 2:
-            points = reference * size + (offsets - 0.5)
+            # Repeated for every point first: the sum then runs through a query's points, not through pairs.
+            centres = (reference * size).expand(-1, -1, -1, -1, self.num_points, -1).contiguous()
+            points = centres + (offsets - 0.5)
         else:
             # A box's points lie inside it at first: offsets are a share of half its size.
             spread = reference[..., 2:] * size * (0.5 / self.num_points)
@@ -164,7 +166,8 @@ class _Places(NamedTuple):
 
 def _places(points: Float[Tensor, "batch queries heads levels points 2"], shapes: Shapes) -> _Places:
     """Cell and position inside it of each point; what lies outside is moved to where the border gives zero."""
-    width, height, start, per_image = _geometry(shapes, points.device)
+    width, height, start = _by_point(shapes, points.device, *points.shape[2:5])
+    per_image = _geometry(shapes, points.device)[3]
     x, y = points.unbind(-1)
     last_x, last_y = width.to(x.dtype), height.to(x.dtype)
     x, y = torch.minimum(x, last_x).clamp_(min=-1), torch.minimum(y, last_y).clamp_(min=-1)
@@ -188,7 +191,7 @@ def _bordered(value: Float[Tensor, "batch pixels heads channels"], shapes: Shape
 def _corner_rows(cell: Int[Tensor, "batch queries heads levels points"], shapes: Shapes) -> Int[Tensor, "bags rows"]:
     """Rows of the four corners of each point, left to right, then down; one bag per query and head."""
     batch, queries, heads, levels, num_points = cell.shape
-    width = _geometry(shapes, cell.device)[0]
+    width = _by_point(shapes, cell.device, heads, levels, num_points)[0]
     first = (cell * heads).add_(_counted(heads, cell.device)[:, None, None])
     rows = cell.new_empty(batch, queries, heads, 4, levels, num_points)
     for corner, step in enumerate((0, 1, width + 2, width + 3)):
@@ -240,7 +243,7 @@ _SUM = 0
 
 def _between(points: Tensor, shapes: Shapes) -> Tensor:
     """Whether a point has a pixel of its map beside it; the others were moved and have no gradient."""
-    width, height, _, _ = _geometry(shapes, points.device)
+    width, height, _ = _by_point(shapes, points.device, *points.shape[2:5])
     x, y = points.unbind(-1)
     return (x > -1) & (x < width) & (y > -1) & (y < height)
 
@@ -304,6 +307,16 @@ def _geometry(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor, Ten
         first += (height + 2) * (width + 2)
     columns = torch.tensor(table, dtype=torch.int32).to(device).unbind(-1)
     return columns[0][:, None], columns[1][:, None], columns[2][:, None], first
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _by_point(
+    shapes: Shapes, device: torch.device, heads: int, levels: int, points: int
+) -> tuple[Int[Tensor, "heads levels points"], ...]:
+    """The same three, repeated for every head and point: on a CPU an operation with (levels, 1) goes through all
+    points in runs of four, one with this in runs of all of a query's."""
+    return tuple(one.expand(heads, levels, points).contiguous() for one in _geometry(shapes, device)[:3])
 
 
 def _sizes(shapes: Shapes, like: Tensor) -> Float[Tensor, "levels 1 2"]:
