@@ -87,9 +87,7 @@ def as_published(tensors: Mapping[str, Tensor], config: GlammConfig, dtype: torc
         config: of the model.
         dtype: of all but SAM, its projection and the frequencies; None leaves every tensor as it is.
     """
-    result: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if not name.startswith(TOWER):
-            wanted = tensor.dtype if dtype is None else torch.float32 if name.startswith(WIDE) else dtype
-            result[name] = tensor.to(wanted)
-    return result | rotary_frequencies(config.language)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
+    if dtype is not None:
+        kept = {name: tensor.to(torch.float32 if name.startswith(WIDE) else dtype) for name, tensor in kept.items()}
+    return kept | rotary_frequencies(config.language)

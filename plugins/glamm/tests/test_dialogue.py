@@ -46,6 +46,15 @@ def test_phrases_of_a_caption_are_marked_in_the_order_of_the_text() -> None:
     assert [one.objects for one in found.phrases()] == [(0,), (1,)]
 
 
+def test_a_mark_that_published_spans_cut_is_a_fault_unless_masks_may_be_cut() -> None:
+    parts = (Part("a", None, (SQUARE,), (0, 20)), Part("w", None, (SQUARE,), (5, 6)))
+    spoken = said("gcg", parts, caption="one two three four five")
+    assert spoken.turns[1].text.count("[SEG]") == 1
+    with pytest.raises(DataError, match="holds"):
+        spoken.phrases()
+    assert len(spoken.phrases(cut=True)) == 1
+
+
 @pytest.mark.parametrize(
     ("decoded", "shown"),
     [("a 'cat'</s>", "a 'cat"), ("a < b </s>", "a"), ("x ASSISTANT: <p> it </p> [SEG]\n  is", "it is"), ("<p> a", "a")],

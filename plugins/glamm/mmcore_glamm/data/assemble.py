@@ -157,11 +157,9 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     for name, entry in chosen_validations(stage, context, suffixed=True).items():
         opened = reader.open(name, entry, MEASURES)
         sources[name], evaluators[name], given = _validation(reader, opened)
-        collate[name] = reader.config.collator(reader.processor, **({"given": True} if given else _LEFT))
+        layout: dict[str, Any] = {"given": True} if given else {"padding_side": "left"}
+        collate[name] = reader.config.collator(reader.processor, **layout)
     return Datasets(sources, collate, evaluators)
-
-
-_LEFT: dict[str, Any] = {"padding_side": "left"}
 
 
 def _validation(reader: Reader, opened: Opened[Options]) -> tuple[DataSource, Callable[[], Evaluator], bool]:

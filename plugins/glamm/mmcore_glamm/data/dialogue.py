@@ -42,8 +42,8 @@ class Spoken(NamedTuple):
     asked: tuple[str, ...]
     """The questions without what stands before the first, as the released code keeps them."""
 
-    def phrases(self) -> tuple[Phrase, ...]:
-        """Which pieces of the turns mean which parts.
+    def phrases(self, *, cut: bool = False) -> tuple[Phrase, ...]:
+        """Which pieces of the turns mean which parts; with `cut` the last may lack a mark, as published spans cut some.
 
         Raises:
             DataError: the text itself holds a mark.
@@ -56,7 +56,7 @@ class Spoken(NamedTuple):
                 if not 0 <= part < len(self.parts):
                     raise DataError("the annotation's own text holds [SEG] or <bbox>", do="take it out of the text")
                 found.append(Phrase(number, *mark.span("phrase" if mark["phrase"] else 0), (part,)))
-        if segs != (len(self.parts) if self.has_masks else 0):
+        if segs != (len(self.parts) if self.has_masks else 0) and not (cut and 0 < segs < len(self.parts)):
             raise DataError("the annotation's own text holds [SEG] or <bbox>", do="take it out of the text")
         return tuple(found)
 

@@ -112,7 +112,7 @@ class GroundedSource(DataSource):
         where = self.records.where(record)
         rgb = read_placed(self.images, record.image, where, self.max_pixels)
         try:
-            phrases = spoken.phrases()
+            phrases = spoken.phrases(cut=self.cut_masks)
         except DataError as error:
             raise DataError(error.what, where=where, do=error.do) from None
         turns = written(spoken.turns, self.processor)
