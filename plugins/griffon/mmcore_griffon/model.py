@@ -59,11 +59,9 @@ class Griffon(LlavaModel):
         """Rows of every image, and one token of every visual prompt."""
         rows = super().spliced(batch)
         if self.region is not None and (CROP in batch.other_images or self.is_shared):
-            rows["region"] = self.region(batch.other_images.get(CROP, self._no_crops(batch)))
+            none = batch.images.new_zeros(0, 3, self.config.region_size, self.config.region_size)
+            rows["region"] = self.region(batch.other_images.get(CROP, none))
         return rows
-
-    def _no_crops(self, batch: ConversationBatch) -> Tensor:
-        return batch.images.new_zeros(0, 3, self.config.region_size, self.config.region_size)
 
     @torch.no_grad()
     def predict(self, batch: ConversationBatch) -> list[Prediction]:

@@ -68,7 +68,10 @@ def conversation(
         raise UsageError("an example needs a picture", where="--example", do="give the picture in which to look for it")
     _check_regions(spoken, example)
     # A model may answer with a marker, which is no picture when it is read again.
-    first, *rest = (turn if turn.role == "user" else _unmarked(turn) for turn in said)
+    first, *rest = (
+        turn if turn.role == "user" else Turn(turn.role, turn.text.replace(MARKER, "").replace(REGION_MARKER, ""))
+        for turn in said
+    )
     if example is not None and not spoken:
         first = Turn(first.role, f"{first.text} {REGION_MARKER}")
     encoded, turns = processor.dialogue((first, *rest), has_image=image is not None)
@@ -106,10 +109,6 @@ def _sample(
         original_size=(0, 0) if image is None else (image.shape[0], image.shape[1]),
         max_new_tokens=min(MAX_NEW_TOKENS, config.max_length),
     )
-
-
-def _unmarked(turn: Turn) -> Turn:
-    return Turn(turn.role, turn.text.replace(MARKER, "").replace(REGION_MARKER, ""))
 
 
 def question(names: Sequence[str] | None, prompt: str | None, *, shown: bool) -> str:

@@ -23,8 +23,6 @@ from torch import Tensor
 from mmcore_griffon.config import GriffonConfig
 
 ENCODER, PROMPT = "model.prompt_visual_encoder.vision_model.", "model.prompt_projector."
-REGION = (f"{ENCODER}*", f"{PROMPT}*")
-"""Published names of the region tokenizer."""
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 """In a file of a CLIP tower alone."""
 

@@ -9,6 +9,7 @@ annotation files, and beside the list; absolute ones are taken as they are. The 
 apart.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ TYPES: Mapping[str, str] = {
 }
 """Task type -> the task by which batches are grouped."""
 FORM = "[Task Type]_[N] & [Annotation] & [Image folder], or [Share] & [List file]"
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 DO = "correct the line, or --data"
 
 
@@ -85,7 +87,7 @@ def _line(text: str, where: str) -> Line | Share | None:
     if not stripped or stripped.startswith("#"):
         return None
     parts = [part.strip() for part in stripped.split("&")]
-    if len(parts) == 2 and _is_number(parts[0]):
+    if len(parts) == 2 and _NUMBER.fullmatch(parts[0]):
         share = float(parts[0])
         if not 0 < share <= 1:
             raise DataError(f"share {parts[0]} is not above 0 and at most 1", where=where, known=FORM)
@@ -100,14 +102,6 @@ def _line(text: str, where: str) -> Line | Share | None:
         do = suggest(kind, TYPES, "choose one of these")
         raise DataError(f"there is no task type {kind!r}", where=where, known=TYPES, do=do)
     return Line(parts[0], kind, parts[1], parts[2], where)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def sources(path: Path, root: Path, stage: Stage) -> dict[str, Source]:

@@ -214,9 +214,7 @@ class AskedSource(DataSource):
         Raises:
             DataError: its record or picture cannot be used; names file, record and field.
         """
-        target = self.targets[draw.position]
-        scene = self.scenes[target.position]
-        asked = self._asked(scene, target.part)
+        scene, asked = self._asked(draw.position)
         question, _ = self.reader.processor.exchange(asked.question, "-")
         turns = (question, Turn("assistant", ""))
         rgb = self.reader.picture(scene, self.images)
@@ -233,9 +231,7 @@ class AskedSource(DataSource):
 
     def shown(self, position: int) -> Shown:
         """The picture with the boxes, or the words, that are wanted."""
-        target = self.targets[position]
-        scene = self.scenes[target.position]
-        asked = self._asked(scene, target.part)
+        scene, asked = self._asked(position)
         rgb = self.reader.picture(scene, self.images)
         question = "" if self.kind == "DET" else asked.question.replace(MARKER, "").strip()
         if self.kind == "REG":
@@ -244,7 +240,12 @@ class AskedSource(DataSource):
         boxes = regions(asked, scene.size, scene.size)
         return shown_regions(rgb, boxes, question=question, size=scene.size, example=example)
 
-    def _asked(self, scene: Scene, part: int) -> Asked:
+    def _asked(self, position: int) -> tuple[Scene, Asked]:
+        target = self.targets[position]
+        scene = self.scenes[target.position]
+        return scene, self._about(scene, target.part)
+
+    def _about(self, scene: Scene, part: int) -> Asked:
         side = self.reader.side
         match self.kind:
             case "DET" | "RANDDET":
