@@ -154,7 +154,8 @@ def test_a_published_excerpt_is_checked_drawn_trained_on_and_evaluated(
         Image.new("RGB", (2250, 1500), "gray").save(root / "images" / "sa_302406.jpg")
     options = {"split": one.split} if one.split else {}
     entry = {"annotations": one.annotations, "images": one.images, "format": one.format, "options": options}
-    sets = {"train": entry} | ({"val": entry} if one.metric else {})
+    brief = {"max_new_tokens": 24} if plugin == "griffon" else {}  # what has learned nothing yet never ends
+    sets = {"train": entry} | ({"val": entry | {"options": options | brief}} if one.metric else {})
     described = tmp_path / "own.yaml"
     described.write_text(yaml.safe_dump({"name": "own", "root": str(root), **sets}))
     monkeypatch.setenv("MMCORE_CACHE", str(tmp_path / "cache"))

@@ -194,7 +194,7 @@ class CocoEvaluator(Evaluator):
         truth = numbered(self._true_objects(iou_type, set(image_ids)))
         evaluation = self._evaluation(truth, numbered(_as_annotations(detections, iou_type)), iou_type)
         evaluation.params.imgIds = list(numbers.values())
-        evaluation.params.catIds = [id_ for id_ in self.category_ids if id_ >= 0]
+        evaluation.params.catIds = list(dict.fromkeys(id_ for id_ in self.category_ids if id_ >= 0))
         evaluation.params.maxDets = list(self.max_detections)
         evaluation.evaluate()
         evaluation.accumulate()

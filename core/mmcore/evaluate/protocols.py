@@ -6,6 +6,7 @@ from typing import Any
 from mmcore.data.formats.format import Format
 from mmcore.errors import DataError
 from mmcore.evaluate.burst import BurstEvaluator
+from mmcore.evaluate.class_agnostic import ClassAgnosticEvaluator
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.mot import MotEvaluator
@@ -18,6 +19,7 @@ from mmcore.evaluate.youtube_vis import YoutubeVisEvaluator
 PROTOCOLS: Mapping[str, Callable[..., Any]] = {
     "coco": CocoEvaluator,
     "lvis": LvisEvaluator,
+    "class_agnostic": ClassAgnosticEvaluator,
     "refcoco": RefCocoEvaluator,
     "answers": AnswerEvaluator,
     "youtube_vis": YoutubeVisEvaluator,
@@ -28,6 +30,8 @@ PROTOCOLS: Mapping[str, Callable[..., Any]] = {
 }
 VIDEOS = ("youtube_vis", "video_objects", "tao", "burst", "mot")
 """Those that judge videos; any set of videos can be judged by each."""
+OBJECTS = ("coco", "class_agnostic")
+"""Those that judge objects of images; any set that one of them or LVIS's own judges can be judged by each."""
 
 
 def protocol(format: Format, where: str, chosen: str | None = None) -> Callable[..., Any]:
@@ -36,14 +40,16 @@ def protocol(format: Format, where: str, chosen: str | None = None) -> Callable[
     Args:
         format: of the validation set.
         where: it is named, for errors.
-        chosen: a protocol other than that of the format, for videos.
+        chosen: a protocol other than that of the format, for videos and for objects of images.
 
     Raises:
         DataError: records of this format are not evaluated, or not by the chosen protocol.
     """
     if chosen is not None:
-        if format.content != "videos" or chosen not in VIDEOS:
-            known = VIDEOS if format.content == "videos" else (format.evaluator or "none",)
+        known = VIDEOS if format.content == "videos" else (format.evaluator or "none",)
+        if format.evaluator in ("coco", "lvis"):
+            known = tuple(dict.fromkeys((*known, *OBJECTS)))
+        if chosen not in known:
             raise DataError(f"the format {format.name!r} is not judged by {chosen!r}", where=where, known=known)
         return PROTOCOLS[chosen]
     if format.evaluator is not None and format.evaluator in PROTOCOLS:

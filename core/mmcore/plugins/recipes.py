@@ -10,7 +10,7 @@ from mmcore.plugins.plugin import Plugin
 
 
 def stages(hooks: Manager, plugin: Plugin, variant: str) -> tuple[Stage, ...]:
-    """The family's stages for one variant, checked for being stages with distinct numbers and names.
+    """The family's stages for one variant in order of their numbers, checked for distinct numbers and names.
 
     Raises:
         PluginError: the hook fails or returns something else.
@@ -38,7 +38,7 @@ def stages(hooks: Manager, plugin: Plugin, variant: str) -> tuple[Stage, ...]:
             where=f"plugin {plugin.label}, variant {variant}",
             do="report this to the plugin's author",
         )
-    return tuple(result)
+    return tuple(sorted(result, key=lambda stage: stage.number))
 
 
 def find_stage(all_stages: Sequence[Stage], wanted: str, plugin: Plugin) -> Stage:

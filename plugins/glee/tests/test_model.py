@@ -112,7 +112,7 @@ def test_recomputed_activations_change_neither_losses_nor_gradients(case, config
         torch.manual_seed(0)
         model = Glee(config)
         if recomputed:
-            recompute(model, stages("tiny")[1])
+            recompute(model, stages("tiny")[0])
             assert len(model.checkpoint_blocks()) > config.encoder_layers + config.decoder_layers
         losses, _ = step(model, CASES[case])
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -126,7 +126,7 @@ def test_recomputed_activations_change_neither_losses_nor_gradients(case, config
 def test_adapters_train_and_the_rest_stays(model):
     adapted = Glee(CONFIG)
     adapted.load_state_dict(model.state_dict())
-    stage = stages("tiny")[1].replace(lora=Lora(rank=2), frozen=())
+    stage = stages("tiny")[0].replace(lora=Lora(rank=2), frozen=())
     torch.testing.assert_close(values(step(adapted, batch())[0]), values(step(model, batch())[0]))
     assert add_lora(adapted, stage.lora, adapted.lora_modules())
     freeze(adapted, stage)
@@ -342,7 +342,7 @@ def test_a_file_of_something_else_is_refused(model, tmp_path):
 
 
 def test_unknown_variants_settings_and_tasks_are_named(model):
-    stage = stages("tiny")[1]
+    stage = stages("tiny")[0]
     with pytest.raises(RecipeError, match="no variant 'tyni'"):
         build(stage, "tyni")
     with pytest.raises(RecipeError, match=r"no model setting 'num_querys'[\s\S]*num_queries"):
@@ -352,7 +352,7 @@ def test_unknown_variants_settings_and_tasks_are_named(model):
 
 
 def test_stage_settings_reach_the_model():
-    stage = stages("tiny")[1]
+    stage = stages("tiny")[0]
     built = build(stage.replace(loss_weights={**stage.loss_weights, "loss_ce": 7.0}, model={"num_queries": 5}), "tiny")
     assert built.config.num_queries == 5
     assert built.criterion.weights["loss_ce"] == 7.0

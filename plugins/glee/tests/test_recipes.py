@@ -1,6 +1,7 @@
 """Numbers of the Pro, video and ODinW stages, written down from the published YAML files and the registered names."""
 
 import pytest
+from mmcore.runs.plugin import OpenedPlugin
 from mmcore_glee import vocabulary
 from mmcore_glee.config import VARIANTS
 from mmcore_glee.data.tasks import TASKS
@@ -102,3 +103,10 @@ def test_thirteen_sets_in_the_wild_under_their_registered_names() -> None:
     assert places["odinw13_EgoHands_val"][1] == "odinw/dataset/EgoHands/generic/mini_val"
     drone = "odinw/dataset/AerialMaritimeDrone/large/valid"
     assert places["odinw13_AerialDrone_val"] == (f"{drone}/{none}", drone)
+
+
+def test_stages_are_listed_by_number_whatever_order_a_family_names_them_in() -> None:
+    opened = OpenedPlugin.open("glee", ())
+    for variant in ("lite", "tiny"):
+        numbers = [stage.number for stage in opened.stages(variant)]
+        assert numbers == sorted(stage.number for stage in stages(variant))

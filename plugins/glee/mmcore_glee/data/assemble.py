@@ -47,8 +47,8 @@ class Options(Recipe):
     """Share of the training batches that are shown a thing instead of told its name, where the stage has visual
     prompts; None is a fifth of images and all clips, as published, and a fifth of own clips."""
     protocol: str | None = None
-    """How a validation set of videos is judged, a name of `mmcore.evaluate.protocols.VIDEOS`; None is as its format
-    says."""
+    """How a validation set is judged, a name of `mmcore.evaluate.protocols`: VIDEOS, or OBJECTS for images; None is as
+    its format says."""
 
 
 def build_train(stage: Stage, context: DataContext) -> Datasets:

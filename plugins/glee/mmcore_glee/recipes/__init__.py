@@ -31,10 +31,11 @@ _STAGES = {
     "lite": (LITE_PRETRAIN, LITE_JOINT, LITE_SCALEUP, LITE_FINETUNE, *video.stages("Lite"), odinw.stage(LITE_FINETUNE)),
     "plus": (PLUS_PRETRAIN, PLUS_JOINT, PLUS_SCALEUP, PLUS_FINETUNE, *video.stages("Plus"), odinw.stage(PLUS_FINETUNE)),
     "pro": (PRO_PRETRAIN, PRO_JOINT, PRO_SCALEUP, PRO_FINETUNE, *video.stages("Pro"), odinw.stage(PRO_FINETUNE)),
-    "tiny": (TINY_PRETRAIN, TINY_JOINT, TINY_SCALEUP, TINY_FINETUNE, TINY_VIDEO),
+    # The first is what a laptop starts with: it needs no other stage's weights.
+    "tiny": (TINY_JOINT, TINY_PRETRAIN, TINY_SCALEUP, TINY_FINETUNE, TINY_VIDEO),
 }
 
 
 def stages(variant: str) -> tuple[Stage, ...]:
-    """Every stage of one variant, in training order."""
+    """Every stage of one variant; their numbers are the order of training."""
     return _STAGES[variant]
