@@ -80,7 +80,7 @@ GLAMM = {
     "grand regions": Excerpt("grand_examples", "GranD regions", "level_3_dense_caption", "images", "text", " ce "),
 }
 GLEE = {
-    "lvis": Excerpt("lvis_mini", "LVIS v1", "annotations/lvis_val_excerpt.json", "val2017", "loss_mask", "segm/AP"),
+    "lvis": Excerpt("lvis_mini", "LVIS v1", "annotations/lvis_val_excerpt.json", ".", "loss_mask", "segm"),
     "refcoco": referring("refcoco", "unc", "val", "loss_mask", None),
     "refcocog": referring("refcocog", "umd", "val", "loss_mask", None),
     **{
@@ -97,16 +97,16 @@ GLEE = {
     "genome": Excerpt(
         "ferret_bench_mini",
         "Visual Genome phrases",
-        "visual_genome/train_from_objects.json",
+        "visual_genome/train.json",
         "val2017",
         "loss_bbox",
     ),
     "photographs": Excerpt(
-        "coco_mini", "COCO instances", "annotations/instances_train2017.json", "train2017", "loss_mask", "segm/AP"
+        "coco_mini", "COCO instances", "annotations/instances_train2017.json", "train2017", "loss_mask", "segm"
     ),
 }
 GRIFFON = {
-    "detection": Excerpt("", "DET lines", "griffon_jsonl/coco_det.jsonl", "coco_mini/train2017", "text", "bbox/AP"),
+    "detection": Excerpt("", "DET lines", "griffon_jsonl/coco_det.jsonl", "coco_mini/train2017", "text", "bbox"),
     "similar": Excerpt("", "VISJ lines", "griffon_jsonl/coco_visj.jsonl", "coco_mini/train2017", "text", "MAE"),
     "expressions": Excerpt(
         "refcoco_mini", "REC lines", "griffon/REC_refcoco_unc_testA.jsonl", COCO_2014, "text", "accuracy@0.5"
