@@ -44,7 +44,7 @@ GLAMM = {
     "refcoco+": referring("refcoco+", "unc", "testA", "mask_dice", "gIoU"),
     "refcocog": referring("refcocog", "umd", "val", "mask_dice", "gIoU"),
     "regions": Excerpt(
-        "refcoco_mini", "MDETR region captions", f"{MDETR}/finetune_refcocog_val.json", COCO_2014, "text", " ce "
+        "refcoco_mini", "MDETR region captions", f"{MDETR}/finetune_refcocog_val.json", COCO_2014, "text", "ce"
     ),
     "genome": Excerpt(
         "ferret_bench_mini",
@@ -52,7 +52,7 @@ GLAMM = {
         "visual_genome/train.json",
         "val2017",
         "text",
-        " ce ",
+        "ce",
     ),
     "stuff": Excerpt(
         "coco_panoptic_mini",
@@ -73,14 +73,12 @@ GLAMM = {
     "photographs": Excerpt(
         "coco_mini", "COCO instances", "annotations/instances_train2017.json", "train2017", "mask_dice", "gIoU"
     ),
-    "captions": Excerpt(
-        "coco_mini", "COCO captions", "annotations/captions_train2017.json", "train2017", "text", " ce "
-    ),
-    "grand captions": Excerpt("grand_examples", "GranD captions", "level_4_extra_context", "images", "text", " ce "),
-    "grand regions": Excerpt("grand_examples", "GranD regions", "level_3_dense_caption", "images", "text", " ce "),
+    "captions": Excerpt("coco_mini", "COCO captions", "annotations/captions_train2017.json", "train2017", "text", "ce"),
+    "grand captions": Excerpt("grand_examples", "GranD captions", "level_4_extra_context", "images", "text", "ce"),
+    "grand regions": Excerpt("grand_examples", "GranD regions", "level_3_dense_caption", "images", "text", "ce"),
 }
 GLEE = {
-    "lvis": Excerpt("lvis_mini", "LVIS v1", "annotations/lvis_val_excerpt.json", ".", "loss_mask", "segm"),
+    "lvis": Excerpt("lvis_mini", "LVIS v1", "annotations/lvis_val_excerpt.json", ".", "loss_mask", "segm/AP"),
     "refcoco": referring("refcoco", "unc", "val", "loss_mask", None),
     "refcocog": referring("refcocog", "umd", "val", "loss_mask", None),
     **{
@@ -90,7 +88,7 @@ GLEE = {
             f"glee_annotations/{name}/instances_val.json",
             COCO_2014,
             "loss_mask",
-            "P@0.5",
+            "bbox/P@0.5",
         )
         for name in ("refcoco-unc", "refcocog-umd")
     },
@@ -102,11 +100,11 @@ GLEE = {
         "loss_bbox",
     ),
     "photographs": Excerpt(
-        "coco_mini", "COCO instances", "annotations/instances_train2017.json", "train2017", "loss_mask", "segm"
+        "coco_mini", "COCO instances", "annotations/instances_train2017.json", "train2017", "loss_mask", "segm/AP"
     ),
 }
 GRIFFON = {
-    "detection": Excerpt("", "DET lines", "griffon_jsonl/coco_det.jsonl", "coco_mini/train2017", "text", "bbox"),
+    "detection": Excerpt("", "DET lines", "griffon_jsonl/coco_det.jsonl", "coco_mini/train2017", "text", "bbox/AP"),
     "similar": Excerpt("", "VISJ lines", "griffon_jsonl/coco_visj.jsonl", "coco_mini/train2017", "text", "MAE"),
     "expressions": Excerpt(
         "refcoco_mini", "REC lines", "griffon/REC_refcoco_unc_testA.jsonl", COCO_2014, "text", "accuracy@0.5"
@@ -172,4 +170,5 @@ def test_a_published_excerpt_is_checked_drawn_trained_on_and_evaluated(
     assert last["step"] == 3
     assert any(loss.startswith(one.loss) for loss in last["losses"])
     if one.metric:
-        assert one.metric in command(["eval", run, "--limit", "4"], capsys)
+        told = command(["eval", run, "--limit", "4", "--json"], capsys)
+        assert one.metric in json.loads(told[told.index("{\n") : told.rindex("}") + 1])["sets"]["own_val"]["metrics"]

@@ -14,6 +14,11 @@ from typing import Any, Self
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
+def pending() -> int:
+    """The signal that has asked this process to stop, or 0; what lasts asks between its parts."""
+    return _open[-1].pending if _open else 0
+
+
 class StopSignals:
     """While open, remembers the first signal in `pending` instead of ending the process."""
 
@@ -27,6 +32,7 @@ class StopSignals:
             return self  # only the main thread is told of signals
         heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._remember) for number in heard}
+        _open.append(self)
         return self
 
     def __exit__(
@@ -34,6 +40,8 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self in _open:
+            _open.remove(self)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -45,3 +53,6 @@ class StopSignals:
         if self.pending:
             os._exit(128 + number)
         self.pending = number
+
+
+_open: list[StopSignals] = []

@@ -68,11 +68,14 @@ def evaluate(
     from mmcore.base import distributed
     from mmcore.runs import build
     from mmcore.runs.before import read_before
+    from mmcore.runs.config import resolve
     from mmcore.runs.evaluation import Measuring
     from mmcore.runs.opened import open_model
     from mmcore.runs.pictures import STRIP_NAME
 
-    opened = open_model(target, checkpoint=checkpoint)
+    check_read(sets)
+    of_model = [entry for entry in sets if entry.startswith("model.")]
+    opened = open_model(target, checkpoint=checkpoint, change=lambda stage: resolve(stage, None, of_model)[0])
     if own is not None:
         opened = _on_own(opened, own)
     settings = _adjusted(opened.settings, split, sources, data, sets, device, read_classes(classes))
@@ -115,6 +118,28 @@ def evaluate(
         distributed.stop()
     if as_json and here.is_first:
         click.echo(json.dumps(report, indent=1))
+
+
+READ = ("validation", "data", "model", "max_length")
+"""The entries of a recipe that an evaluation reads."""
+
+
+def check_read(sets: Sequence[str]) -> None:
+    """Refuse `--set` of what an evaluation does not read.
+
+    Raises:
+        UsageError: an entry is about training alone.
+    """
+    from mmcore.errors import UsageError
+
+    for entry in sets:
+        if entry.partition("=")[0].partition(".")[0].strip() not in READ:
+            raise UsageError(
+                f"an evaluation does not read {entry.partition('=')[0]}",
+                where=f"--set {entry}",
+                known=READ,
+                do="leave it out; `mmcore train` reads the others",
+            )
 
 
 def _on_own(opened: "OpenedModel", own: Path) -> "OpenedModel":

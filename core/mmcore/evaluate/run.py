@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 from mmcore.base.distributed import Place, all_gather_json, broadcast_json, gather_json
 from mmcore.base.files import replace_text
 from mmcore.base.progress import Count
+from mmcore.base.signals import pending
 from mmcore.contract.protocols import Collate, Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import Stage
 from mmcore.contract.values import Batch, Draw, Prediction
 from mmcore.data.bad import Incident, Policy
 from mmcore.data.loader import DEADLINE_S
 from mmcore.data.parcel import Unpacker, pack
-from mmcore.errors import CheckpointError, DataError, MmcoreError, PluginError, UsageError, suggest
+from mmcore.errors import CheckpointError, DataError, MmcoreError, PluginError, Stopped, UsageError, suggest
 
 
 def evaluate(
@@ -74,6 +75,7 @@ def evaluate(
     Raises:
         UsageError: there is no such validation source.
         DataError: an image cannot be read, by whichever process; or the metrics cannot be made. On all processes.
+        Stopped: a signal asked any process of a training run to stop. On all processes.
     """
     place = distributed or Place()
     data, evaluator = _pick(datasets, source)
@@ -236,15 +238,20 @@ def _as_it_is(read: Any) -> Any:
 
 
 def _agreed(read: Read | MmcoreError, place: Place) -> Read:
-    """The batch, if every process has one; else all of them stop with the same error.
+    """The batch, if every process has one and none was asked to stop; else all of them stop with the same error.
 
     A process that stopped alone would leave the others waiting for it, in the forward pass of sharded weights at the
     latest.
     """
+    stop = pending()
     if place.world_size > 1:
-        _raise_first(all_gather_json(_told(read) if isinstance(read, MmcoreError) else None))
+        words = all_gather_json([_told(read) if isinstance(read, MmcoreError) else None, stop])
+        _raise_first([told for told, _ in words])
+        stop = max(number for _, number in words)
     if isinstance(read, MmcoreError):
         raise read
+    if stop:
+        raise Stopped(stop, "an evaluation was ended by a signal")
     return read
 
 

@@ -1,6 +1,6 @@
 """A trained model, opened for evaluation, prediction or export: from a run, a checkpoint, or a folder we exported."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmcore import plugins
 from mmcore.base.jsonfile import checked, read_json
 from mmcore.base.terminal import tell
+from mmcore.contract.recipe import Stage
 from mmcore.errors import PluginError, WeightsError
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.config import from_tree
@@ -42,12 +43,21 @@ class OpenedModel:
     """The checkpoint its weights came from, for messages."""
 
 
-def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
+Change = Callable[[Stage], Stage]
+"""What is done to a recipe before its model is built."""
+
+
+def _as_trained(stage: Stage) -> Stage:
+    return stage
+
+
+def open_model(target: str | Path, *, checkpoint: str = "last", change: Change = _as_trained) -> OpenedModel:
     """A trained model from a run folder, one of its checkpoints, or a folder that `mmcore export --format hf` wrote.
 
     Args:
         target: the folder.
         checkpoint: "last", "best" or a step, for a run folder.
+        change: of its recipe; the weights must fit the changed model as they fit their own.
 
     Raises:
         CheckpointError: there is nothing to open, or it is damaged.
@@ -58,9 +68,10 @@ def open_model(target: str | Path, *, checkpoint: str = "last") -> OpenedModel:
 
     path = Path(target)
     if (path / CONFIG).is_file() and not (path / CONFIG_NAME).is_file():
-        return from_pretrained(path)
+        return from_pretrained(path, change=change)
     run_dir, which = split(path)
     settings = without_missing(read_settings(run_dir))
+    settings = settings.replace(stage=change(settings.stage))
     family = OpenedPlugin.open(settings.plugin, settings.extensions)
     loaded = load(run_dir, which or checkpoint)
     with skeleton():
@@ -84,7 +95,7 @@ def without_missing(settings: Settings) -> Settings:
     return settings.replace(extensions=tuple(name for name in settings.extensions if name in here))
 
 
-def from_pretrained(folder: str | Path) -> OpenedModel:
+def from_pretrained(folder: str | Path, *, change: Change = _as_trained) -> OpenedModel:
     """Open a folder that `export --format hf` wrote; the plugin that wrote it must be installed.
 
     Raises:
@@ -97,7 +108,7 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     try:
         written = read_json(folder / CONFIG)
         if written.get("model_type") == "llava":
-            return _open_llava(folder)
+            return _open_llava(folder, change)
         if "mmcore" not in written and (others := written.get("architectures")):
             other = others[0] if isinstance(others, list) else others
             raise WeightsError(
@@ -109,7 +120,7 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
         stage = from_tree(config["stage"], str(folder / CONFIG))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"not a folder that mmcore exported: {error}", where=folder) from None
-    settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=stage, data="data")
+    settings = Settings(plugin=config["plugin"], variant=config["variant"], stage=change(stage), data="data")
     family = OpenedPlugin.open(settings.plugin)
     with skeleton():
         model = build_model(family, settings)
@@ -121,7 +132,7 @@ def from_pretrained(folder: str | Path) -> OpenedModel:
     return OpenedModel(model.eval(), settings, family, None, config["step"], str(folder))
 
 
-def _open_llava(folder: Path) -> OpenedModel:
+def _open_llava(folder: Path, change: Change) -> OpenedModel:
     """A `LlavaForConditionalGeneration` of transformers, by the family that has a plain LLaVA.
 
     Raises:
@@ -145,9 +156,8 @@ def _open_llava(folder: Path) -> OpenedModel:
     assert family.family.plain_llava is not None
     variant, name = family.family.plain_llava
     stage = find_stage(family.stages(variant), name, family.plugin)
-    settings = Settings(
-        plugin=able[0], variant=variant, stage=stage.replace(model={**stage.model, **entries}), data="data"
-    )
+    stage = change(stage.replace(model={**stage.model, **entries}))
+    settings = Settings(plugin=able[0], variant=variant, stage=stage, data="data")
     with skeleton():
         model = build_model(family, settings)
     attach(model, settings, folder)

@@ -16,7 +16,7 @@ from torch import nn
 from mmcore.base import distributed
 from mmcore.base.figures import is_error
 from mmcore.contract.recipe import Stage
-from mmcore.errors import MmcoreError
+from mmcore.errors import MmcoreError, Stopped
 from mmcore.train import stored
 from mmcore.train.engine import Engine
 from mmcore.train.metrics import Recorder
@@ -86,13 +86,19 @@ class Evaluations:
             self.run(engine)
 
     def run(self, engine: Engine) -> None:
-        """Evaluate a step that has been saved; a failure is told and recorded, and training goes on."""
+        """Evaluate a step that has been saved; a failure is told and recorded, and training goes on.
+
+        Raises:
+            Stopped: a signal ended it; nothing is recorded, so a resumed run makes it up.
+        """
         assert self.evaluate is not None
         began, step, metrics, failure = time.monotonic(), self.position.step, {}, None
         engine.model.eval()
         try:
             with engine.evaluating():
                 metrics = dict(self.evaluate(engine.model, step))
+        except Stopped:
+            raise
         except Exception as error:
             if distributed.place().world_size > 1 and not isinstance(error, MmcoreError):
                 raise  # the others may be in the middle of it; an MmcoreError is met by all of them alike

@@ -155,7 +155,7 @@ class _Run:
         """All remaining steps, each saved and evaluated where that is due, the last one always."""
         position = self.position
         if position.step:
-            self.evaluations.catch_up(self.engine)
+            self._evaluate(self.evaluations.catch_up)
         micro_batches = iter(self.setup.batches.iterate(position.step, self.stop_step))
         while position.step < self.stop_step and not self._ended_early():
             stop = self._step(micro_batches, signals)
@@ -165,7 +165,7 @@ class _Run:
             if stop and (evaluate or not last):
                 self._stop(stop)
             if evaluate:
-                self.evaluations.run(self.engine)
+                self._evaluate(self.evaluations.run)
                 self.curves.draw()
                 self.window = Window()
         path = stored.path_of(self.setup.run_dir, position.step)
@@ -173,6 +173,13 @@ class _Run:
             self._save()
         self.guard.check_end(position.step)
         return Trained(position.step, dict(position.metrics), path, self.evaluations.failed)
+
+    def _evaluate(self, how: Callable[[Engine], None]) -> None:
+        """Evaluate what is saved; a signal on the way ends the run as between two steps."""
+        try:
+            how(self.engine)
+        except Stopped as stopped:
+            self._stop(stopped.signal_number)
 
     def _ended_early(self) -> bool:
         """Whether the recipe's patience is at its end, which is told and recorded once."""

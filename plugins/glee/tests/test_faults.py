@@ -186,6 +186,11 @@ def test_a_truncated_validation_picture_is_left_out_told_and_costs_nothing(run: 
     measured = json.loads(next((folder / "second" / "evals").glob("coco_val-step-*/metrics.json")).read_text())
     assert measured["complete"] is False
     assert pictures[0].name in measured["left_out"][0]["where"]
+    few = ("--set", "model.detections=1", "--out", folder / "few")
+    code, said = run("eval", folder / "second", "--on", "coco_val", *few)
+    assert code == 0, said
+    found = json.loads(next((folder / "few").glob("coco_val-step-*/predictions.json")).read_text())
+    assert len(found) == 1  # of the one picture that can be read: a setting of the model is the model's
     code, said = run("eval", folder / "second", "--on", "coco_val", "--set", "data.bad_samples=error")
     assert code == 1
     assert pictures[0].name in said

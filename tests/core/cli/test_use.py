@@ -96,7 +96,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"coco_val": collate, "other_val": collate},
         {name: (lambda: CocoEvaluator(path)) for name in ("coco_val", "other_val")},
     )
-    monkeypatch.setattr(opening, "open_model", lambda target, checkpoint="last": model, raising=False)
+    monkeypatch.setattr(opening, "open_model", lambda target, checkpoint="last", **_: model, raising=False)
     for module in (build, validation_loss):
         monkeypatch.setattr(module, "build_datasets", lambda family, settings, split: datasets)
     return folder
@@ -181,6 +181,13 @@ def test_a_second_evaluation_gets_its_own_folder(opened: Path) -> None:
     for _ in range(2):
         invoke("eval", opened, "--on", "coco_val")
     assert sorted(path.name for path in (opened / "evals").iterdir()) == ["coco_val-step-12", "coco_val-step-12-2"]
+
+
+def test_what_an_evaluation_does_not_read_is_refused(opened: Path) -> None:
+    result = invoke("eval", opened, "--on", "coco_val", "--set", "optim.lr=1")
+    assert isinstance(result.exception, UsageError) or result.exit_code == 2
+    assert "does not read optim.lr" in str(result.exception) + result.output
+    assert not (opened / "evals").exists()
 
 
 def test_training_sources_can_be_evaluated_as_they_lie_on_disk() -> None:

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmcore.base.distributed import Place
+from mmcore.base.signals import StopSignals
 from mmcore.contract.model import Model
 from mmcore.contract.protocols import Datasets, DataSource, Evaluator
 from mmcore.contract.recipe import AdamW, Constant, Data, Stage, Validation
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
-from mmcore.errors import DataError, UsageError
+from mmcore.errors import DataError, Stopped, UsageError
 from mmcore.evaluate.run import evaluate, shares
 from torch import nn
 
@@ -150,6 +153,23 @@ def test_an_unreadable_image_stops_the_evaluation_with_its_own_message(workers: 
         run(data=datasets(Seven(broken=5)), workers=workers)
     assert caught.value.what == "the picture is cut off"
     assert caught.value.where == "5.jpg"
+
+
+def test_a_signal_to_a_training_run_ends_its_evaluation_at_the_next_batch() -> None:
+    model, seen = Echo(), []
+
+    def predict(batch: Batch) -> list[Prediction]:
+        seen.append(batch)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Echo.predict(model, batch)
+
+    model.predict = predict  # type: ignore[method-assign]
+    with StopSignals(), pytest.raises(Stopped) as caught:
+        run(model)
+    assert caught.value.signal_number == signal.SIGTERM
+    assert len(seen) == 2
+    assert run() == {"images": 7.0, "mean": 3.0}  # nothing of it is left
 
 
 def test_an_unknown_validation_set_names_the_nearest() -> None:

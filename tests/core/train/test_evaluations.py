@@ -125,6 +125,19 @@ def test_a_signal_saves_and_leaves_the_evaluation_to_the_resume(toy, tmp_path: P
     assert [record["step"] for record in evaluations(tmp_path)] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.parametrize("step", [4, 12])
+def test_a_signal_ends_a_long_evaluation_which_the_resume_makes_up(toy, tmp_path: Path, step: int) -> None:
+    stage = toy.toy_stage(**STAGE)
+    with pytest.raises(Stopped) as caught:
+        toy.train(toy.toy_setup(tmp_path, stage, evaluate=failing_at(step, Stopped(signal.SIGTERM, "on the way"))))
+    assert caught.value.exit_code == 143
+    assert "--resume" in str(caught.value.do)
+    assert stored.steps_of(tmp_path)[-1] == step
+    assert [record["step"] for record in evaluations(tmp_path)] == list(range(2, step, 2))
+    toy.train(toy.toy_setup(tmp_path, stage, evaluate=failing_at(0, DataError("")), resume=True))
+    assert evaluations(tmp_path) == [{"step": at, "eval": {"toy/score": float(at)}} for at in range(2, 13, 2)]
+
+
 def scored(scores: dict[int, float], name: str):
     def evaluate(model: object, step: int) -> dict[str, float]:
         return {name: scores[step]}
