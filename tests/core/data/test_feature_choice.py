@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,9 @@ def pictures(context: DataContext) -> list[Path]:
 
 def write(context: DataContext, folder: Path | None = None, **changes: Any) -> Path:
     choice = choose(demand(context, "live", **changes), STAGE, context)
-    job = cache_job(choice, STAGE, context, lambda: pictures(context))
+    shown = SimpleNamespace(features=True, pictures=lambda: iter(pictures(context)))
+    unseen = SimpleNamespace(features=None)  # a source whose pictures the network does not see
+    job = cache_job(choice, STAGE, context, lambda: {"records": shown, "text": unseen})  # type: ignore[dict-item]
     fill(job, folder or job.folder, workers=0)
     return folder or job.folder
 
