@@ -100,7 +100,7 @@ demo-visper: $(STAMP) ## VisPer-LM: learn captions, then questions; answer some;
 	@ls -1 $(DEMO_VISPER)/*/curves.png $(DEMO_VISPER)/pictures/*.png
 
 demo-griffon: export MMCORE_CACHE := $(CURDIR)/.cache
-demo-griffon: $(STAMP) ## Griffon: captions, then boxes in text, then both; find shapes; about ten minutes on two cores
+demo-griffon: $(STAMP) ## Griffon: captions, then boxes in text, then both; find shapes; about twelve minutes on two cores
 	@init=""; for stage in alignment pretrain instruct; do \
 	  if test -f $(DEMO_GRIFFON)/$$stage/config.yaml; then set -x; $(MMCORE) train --resume $(DEMO_GRIFFON)/$$stage || exit 1; \
 	  else set -x; $(MMCORE) train --plugin griffon --stage $$stage --demo $$init --out $(DEMO_GRIFFON)/$$stage || exit 1; fi; \
