@@ -5,42 +5,22 @@ All classes count as one, so an object that is found under another name is found
 computes it without categories. Precision is given too: it means something only where every object is annotated.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmcore.data.records import Records
 from mmcore.evaluate.coco import CocoEvaluator, IouType
-
-LIMITS = (10, 100, 1000)
-"""Detections an image."""
 
 
 class ClassAgnosticEvaluator(CocoEvaluator):
-    """AR and AP over the images that were taken in, of objects without their classes.
+    """AR and AP over the images that were taken in, of objects without their classes; see `CocoEvaluator`.
 
-    Args:
-        annotations: COCO JSON of the validation set, or its records where it is in another format.
-        iou_types: "bbox", "segm" or both.
-        category_ids: dataset id of each contiguous label; what the file has no category for counts as well.
-        same_as: category id -> the id of the category that it is the same as; taken, and of no effect here.
+    What is found under a label that the file has no category for counts as well.
     """
 
+    LIMITS = (10, 100, 1000)
     _exhaustive = False  # nothing is mistaken for something else where nothing is named
-
-    def __init__(
-        self,
-        annotations: Path | Records,
-        *,
-        iou_types: Sequence[IouType] = ("bbox", "segm"),
-        category_ids: Sequence[int] | None = None,
-        same_as: Mapping[int, int] | None = None,
-    ) -> None:
-        del same_as
-        super().__init__(annotations, iou_types=iou_types, category_ids=category_ids, max_detections=LIMITS)
 
     @property
     def category_ids(self) -> list[int]:

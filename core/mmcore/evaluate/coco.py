@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -50,9 +50,11 @@ class CocoEvaluator(Evaluator):
         category_ids: dataset id of each contiguous label; by default the file's ids in ascending order. -1 is a label
             the file has no category for: its detections are nobody's and are left out.
         same_as: category id -> the id of the category that it is the same as, where a file has a class twice.
-        max_detections: the three limits on detections per image, fewest first; AP uses the last (COCO 100, LVIS 300).
+        max_detections: limits in the place of the protocol's own, `LIMITS`.
     """
 
+    LIMITS: ClassVar[tuple[int, int, int]] = (1, 10, 100)
+    """Three limits on detections an image, fewest first; AP uses the last."""
     _exhaustive = True
     """Whether every object of every class is annotated, so that a detection without one is a mistake."""
 
@@ -63,13 +65,13 @@ class CocoEvaluator(Evaluator):
         iou_types: Sequence[IouType] = ("bbox", "segm"),
         category_ids: Sequence[int] | None = None,
         same_as: Mapping[int, int] | None = None,
-        max_detections: tuple[int, int, int] = (1, 10, 100),
+        max_detections: tuple[int, int, int] | None = None,
     ) -> None:
         self._same_as = dict(same_as or {})
         self._records = annotations if isinstance(annotations, Records) else None
         self.annotations = Path(annotations.index.label if isinstance(annotations, Records) else annotations)
         self.iou_types = tuple(iou_types)
-        self.max_detections = max_detections
+        self.max_detections = max_detections or self.LIMITS
         self.category_ap: dict[str, dict[str, float]] = {}
         """AP of each category by name, for each kind of overlap; filled by `summarise`."""
         self.curves: dict[str, Any] = {}

@@ -7,7 +7,6 @@ categories (`APr`, `APc`, `APf`), as the data set groups them.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,37 +17,16 @@ from mmcore.errors import DataError
 from mmcore.evaluate.coco import CocoEvaluator, IouType, mean_defined
 from mmcore.evaluate.ground_truth import Item
 
-MAX_DETECTIONS = 300
 FREQUENCIES = ("r", "c", "f")
 UNREPORTED = ("AR@1", "AR@10")
 """COCO's figures that LVIS does not know."""
 
 
 class LvisEvaluator(CocoEvaluator):
-    """AP and AR over the images that were taken in, by the protocol of LVIS v1.
+    """AP and AR over the images that were taken in, by the protocol of LVIS v1; see `CocoEvaluator`."""
 
-    Args:
-        annotations: LVIS JSON of the validation set.
-        iou_types: "bbox", "segm" or both.
-        category_ids: dataset id of each contiguous label; by default the file's ids in ascending order. -1 is a label
-            the file has no category for.
-        same_as: category id -> the id of the category that it is the same as.
-    """
-
+    LIMITS = (1, 10, 300)
     _exhaustive = False
-
-    def __init__(
-        self,
-        annotations: Path,
-        *,
-        iou_types: Sequence[IouType] = ("bbox", "segm"),
-        category_ids: Sequence[int] | None = None,
-        same_as: Mapping[int, int] | None = None,
-    ) -> None:
-        limits = (1, 10, MAX_DETECTIONS)
-        super().__init__(
-            annotations, iou_types=iou_types, category_ids=category_ids, same_as=same_as, max_detections=limits
-        )
 
     def _names(self) -> tuple[str, ...]:
         limited = (name for name in super()._names() if name not in UNREPORTED)
@@ -59,7 +37,7 @@ class LvisEvaluator(CocoEvaluator):
         by_image: dict[Any, list[dict[str, Any]]] = {}
         for one in super().results(items):
             by_image.setdefault(one["image_id"], []).append(one)
-        return [one for found in by_image.values() for one in sorted(found, key=_best_first)[:MAX_DETECTIONS]]
+        return [one for found in by_image.values() for one in sorted(found, key=_best_first)[: self.LIMITS[-1]]]
 
     def _run(self, iou_type: IouType, detections: list[dict[str, Any]], image_ids: list[Any]) -> COCOeval:
         searched = self._searched()

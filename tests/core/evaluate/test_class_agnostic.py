@@ -9,7 +9,7 @@ import torch
 from mmcore.contract.values import Prediction
 from mmcore.data.formats.registry import Formats
 from mmcore.errors import DataError
-from mmcore.evaluate.class_agnostic import LIMITS, ClassAgnosticEvaluator
+from mmcore.evaluate.class_agnostic import ClassAgnosticEvaluator
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.protocols import protocol
 
@@ -58,9 +58,13 @@ def test_classes_count_as_one(scenes: tuple[Path, Path, list[Prediction]]) -> No
     three, one, predictions = scenes
     found = judged(ClassAgnosticEvaluator(three, iou_types=("bbox",)), predictions)
     single = named(predictions, torch.zeros(150, dtype=torch.int64))
-    assert found == judged(CocoEvaluator(one, iou_types=("bbox",), max_detections=LIMITS), single)
+    assert found == judged(
+        CocoEvaluator(one, iou_types=("bbox",), max_detections=ClassAgnosticEvaluator.LIMITS), single
+    )
     assert 0 < found["bbox/AR@10"] < found["bbox/AR@100"] < found["bbox/AR@1000"] < 1
-    with_classes = judged(CocoEvaluator(three, iou_types=("bbox",), max_detections=LIMITS), predictions)
+    with_classes = judged(
+        CocoEvaluator(three, iou_types=("bbox",), max_detections=ClassAgnosticEvaluator.LIMITS), predictions
+    )
     assert found["bbox/AR@1000"] > with_classes["bbox/AR@1000"]
 
 
@@ -69,8 +73,15 @@ def test_a_name_that_the_file_has_no_category_for_finds_objects_too(
 ) -> None:
     three, _, predictions = scenes
     strange = named(predictions, torch.full((150,), 3))
-    evaluator = ClassAgnosticEvaluator(three, iou_types=("bbox",), category_ids=[1, 2, 3, -1], same_as={3: 1})
+    evaluator = ClassAgnosticEvaluator(three, iou_types=("bbox",), category_ids=[1, 2, 3, -1])
     assert judged(evaluator, strange) == judged(ClassAgnosticEvaluator(three, iou_types=("bbox",)), predictions)
+
+
+def test_one_label_may_stand_for_every_category(scenes: tuple[Path, Path, list[Prediction]]) -> None:
+    three, one, predictions = scenes
+    single = named(predictions, torch.zeros(150, dtype=torch.int64))
+    evaluator = ClassAgnosticEvaluator(three, iou_types=("bbox",), category_ids=[1], same_as={2: 1, 3: 1})
+    assert judged(evaluator, single) == judged(ClassAgnosticEvaluator(one, iou_types=("bbox",)), single)
 
 
 def test_it_is_chosen_by_name_for_objects_of_images_alone() -> None:
