@@ -156,10 +156,11 @@ def convert(kind: str, source: Path, out: Path, **given: Path | None) -> None:
       bdd-masks    BDD100K's bitmasks of a split
     """
     import json
+    from collections import Counter
 
     from mmcore.base.files import replace_text
     from mmcore.data.convert.kinds import KINDS
-    from mmcore.errors import CheckpointError, UsageError, suggest
+    from mmcore.errors import CheckpointError, DataError, UsageError, suggest
 
     if kind not in KINDS:
         raise UsageError(
@@ -174,7 +175,12 @@ def convert(kind: str, source: Path, out: Path, **given: Path | None) -> None:
         raise UsageError(f"{kind} needs --{chosen.takes}", where=f"mmcore data convert {kind}")
     if out.exists():
         raise CheckpointError("it exists already", where=out, do="name another OUT")
-    content = chosen.make(source, **options)
+    left_out: Counter[str] = Counter()
+    try:
+        content = chosen.make(source, left_out, **options)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:  # a value of another kind than published
+        told = f"{type(error).__name__}: {error}"
+        raise DataError(f"this is not what {kind!r} converts ({told:.120})", where=source, do="see --help") from error
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_text(out, json.dumps(content) + "\n")
@@ -182,6 +188,9 @@ def convert(kind: str, source: Path, out: Path, **given: Path | None) -> None:
         raise CheckpointError(f"cannot write {out}: {error.strerror}", do="choose another OUT") from None
     counts = {key: len(value) for key, value in content.items()}
     click.echo(f"{out}: {', '.join(f'{count} {key}' for key, count in counts.items())}")
+    for reason, count in left_out.most_common():
+        if count:
+            click.echo(f"  left out: {count} {reason}")
 
 
 @data.command()

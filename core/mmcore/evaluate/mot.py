@@ -79,13 +79,15 @@ class MotEvaluator(TracksEvaluator):
         return alone & (inside > NEAR).any(1)
 
     def write(self, items: Sequence[Item], folder: Path) -> None:
-        """MOTChallenge's files, one a video, and BDD100K's."""
+        """MOTChallenge's files, one a video, and BDD100K's; where two folders of frames have one name, with ids."""
         place = folder / "mot"
         place.mkdir(exist_ok=True)
         names = self.names()
         frames: list[dict[str, Any]] = []
-        for video in self.videos(items):
-            name = _name(video.record)
+        videos = list(self.videos(items))
+        alike = len({_name(video.record) for video in videos}) < len(videos)
+        for video in videos:
+            name = f"{_name(video.record)}-{video.record.id}" if alike else _name(video.record)
             replace_text(place / f"{name}.txt", "".join(_lines(video)))
             for number, frame in enumerate(video.frames):
                 labels = [self._label(video, row, names) for row in frame.found.tolist()]

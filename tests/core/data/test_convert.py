@@ -16,6 +16,8 @@ from mmcore.geometry import masks
 from PIL import Image
 
 HEIGHT, WIDTH = 40, 60
+CORNERS = ("x1", "y1", "x2", "y2")
+SEQUENCE = f"[Sequence]\nimWidth={WIDTH}\nimHeight={HEIGHT}\nseqLength=2\nimExt=.jpg\n".encode()
 
 
 def convert(folder: Path, kind: str, source: Path, *options: str, code: int = 0) -> Path:
@@ -24,6 +26,11 @@ def convert(folder: Path, kind: str, source: Path, *options: str, code: int = 0)
         cli.main(["data", "convert", kind, str(source), str(out), *options])
     assert int(stop.value.code or 0) == code
     return out
+
+
+def left_out(capsys) -> set[str]:
+    told = capsys.readouterr().out.splitlines()
+    return {line.partition("left out: ")[2] for line in told if "left out: " in line}
 
 
 def videos(path: Path, cache: Path, **settings: Any) -> list[Any]:
@@ -36,6 +43,13 @@ def put(path: Path, content: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+def sequence(root: Path, info: bytes, rows: bytes) -> None:
+    """One of MOTChallenge's."""
+    (root / "SEQ/gt").mkdir(parents=True)
+    (root / "SEQ/seqinfo.ini").write_bytes(info)
+    (root / "SEQ/gt/gt.txt").write_bytes(rows)
 
 
 def square(x: int, y: int, side: int = 10) -> np.ndarray:
@@ -66,7 +80,7 @@ def test_tao(tmp_path: Path) -> None:
     assert json.loads(out.read_text())["categories"] == [{"id": 2, "name": "cup"}]
 
 
-def test_burst(tmp_path: Path) -> None:
+def test_burst(tmp_path: Path, capsys) -> None:
     shape = {"rle": masks.encode(square(5, 6))["counts"]}
     sequence = {"id": 4, "dataset": "A", "seq_name": "v", "height": HEIGHT, "width": WIDTH, "neg_category_ids": [8]}
     sequence |= {"annotated_image_paths": ["a.jpg", "b.jpg"], "segmentations": [{}, {"1": shape}]}
@@ -77,7 +91,8 @@ def test_burst(tmp_path: Path) -> None:
     out = convert(tmp_path, "burst", put(tmp_path / "all_classes.json", content))
     [record] = videos(out, tmp_path / "cache")
     assert record.frames == ("A/v/a.jpg", "A/v/b.jpg")
-    [track] = record.objects  # the other is seen nowhere
+    [track] = record.objects
+    assert left_out(capsys) == {"1 tracks that are seen in no frame", "1 categories without annotations"}
     assert track.boxes_xywh == (None, (5, 6, 10, 10))
     assert (masks.decode(track.segmentations[1]).astype(bool) == square(5, 6)).all()
 
@@ -136,19 +151,18 @@ def test_frames_of_videos_become_images(tmp_path: Path, referring: bool) -> None
     assert [len(record.objects) for record in records] == [1, 2, 2]
 
 
-def test_mot_counts_pedestrians_that_count(tmp_path: Path) -> None:
-    folder = tmp_path / "train/SEQ"
-    (folder / "gt").mkdir(parents=True)
-    (folder / "seqinfo.ini").write_text(f"[Sequence]\nimWidth={WIDTH}\nimHeight={HEIGHT}\nseqLength=2\nimExt=.jpg\n")
+def test_mot_counts_pedestrians_that_count(tmp_path: Path, capsys) -> None:
     rows = ["2,5,-3,4,10,10,1,1,1", "1,5,1,4,10,10,1,1,1", "1,6,1,1,5,5,0,1,1", "1,7,1,1,5,5,1,2,1"]
-    (folder / "gt/gt.txt").write_text("\n".join(rows) + "\n")
+    rows += ["1,8,70,1,5,5,1,1,1"]
+    sequence(tmp_path / "train", SEQUENCE, "\n".join([*rows, ""]).encode())
     [record] = videos(convert(tmp_path, "mot", tmp_path / "train"), tmp_path / "cache", has_masks=False)
     assert record.frames == ("SEQ/img1/000001.jpg", "SEQ/img1/000002.jpg")
     [track] = record.objects
     assert track.boxes_xywh == ((1, 4, 10, 10), (0, 4, 7, 10))
+    assert left_out(capsys) == {"1 rows that do not count", "1 rows of other classes", "1 boxes outside the picture"}
 
 
-def test_bdd_boxes_of_pictures_and_videos(tmp_path: Path) -> None:
+def test_bdd_boxes_of_pictures_and_videos(tmp_path: Path, capsys) -> None:
     corners = {"x1": 10, "y1": 20, "x2": 29, "y2": 59}
     labels = [
         {"id": "a", "category": "person", "box2d": corners},
@@ -161,6 +175,7 @@ def test_bdd_boxes_of_pictures_and_videos(tmp_path: Path) -> None:
     made = json.loads(out.read_text())["annotations"]
     assert [(one["category_id"], one["iscrowd"]) for one in made] == [(1, 0), (4, 1), (9, 0)]
     assert made[0]["bbox"] == [10, 20, 20, 40]
+    assert left_out(capsys) == {"1 labels without a box"}
     out.unlink()
     put(tmp_path / "track/v.json", frames)
     [record] = videos(convert(tmp_path, "bdd-boxes", tmp_path / "track"), tmp_path / "cache", has_masks=False)
@@ -197,11 +212,26 @@ def test_bdd_bitmasks(tmp_path: Path) -> None:
         (("tao", "file.json", "--images", "x"), "takes no --images"),
         (("expressions", "file.json"), "needs --images"),
         (("burst", "text.json"), "no list of objects"),
+        (("bdd-boxes", "mistyped.json"), "this is not what 'bdd-boxes' converts (TypeError"),
+        (("mot", "no-section"), "no section [Sequence]"),
+        (("mot", "no-format"), "seqinfo.ini"),
+        (("mot", "no-text"), "cannot be read"),
+        (("mot", "no-length"), "seqLength must be given"),
+        (("mot", "not-finite"), "is no row of numbers"),
+        (("mot", "twice"), "a second box of 5 in frame 1"),
     ],
 )
 def test_what_cannot_be_converted_is_said(tmp_path: Path, monkeypatch, capsys, arguments, told: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.json").write_text("[1]")
+    put(Path("mistyped.json"), [{"name": "p", "labels": [{"category": "car", "box2d": dict.fromkeys(CORNERS, "9")}]}])
+    row = b"1,5,1,4,10,10,1,1,1\n"
+    sequence(Path("no-section"), b"[Other]\nimWidth=3", row)
+    sequence(Path("no-format"), b"[Sequence]\n=", row)
+    sequence(Path("no-text"), SEQUENCE, b"\xff\xfe")
+    sequence(Path("no-length"), b"[Sequence]\nimWidth=3", row)
+    sequence(Path("not-finite"), SEQUENCE, b"nan" + row[1:])
+    sequence(Path("twice"), SEQUENCE, row + row)
     with pytest.raises(SystemExit) as stop:
         cli.main(["data", "convert", *arguments[:2], "out.json", *arguments[2:]])
     assert stop.value.code

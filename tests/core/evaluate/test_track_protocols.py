@@ -34,11 +34,13 @@ def rectangle(box: tuple[float, ...]) -> masks.Rle:
     return masks.encode(mask)
 
 
-def write(folder: Path, videos: Mapping[int, list[dict[str, Any]]], **lists: Any) -> VideoRecords:
+def write(
+    folder: Path, videos: Mapping[int, list[dict[str, Any]]], frames: str = "YFCC/v{}", **lists: Any
+) -> VideoRecords:
     """A file in YouTube-VIS's form: for each video, tracks with a category and a box or None a frame."""
     content: dict[str, Any] = {"videos": [], "annotations": []}
     for id_, tracks in videos.items():
-        names = [f"YFCC/v{id_}/frame{frame:04d}.jpg" for frame in range(LENGTH)]
+        names = [f"{frames.format(id_)}/frame{frame:04d}.jpg" for frame in range(LENGTH)]
         searched = {name: values.get(id_, []) for name, values in lists.items()}
         ids = [100 * id_ + frame for frame in range(LENGTH)]
         sides = {"height": HEIGHT, "width": WIDTH, "length": LENGTH}
@@ -343,6 +345,20 @@ def test_bdd100k_gets_corners_and_names(tmp_path: Path) -> None:
     [label] = frames[0]["labels"]  # the other is too unsure
     assert (label["id"], label["category"]) == ("1", "aerosol_can")
     assert label["box2d"] == {"x1": 5.0, "y1": 5.0, "x2": 24.0, "y2": 24.0}
+
+
+@pytest.mark.parametrize(
+    ("frames", "names"), [("{}/img1", ["1", "2"]), ("{}/SEQ/img1", ["SEQ-1", "SEQ-2"])], ids=["their own", "one name"]
+)
+def test_each_video_has_its_file(tmp_path: Path, frames: str, names: list[str]) -> None:
+    videos = {1: [still(2, A)], 2: [still(2, B)]}
+    evaluator = MotEvaluator(write(tmp_path, videos, frames), iou_types=("bbox",))
+    judged(evaluator, said(videos), tmp_path / "out")
+    files = sorted((tmp_path / "out/mot").iterdir())
+    assert [path.stem for path in files] == names
+    assert [path.read_text().split(",")[2:4] for path in files] == [["5.00", "5.00"], ["50.00", "30.00"]]
+    said_of = {one["videoName"] for one in json.loads((tmp_path / "out/scalabel.json").read_text())}
+    assert said_of == set(names)
 
 
 def test_burst_needs_masks(tmp_path: Path) -> None:

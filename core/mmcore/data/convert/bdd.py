@@ -8,6 +8,7 @@ masks   `bitmasks/VIDEO/FRAME.png` (`seg_track_20`), or `bitmasks/FRAME.png` (`i
 Other persons, other vehicles and trailers are no categories; they become crowds of the nearest, which cost nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,25 +33,25 @@ SIZE = (720, 1280)
 CROWD, IGNORED = 2, 1
 
 
-def boxes(source: Path) -> dict[str, Any]:
+def boxes(source: Path, left_out: Counter[str]) -> dict[str, Any]:
     """Boxes of pictures, or of videos where `source` is a folder.
 
     Raises:
         DataError: it is not BDD100K's.
     """
     if source.is_dir():
-        return _videos(source)
+        return _videos(source, left_out)
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": _categories(DETECTED)}
     for number, frame in enumerate(_frames(read(source), source), 1):
         name = field(frame, "name", source)
         content["images"].append({"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
-        for category, box, crowd, _ in _objects(frame, DETECTED, f"{source}, {name}"):
+        for category, box, crowd, _ in _objects(frame, DETECTED, f"{source}, {name}", left_out):
             one = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category, "bbox": box}
             content["annotations"].append({**one, "area": box[2] * box[3], "iscrowd": int(crowd)})
     return content
 
 
-def painted(source: Path) -> dict[str, Any]:
+def painted(source: Path, left_out: Counter[str]) -> dict[str, Any]:
     """Masks of pictures, or of videos where `source` holds a folder each.
 
     Raises:
@@ -64,20 +65,21 @@ def painted(source: Path) -> dict[str, Any]:
         raise MissingDataError("there are no bitmasks", where=source, do="give the folder `bitmasks/SPLIT`")
     owners, key = ("videos", "video_id") if folders else ("images", "image_id")
     content: dict[str, Any] = {owners: [], "annotations": [], "categories": _categories(FOLLOWED)}
+    left_out["bitmasks beside folders of videos"] += len(list(source.glob("*.png"))) if folders else 0
     with Count("bitmasks", "read", quiet_s=0.5) as line:
         for number, paths in enumerate(groups, 1):
             sides = {"id": number, "height": SIZE[0], "width": SIZE[1]}
             names = [f"{path.parent.name}/{path.stem}.jpg" if folders else f"{path.stem}.jpg" for path in paths]
             own = {"length": len(paths), "file_names": names} if folders else {"file_name": names[0]}
             content[owners].append({**sides, **own})
-            for entry in _things(paths):
+            for entry in _things(paths, left_out):
                 entry = {**entry, "id": len(content["annotations"]) + 1, key: number}
                 content["annotations"].append(entry if folders else _of_picture(entry))
             line(number, len(groups))
     return content
 
 
-def _videos(source: Path) -> dict[str, Any]:
+def _videos(source: Path, left_out: Counter[str]) -> dict[str, Any]:
     content: dict[str, Any] = {"videos": [], "annotations": [], "categories": _categories(FOLLOWED)}
     paths = sorted(source.glob("*.json"))
     if not paths:
@@ -89,7 +91,7 @@ def _videos(source: Path) -> dict[str, Any]:
         content["videos"].append({"id": number, **sides, "file_names": names})
         found: dict[tuple[str, bool], dict[str, Any]] = {}
         for place, frame in enumerate(frames):
-            for category, box, crowd, id_ in _objects(frame, FOLLOWED, f"{path}, frame {place}"):
+            for category, box, crowd, id_ in _objects(frame, FOLLOWED, f"{path}, frame {place}", left_out):
                 one = found.setdefault((id_, crowd), track(0, number, category, len(names), iscrowd=int(crowd)))
                 one["bboxes"][place], one["areas"][place] = box, box[2] * box[3]
         for one in found.values():
@@ -104,12 +106,18 @@ def _frames(content: Any, path: Path) -> list[dict[str, Any]]:
     return frames
 
 
-def _objects(frame: dict[str, Any], names: tuple[str, ...], where: str) -> Iterator[tuple[int, list[float], bool, str]]:
+def _objects(
+    frame: dict[str, Any], names: tuple[str, ...], where: str, left_out: Counter[str]
+) -> Iterator[tuple[int, list[float], bool, str]]:
     """Category id, box, whether it is a crowd, and id of each box of a frame; both corners belong to a box."""
     for label in frame.get("labels") or ():
         said = field(label, "category", where)
         name = FORMER.get(said, NEAREST.get(said, said))
-        if label.get("box2d") is None or name not in names:
+        if label.get("box2d") is None:
+            left_out["labels without a box"] += 1
+            continue
+        if name not in names:
+            left_out[f"boxes of category {said!r:.40}"] += 1
             continue
         corners = [field(label["box2d"], side, where) for side in ("x1", "y1", "x2", "y2")]
         box = [corners[0], corners[1], corners[2] - corners[0] + 1, corners[3] - corners[1] + 1]
@@ -118,15 +126,18 @@ def _objects(frame: dict[str, Any], names: tuple[str, ...], where: str) -> Itera
         yield names.index(name) + 1, box, crowd, str(label.get("id"))
 
 
-def _things(paths: list[Path]) -> list[dict[str, Any]]:
+def _things(paths: list[Path], left_out: Counter[str]) -> list[dict[str, Any]]:
     """The tracks of some bitmasks, one a thing."""
     found: dict[tuple[int, int, bool], dict[str, Any]] = {}
     for frame, path in enumerate(paths):
         pixels = _bitmask(path)
         things = pixels[..., 2].astype(np.int64) << 8 | pixels[..., 3]
         keys = (pixels[..., 0].astype(np.int64) << 24) | (pixels[..., 1].astype(np.int64) << 16) | things
-        for key in np.unique(keys[(pixels[..., 0] > 0) & (pixels[..., 0] <= len(FOLLOWED))]).tolist():
+        for key in np.unique(keys[pixels[..., 0] > 0]).tolist():
             category, attributes, thing = key >> 24, key >> 16 & 0xFF, key & 0xFFFF
+            if category > len(FOLLOWED):
+                left_out[f"masks of category {category}"] += 1
+                continue
             crowd = bool(attributes & (CROWD | IGNORED))
             entry = found.setdefault((category, thing, crowd), track(0, 0, category, len(paths), iscrowd=int(crowd)))
             put(entry, frame, keys == key)

@@ -5,6 +5,7 @@ annotation of it. Expressions of a video come with each of its frames, and what 
 form. The published scripts give the same, but write YouTube-VIS 2021 under the name of 2019.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmcore.data.convert.reading import field, listed, read
 from mmcore.errors import DataError
 
 
-def frames(source: Path) -> dict[str, Any]:
+def frames(source: Path, left_out: Counter[str]) -> dict[str, Any]:
     """One file.
 
     Raises:
@@ -36,7 +37,10 @@ def frames(source: Path) -> dict[str, Any]:
         start = first[one["video_id"]]
         for frame, box in enumerate(field(one, "bboxes", source)):
             shape = (one.get("segmentations") or [None] * (frame + 1))[frame]
-            if not box or (shape is None and any(one.get("segmentations") or ())):
+            if not box:
+                continue
+            if shape is None and any(one.get("segmentations") or ()):
+                left_out["boxes without the mask that their track has elsewhere"] += 1
                 continue
             areas = one.get("areas") or []
             entry = {

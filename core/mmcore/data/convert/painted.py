@@ -6,6 +6,7 @@ a video then becomes a video of its own with its expressions. Where it names no 
 each expression becomes one, without annotations.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ NOT_JUDGED = 255
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def painted(source: Path, *, expressions: Path | None = None) -> dict[str, Any]:
+def painted(source: Path, left_out: Counter[str], *, expressions: Path | None = None) -> dict[str, Any]:
     """One split.
 
     Args:
@@ -43,12 +44,15 @@ def painted(source: Path, *, expressions: Path | None = None) -> dict[str, Any]:
     with Count("videos", "read", quiet_s=0.5) as line:
         for number, folder in enumerate(folders, 1):
             if expressions is None or folder.name in said:
-                _add(content, folder, said.get(folder.name), str(expressions))
+                _add(content, folder, said.get(folder.name), str(expressions), left_out)
+            else:
+                left_out["folders of masks without expressions"] += 1
             line(number, len(folders))
+    left_out["videos of expressions without masks"] += len(set(said) - {folder.name for folder in folders})
     return content
 
 
-def asked(source: Path, *, images: Path) -> dict[str, Any]:
+def asked(source: Path, left_out: Counter[str], *, images: Path) -> dict[str, Any]:
     """The videos of expressions that name no things, as of a validation set.
 
     Args:
@@ -59,6 +63,7 @@ def asked(source: Path, *, images: Path) -> dict[str, Any]:
     for name, video in sorted(field(read(source), "videos", source).items()):
         frames = [_frame(images / name, str(frame)) for frame in field(video, "frames", f"{source}, {name}")]
         if not frames:
+            left_out["videos without frames"] += 1
             continue
         with Image.open(frames[0]) as first:
             width, height = first.size
@@ -70,10 +75,13 @@ def asked(source: Path, *, images: Path) -> dict[str, Any]:
     return {"videos": videos, "annotations": [], "categories": [{"id": 1, "name": "object"}]}
 
 
-def _add(content: dict[str, Any], folder: Path, said: Mapping[str, Any] | None, where: str) -> None:
+def _add(
+    content: dict[str, Any], folder: Path, said: Mapping[str, Any] | None, where: str, left_out: Counter[str]
+) -> None:
     """The things of one video: one video for all of them, or one for each that is referred to."""
     paths = sorted(folder.glob("*.png"))
     if not paths:
+        left_out["folders without masks"] += 1
         return
     things: dict[int, dict[str, Any]] = {}
     size = (0, 0)
@@ -84,7 +92,10 @@ def _add(content: dict[str, Any], folder: Path, said: Mapping[str, Any] | None, 
             put(things.setdefault(label, track(0, 0, 1, len(paths))), frame, labels == label)
     frames = [f"{folder.name}/{_frame(_frames_of(folder), path.stem).name}" for path in paths]
     sides = {"height": size[0], "width": size[1], "length": len(paths), "file_names": frames}
-    for wanted, texts in [(None, None)] if said is None else _referred(said, where):
+    referred = [(None, None)] if said is None else list(_referred(said, where))
+    if said is not None:
+        left_out["things that no expression means"] += len(set(things) - {wanted for wanted, _ in referred})
+    for wanted, texts in referred:
         own = [things[label] for label in sorted(things) if wanted in (None, label)]
         id_ = len(content["videos"]) + 1
         content["videos"].append({"id": id_, **sides, **({} if texts is None else {"expressions": list(texts)})})

@@ -1,5 +1,6 @@
 """What every conversion does: read a JSON file, take lists out of it, and put videos together."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def field(entry: Mapping[str, Any], key: str, where: object) -> Any:
     return entry[key]
 
 
+def add_seen(content: Mapping[str, list[Any]], entries: Iterable[dict[str, Any]], left_out: Counter[str]) -> None:
+    """Add tracks to the annotations, numbered on; those that are seen in no frame are left out."""
+    for entry in entries:
+        if any(entry["bboxes"]):
+            content["annotations"].append({**entry, "id": len(content["annotations"]) + 1})
+        else:
+            left_out["tracks that are seen in no frame"] += 1
+
+
 def track(number: int, video_id: Any, category_id: Any, length: int, **more: Any) -> dict[str, Any]:
     """An annotation of YouTube-VIS's form that is seen nowhere yet."""
     empty = {name: [None] * length for name in ("segmentations", "bboxes", "areas")}
@@ -63,7 +73,11 @@ def put(entry: dict[str, Any], frame: int, bitmap: np.ndarray) -> None:
         entry["bboxes"][frame] = [left, top, right - left, bottom - top]
 
 
-def annotated_only(categories: Iterable[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> list[Any]:
+def annotated_only(
+    categories: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], left_out: Counter[str]
+) -> list[Any]:
     """Id and name of the categories that any annotation is of."""
     used = {one["category_id"] for one in annotations}
-    return [{"id": one["id"], "name": one["name"]} for one in categories if one.get("id") in used]
+    kept = [{"id": one["id"], "name": one["name"]} for one in categories if one.get("id") in used]
+    left_out["categories without annotations"] += len(categories) - len(kept)
+    return kept

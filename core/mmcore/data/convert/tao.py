@@ -4,6 +4,7 @@ Frames are those that TAO annotates, in order of `frame_index`, with their ids a
 merged into others are those; categories without annotations are left out.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmcore.errors import DataError
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
-def tao(source: Path) -> dict[str, Any]:
+def tao(source: Path, left_out: Counter[str]) -> dict[str, Any]:
     """One file.
 
     Raises:
@@ -31,6 +32,7 @@ def tao(source: Path) -> dict[str, Any]:
     for video in listed(content, "videos", source):
         own = sorted(images.get(field(video, "id", source), ()), key=lambda image: field(image, "frame_index", source))
         if not own:
+            left_out["videos without frames"] += 1
             continue
         lengths[video["id"]] = len(own)
         places |= {field(image, "id", source): (video["id"], frame) for frame, image in enumerate(own)}
@@ -54,4 +56,5 @@ def tao(source: Path) -> dict[str, Any]:
         entry = found.setdefault(id_, track(id_, video_id, category, lengths[video_id]))
         entry["bboxes"][frame], entry["areas"][frame] = box, box[2] * box[3]
     annotations = list(found.values())
-    return {"videos": videos, "annotations": annotations, "categories": annotated_only(categories, annotations)}
+    kept = annotated_only(categories, annotations, left_out)
+    return {"videos": videos, "annotations": annotations, "categories": kept}
