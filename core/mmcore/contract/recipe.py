@@ -65,6 +65,9 @@ class Source(Recipe):
     `*` stands for all others. A list means these and no others."""
     root: str = ""
     """Folder of an own-data file (--own, --add), instead of the data root; nothing else may set it."""
+    class_names: tuple[str, ...] = ()
+    """Of own data beside others: the classes of the data set that it belongs to, since those of the others are not
+    annotated in its pictures. Set by the tool; empty is the run's."""
 
 
 class Data(Recipe):
@@ -156,6 +159,8 @@ class Validation(Recipe):
     """As of a source."""
     root: str = ""
     """As of a source."""
+    class_names: tuple[str, ...] = ()
+    """As of a source."""
     batch_size: int = Field(default=1, ge=1)
     """Records per forward pass. The published protocols of detectors use 1, since more pad images to one size and
     numbers change with padding; language models answer as many as fit, since padding changes nothing."""
@@ -216,7 +221,8 @@ class Stage(Recipe):
     max_length: int | None = Field(default=None, gt=0)
     """Longest text sequence, tokens."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes of own data (--own); what `predict` looks for where no names are given."""
+    """Names of the classes that a run with own data learns, of the recipe's sources beside it too; what `predict` looks
+    for where no names are given."""
     model: dict[str, Any] = Field(default={})
     """Family settings that differ between stages; the plugin refuses unknown entries."""
     init: Init = Init(optional=True)

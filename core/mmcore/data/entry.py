@@ -52,6 +52,8 @@ class Opened(Generic[Own]):
     own: bool = False
     classes: Mapping[str, str] = field(default_factory=dict)
     """What its classes are called, where that is not what the annotations say."""
+    class_names: tuple[str, ...] = ()
+    """Classes of the data set that it belongs to, where that is own data beside others."""
     key: str = ""
     """Its place in the recipe, for remedies: `validation.coco_val`."""
 
@@ -110,6 +112,7 @@ def open_entry(
         cache=context.cache,
         own=bool(entry.root),
         classes=entry.classes,
+        class_names=entry.class_names,
         key=f"{'data.sources' if isinstance(entry, Source) else 'validation'}.{name}",
     )
 

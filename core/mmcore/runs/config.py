@@ -58,7 +58,7 @@ def resolve(
         name = best.partition("/")[0]
         if name in stage.validation and name not in tree["validation"]:
             tree["best_metric"], origins["best_metric"] = None, f"its validation set {name} was taken out"
-    _refuse_roots(origins)
+    _refuse_own(origins)
     return from_tree(tree, "the resolved recipe"), origins
 
 
@@ -80,15 +80,17 @@ def _written_out(
             yield tuple(key.split(".")), [*tree["frozen"], *added] if key == "frozen" else entry
 
 
-def _refuse_roots(origins: Origins) -> None:
-    """A recipe never names a folder outside the data root: only an own-data file does, which its user writes."""
+def _refuse_own(origins: Origins) -> None:
+    """A recipe never names a folder outside the data root: only an own-data file does, which its user writes. Nor does
+    it list the classes of a data set, which are read from its annotations."""
+    ways = {
+        "root": "describe the folder in an own-data file: --own FILE, or --add FILE:WEIGHT",
+        "class_names": "leave it out: the annotations say it, and `classes` renames",
+    }
     for key, source in origins.items():
-        if key.endswith(".root") and key.startswith(("data.sources.", "validation.")):
-            raise RecipeError(
-                f"{key} is set by --own and --add alone",
-                where=source,
-                do="describe the folder in an own-data file: --own FILE, or --add FILE:WEIGHT",
-            )
+        ending = key.rpartition(".")[2]
+        if ending in ways and key.startswith(("data.sources.", "validation.")) and key.count(".") <= 3:
+            raise RecipeError(f"{key} is set by --own and --add alone", where=source, do=ways[ending])
 
 
 def _check_new(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 from mmcore.base.figures import LOSS
 from mmcore.contract.classes import REST
@@ -49,8 +50,7 @@ def with_own(
     # Nothing but the loss says how well captions are learned.
     best = best or next((f"{name}/{LOSS}" for name, one in validation.items() if one.loss_on), None)
     data = stage.data.replace(sources=sources)
-    kept = [part for part in own.train if any(task in learns for task in part.tasks)]
-    names = merged([name for part in kept for name in part.class_names(cache)])[0]
+    names = _class_names(own, learns, cache)
     return stage.replace(data=data, validation=validation, best_metric=best, class_names=names), notes
 
 
@@ -83,9 +83,30 @@ def with_added(
     for name in (*sources, *validation):
         if name in stage.data.sources or name in stage.validation:
             raise RecipeError(f"the stage has a source {name!r} already", where=path, do="give the data another name")
-    sources = {name: _grouped(source, stage, path) for name, source in sources.items()}
-    data = stage.data.replace(sources={**stage.data.sources, **sources})
-    return stage.replace(data=data, validation={**stage.validation, **validation}), notes
+    names = _class_names(own, learns, cache)
+    sources = {name: _grouped(source, stage, path).replace(class_names=names) for name, source in sources.items()}
+    validation = {name: one.replace(class_names=names) for name, one in validation.items()}
+    data = stage.data.replace(sources={**_with_names(stage.data.sources, stage), **sources})
+    validation = {**_with_names(stage.validation, stage), **validation}
+    known = merged((*stage.class_names, *names))[0] if stage.class_names else ()  # a recipe's are read with its sources
+    return stage.replace(data=data, validation=validation, class_names=known), notes
+
+
+def _class_names(own: Described, learns: Sequence[str], cache: Path) -> tuple[str, ...]:
+    """The classes of what is learned of a data set."""
+    kept = [part for part in own.train if any(task in learns for task in part.tasks)]
+    return merged([name for part in kept for name in part.class_names(cache)])[0]
+
+
+Own = TypeVar("Own", Source, Validation)
+
+
+def _with_names(entries: Mapping[str, Own], stage: Stage) -> dict[str, Own]:
+    """The entries, those of --own with the names of their data set, which from now on are not all of the run's."""
+    return {
+        name: entry.replace(class_names=stage.class_names) if entry.root and not entry.class_names else entry
+        for name, entry in entries.items()
+    }
 
 
 def _grouped(source: Source, stage: Stage, path: Path) -> Source:

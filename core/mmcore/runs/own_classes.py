@@ -1,24 +1,30 @@
-"""The classes of own data that a recipe names as its own sources, without an own-data file.
+"""The class names that a run learns where somebody's own data are among its sources.
 
-A source that the family's recipe does not have, or all sources of a run where none reads what the recipe says, are
-somebody's own data: their class names go into the settings like those of `--own`, and so into run, exports and
-the default of `predict`.
+Own data are those of an own-data file, a source that the family's recipe does not have, or all sources of a run where
+none reads what the recipe says. Their names and those of the recipe's sources beside them go into the settings, and so
+into run, exports and the default of `predict`.
+
+Data sets that are mixed are annotated by different lists: a person in a picture of shelves is no error of whoever
+named forklifts. So each own entry keeps the names of its own set, and what is absent is asked of these alone.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmcore.contract.recipe import Source, Stage
+from mmcore.contract.recipe import Source, Stage, Validation
 from mmcore.data.formats.registry import Formats
-from mmcore.data.names import merged
+from mmcore.data.names import merged, plain
 from mmcore.data.own import Part
 from mmcore.errors import MmcoreError
+
+NAMELESS = {"object", "objects"}
+"""What the one class of a published set without classes is called."""
 
 
 def with_class_names(
     stage: Stage, recipe: Stage, sources: Mapping[str, Source], formats: Formats, root: Path, cache: Path
 ) -> Stage:
-    """The stage with the class names of own data among its sources; as it is where it has some, or no own data.
+    """The stage with the class names of its sources, where own data are among them; else as it is.
 
     Args:
         stage: as it was settled.
@@ -28,11 +34,18 @@ def with_class_names(
         root: the data folder.
         cache: folder that holds indexes.
     """
-    if stage.class_names:
+    own = _own(sources, recipe)
+    if not own:
         return stage
-    names = {name: _class_names(source, formats, root, cache) for name, source in _own(sources, recipe).items()}
+    names = {name: source.class_names or _class_names(source, formats, root, cache) for name, source in sources.items()}
+    names = {name: one for name, one in names.items() if name in own or set(map(plain, one)) - NAMELESS}
     found = merged([name for one in names.values() for name in one])[0]
-    return stage.replace(class_names=found) if found else stage
+    if not found:
+        return stage
+    named = {name: names[name] for name in own if not own[name].root and not _alike(names[name], found)}
+    changed = {name: stage.data.sources[name].replace(class_names=one) for name, one in named.items()}
+    data = stage.data.replace(sources={**stage.data.sources, **changed})
+    return stage.replace(class_names=found, data=data, validation=_of_them(stage.validation, named))
 
 
 def _own(sources: Mapping[str, Source], recipe: Stage) -> dict[str, Source]:
@@ -46,6 +59,19 @@ def _own(sources: Mapping[str, Source], recipe: Stage) -> dict[str, Source]:
 
 def _reads(source: Source) -> tuple[object, ...]:
     return source.root, source.format, source.annotations, source.classes
+
+
+def _alike(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    return set(map(plain, names)) == set(map(plain, others))
+
+
+def _of_them(validation: Mapping[str, Validation], named: Mapping[str, tuple[str, ...]]) -> dict[str, Validation]:
+    """The validation sets, NAME_val and those that say `of: NAME` with the class names of that source."""
+    belongs = {name: str(one.options.get("of", name.partition("_val")[0])) for name, one in validation.items()}
+    return {
+        name: one.replace(class_names=named[belongs[name]]) if belongs[name] in named and not one.class_names else one
+        for name, one in validation.items()
+    }
 
 
 def _class_names(source: Source, formats: Formats, root: Path, cache: Path) -> tuple[str, ...]:

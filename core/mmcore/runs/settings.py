@@ -79,7 +79,7 @@ def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     stage, listed = with_listed(stage, family, _data_root(request))
     origins = {**brought, **read, **origins, **listed}
     only = _check_sources(request.sources, stage)
-    stage = _with_class_names(stage, recipe, only, request, family)
+    stage = _with_class_names(stage, recipe, only, request, family, origins)
     settings = Settings(
         plugin=family.plugin.name,
         extensions=request.extensions,
@@ -121,15 +121,22 @@ def _with_own_data(stage: Stage, request: Request, family: OpenedPlugin) -> tupl
 
 
 def _with_class_names(
-    stage: Stage, recipe: Stage, only: tuple[str, ...] | None, request: Request, family: OpenedPlugin
+    stage: Stage,
+    recipe: Stage,
+    only: tuple[str, ...] | None,
+    request: Request,
+    family: OpenedPlugin,
+    origins: Origins,
 ) -> Stage:
-    """The stage with the class names of own data that its sources name, where the family learns classes."""
+    """The stage with the class names of its sources where own data are among them and the family learns classes."""
     sources = _drawn_from(stage, only)
-    if "detect" not in family.family.learns or stage.class_names or sources == recipe.data.sources:
+    if "detect" not in family.family.learns or "class_names" in origins or sources == recipe.data.sources:
         return stage
     from mmcore.data.formats.registry import Formats
     from mmcore.runs.own_classes import with_class_names
 
+    if request.demo:  # its names are read too
+        family.write_demo(_data_root(request))
     formats = Formats.of(family.formats())
     return with_class_names(stage, recipe, sources, formats, _data_root(request), cache_folder())
 

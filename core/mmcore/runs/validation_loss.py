@@ -54,7 +54,7 @@ def learnable_sets(family: OpenedPlugin, settings: Settings, names: Sequence[str
 
 def _training_on(stage: Stage, name: str, entry: Validation) -> Stage:
     """The stage with one validation set in the place of its sources."""
-    shared = ("format", "annotations", "images", "options", "tasks", "classes", "root")
+    shared = ("format", "annotations", "images", "options", "tasks", "classes", "root", "class_names")
     source = Source(weight=1.0, **{key: getattr(entry, key) for key in shared})
     data = stage.data.replace(sources={name: source}, mixture=SourcePerBatch(), templates=None)
     return stage.replace(data=data, validation={}, best_metric=None, patience=None)

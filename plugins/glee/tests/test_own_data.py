@@ -8,6 +8,9 @@ from pathlib import Path
 import mmcore
 import pytest
 from mmcore.data.formats import miniature
+from mmcore.runs.build import build_datasets
+from mmcore.runs.settings import Request, settle
+from mmcore.runs.validation_loss import learnable_sets
 
 Run = Callable[..., tuple[int, str]]
 PAGE = Path(__file__).parents[3] / "docs" / "own-data.md"
@@ -110,6 +113,23 @@ def test_a_source_under_a_name_of_its_own_brings_its_classes_and_a_checkpoint_is
     code, said = run("eval", "alone")
     assert code == 1
     assert "is a checkpoint without its run" in said
+
+
+def test_added_data_bring_their_classes_beside_those_of_the_recipe_and_each_is_taught_its_own(
+    shelves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shelves)
+    monkeypatch.setenv("MMCORE_CACHE", str(shelves / "cache"))
+    family, settings, _ = settle(Request("glee", "joint", demo=True, workers=0, add=("shelves.yaml:2",)))
+    mine = tuple(f"my {kind}" for kind in miniature.kinds())
+    names = settings.stage.class_names
+    assert names[-len(mine) :] == mine
+    data = build_datasets(family, settings, "train")
+    assert data.collate["shelves"].vocabulary == mine
+    [judged] = learnable_sets(family, settings, ["shelves_val"]).values()
+    assert judged.collate["shelves_val"].vocabulary == mine
+    assert set(names[: -len(mine)]) <= set(data.collate["coco"].vocabulary)
+    assert not set(data.collate["coco"].vocabulary) & set(mine)
 
 
 def test_a_class_that_stands_twice_is_one_class_in_training_and_evaluation(run: Run, shelves: Path) -> None:

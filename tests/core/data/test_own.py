@@ -92,6 +92,23 @@ def test_own_data_are_mixed_in_by_weight(shelves: Path) -> None:
         with_added(STAGE, str(taken), FORMATS, DETECTS, shelves.parent / "cache")
 
 
+def test_added_data_keep_their_own_names_beside_those_of_the_run(shelves: Path) -> None:
+    cache, kinds = shelves.parent / "cache", tuple(miniature.kinds())
+    added, _ = with_added(STAGE, str(shelves), FORMATS, DETECTS, cache)
+    assert added.data.sources["shelves"].class_names == added.validation["shelves_val"].class_names == kinds
+    assert not added.class_names  # read with the recipe's sources, once --set has settled these
+    first, _ = with_own(STAGE, shelves, FORMATS, DETECTS, cache)
+    other = write(
+        shelves.parent,
+        f"train: annotations.json\nval: annotations.json\nclasses: {{{kinds[0]}: lift, '*': null}}",
+        name="other",
+    )
+    both, _ = with_added(first, str(other), FORMATS, DETECTS, cache)
+    assert both.class_names == (*kinds, "lift")
+    names = {name: entry.class_names for name, entry in {**both.data.sources, **both.validation}.items()}
+    assert names == {"shelves": kinds, "shelves_val": kinds, "other": ("lift",), "other_val": ("lift",)}
+
+
 def test_a_family_may_judge_by_a_figure_of_its_own(shelves: Path) -> None:
     judged = {"segment": "gIoU", "detect": "AP"}
     stage, _ = with_own(STAGE, shelves, FORMATS, DETECTS, shelves.parent / "cache", judged)
@@ -161,6 +178,10 @@ def test_annotations_may_lie_beside_the_file_and_pictures_beside_the_annotations
 
 def test_a_recipe_itself_cannot_name_a_root(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(json.dumps({"data": {"sources": {"old": {"root": "/etc"}}}}))
-    for arguments in ((tmp_path / "a.yaml", ()), (None, ["data.sources.old.root=/etc"])):
+    for arguments in (
+        (tmp_path / "a.yaml", ()),
+        (None, ["data.sources.old.root=/etc"]),
+        (None, ["data.sources.old.class_names=[cup]"]),
+    ):
         with pytest.raises(RecipeError, match=r"--own and --add alone"):
             resolve(STAGE, *arguments)

@@ -137,7 +137,7 @@ def _source(
 ) -> tuple[ImageSource | ClipSource, tuple[str, ...]]:
     """A source and the names its labels stand for."""
     index = opened.index()
-    own = _own_names(index, stage)
+    own = _own_names(index, opened.class_names or stage.class_names)
     task = _task(opened, own)
     words, labels = _names(opened, task, index, own)
     videos = opened.format.content == "videos"
@@ -190,12 +190,12 @@ def _clips(
     )
 
 
-def _own_names(index: Index, stage: Stage) -> tuple[str, ...]:
-    """The class names of the run's own data where they have all of the file's, so that one class has one name and
-    validation asks for all that was learned; else the file's own, equal ones merged."""
+def _own_names(index: Index, learned: tuple[str, ...]) -> tuple[str, ...]:
+    """The class names that are learned where they have all of the file's, so that one class has one name and
+    validation asks for all of them; else the file's own, equal ones merged."""
     names, _ = merged(index.meta["categories"])
-    known = {plain(name) for name in stage.class_names}
-    return stage.class_names if known.issuperset(map(plain, names)) and known else names
+    known = {plain(name) for name in learned}
+    return learned if known.issuperset(map(plain, names)) and known else names
 
 
 def _task(opened: Opened[Options], own: Sequence[str]) -> Task:
