@@ -35,7 +35,7 @@ from mmcore.losses.jagged import to_device
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.config import LOSS_WEIGHTS
+from mmcore_glee.config import LOSS_WEIGHTS, GleeConfig
 from mmcore_glee.outputs import DecoderOutputs, Draws, QueryOutputs
 
 MATCH_COSTS = MatchCosts(label=4.0, box=5.0, giou=2.0, mask=5.0, dice=5.0)
@@ -194,6 +194,16 @@ class Criterion:
             per = "batches" if kind == "conf" else "objects"
             losses[f"loss_{kind}{suffix}"] = Loss(weights[f"loss_{kind}"] * by_name[kind, suffix], per)
         return losses
+
+
+def build_criterion(config: GleeConfig) -> Criterion:
+    """The losses with this model's weights and number of points."""
+    return Criterion(
+        weights=config.loss_weights,
+        num_points=config.mask_points,
+        oversample_ratio=config.oversample_ratio,
+        importance_ratio=config.importance_ratio,
+    )
 
 
 def _stack(sets: Iterable[QueryOutputs], attribute: str) -> Tensor:

@@ -24,7 +24,7 @@ from mmcore_glee import weights
 from mmcore_glee.backbone import Bottleneck, ResNet
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LOSS_WEIGHTS, VARIANTS, GleeConfig
-from mmcore_glee.criterion import Criterion
+from mmcore_glee.criterion import build_criterion
 from mmcore_glee.data.tasks import TASKS
 from mmcore_glee.denoising import TABLE_OF_TASK, TABLES, make_denoising
 from mmcore_glee.eva import Eva, EvaBlock
@@ -42,6 +42,7 @@ from mmcore_glee.text_encoder import (
     TextFeatures,
     build_clip,
     encode_text,
+    forget_phrases,
     hidden_states,
     is_frozen,
 )
@@ -102,6 +103,7 @@ class Glee(Model):
         self.transform: Mapping[str, Any] = {}
         """The recipe's image pipeline, for `prepare`."""
         self._memo, self._teacher_memo = PhraseMemo(), PhraseMemo()
+        self.register_load_state_dict_post_hook(forget_phrases)
         if not config.published_init:
             nn.init.normal_(self.text_projection, std=config.text_dim**-0.5)
             with torch.no_grad():
@@ -388,13 +390,3 @@ def _any_texts(texts: int = 64) -> Tensor:
     """Token ids of random two-token phrases, always the same ones and without torch's own generator."""
     words = torch.randint(BEGIN, (texts, 2), generator=torch.Generator().manual_seed(0))
     return torch.cat([words.new_full((texts, 1), BEGIN), words, words.new_full((texts, 1), END)], dim=1)
-
-
-def build_criterion(config: GleeConfig) -> Criterion:
-    """The losses with this model's weights and number of points."""
-    return Criterion(
-        weights=config.loss_weights,
-        num_points=config.mask_points,
-        oversample_ratio=config.oversample_ratio,
-        importance_ratio=config.importance_ratio,
-    )

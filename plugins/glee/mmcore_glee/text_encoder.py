@@ -140,13 +140,22 @@ class PhraseMemo:
         self._used = int(starts[-1])
 
     def _forget_when_changed(self, clip: nn.Module, input_ids: Tensor) -> None:
-        weight = next(clip.parameters())
-        # The version counter grows with every in-place write, such as loading weights.
-        autocast = torch.is_autocast_enabled(input_ids.device.type)
-        version = (weight.data_ptr(), weight._version, weight.dtype, autocast)
+        weights = tuple(clip.parameters())
+        # Every tensor counts, for a file or an optimiser may change some of them only. The version counter grows with
+        # every in-place write, such as loading weights; writes through `.data` it does not see (`encode_text`).
+        places = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        version = (places, weights[0].dtype, torch.is_autocast_enabled(input_ids.device.type))
         if version != self._version:
             self.clear()
             self._version = version
+
+
+def forget_phrases(model: nn.Module, keys: object) -> None:
+    """A hook after weights were loaded: assigned ones may lie where former ones lay, as if nothing had changed."""
+    del keys
+    for value in vars(model).values():
+        if isinstance(value, PhraseMemo):
+            value.clear()
 
 
 def hidden_states(
@@ -207,6 +216,8 @@ def encode_text(
         memo: what `clip` has seen while frozen.
         teacher_memo: what `teacher` has seen.
     """
+    if torch.is_grad_enabled() and not is_frozen(clip):
+        memo.clear()  # a step follows, and sharded engines write weights where no version counter grows
     if batch.expressions is not None:
         return _encode_expressions(clip, projection, batch)
     ids, mask = batch.input_ids, batch.attention_mask

@@ -1,11 +1,15 @@
 """What a frozen text encoder said is said again, whatever else was asked and forgotten in between."""
 
 import random
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from mmcore_glee.config import TINY
+from mmcore_glee.model import Glee
 from mmcore_glee.text_encoder import PhraseMemo, build_clip, hidden_states
+from torch import nn
 
 LENGTHS = {f"phrase {i}": 2 + i % 5 for i in range(20)}
 
@@ -57,3 +61,65 @@ def test_other_weights_are_noticed(clip: torch.nn.Module) -> None:
         after = memo.encode(clip, names, ids_of(names, 0))
         next(clip.parameters()).sub_(1.0)
     assert not torch.allclose(before, after)
+
+
+IMAGE = np.zeros((64, 64, 3), np.uint8)
+NAMES = ("cat", "dog", "red bus")
+
+
+def whole(model: Glee) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.encode_text(model.prepare([IMAGE], names=NAMES)).classes.clone()
+
+
+def trained(model: Glee, change: Callable[[nn.Parameter], None]) -> None:
+    """A step that writes into every part of the encoder but the table of tokens."""
+    model.encode_text(model.prepare([IMAGE], names=NAMES)).classes.square().sum().backward()
+    with torch.no_grad():
+        for name, parameter in model.text_encoder.named_parameters():
+            if "embedding" not in name:
+                change(parameter)
+    model.zero_grad()
+
+
+def in_place(parameter: nn.Parameter) -> None:
+    assert parameter.grad is not None
+    parameter.add_(parameter.grad.sign(), alpha=-0.05)
+
+
+def unseen(parameter: nn.Parameter) -> None:
+    assert parameter.grad is not None
+    parameter.data.add_(parameter.grad.sign(), alpha=-0.05)
+
+
+def loaded(model: Glee, **how: bool) -> None:
+    state = {name: tensor.clone() for name, tensor in model.text_encoder.state_dict().items() if "final" in name}
+    model.load_state_dict({f"text_encoder.{name}": 2 * tensor for name, tensor in state.items()}, strict=False, **how)
+
+
+CHANGES: dict[str, Callable[[Glee], None]] = {
+    "a step": lambda model: trained(model, in_place),
+    "a step of a sharded engine": lambda model: trained(model, unseen),
+    "weights of some tensors": loaded,
+    "weights put in place of others": lambda model: loaded(model, assign=True),
+    "part of the encoder itself": lambda model: model.text_encoder.final_layer_norm.load_state_dict(
+        {name: 2 * tensor for name, tensor in model.text_encoder.final_layer_norm.state_dict().items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("mode", ["evaluating", "through training"])
+def test_what_weights_said_before_they_changed_is_forgotten(change: Callable[[Glee], None], mode: str) -> None:
+    torch.manual_seed(0)
+    model = Glee(TINY).eval()
+    before = whole(model)
+    assert torch.equal(whole(model), before)
+    if mode == "through training":
+        model.train()
+    change(model)
+    after = whole(model.eval())
+    assert not torch.allclose(after, before)
+    fresh = Glee(TINY).eval()
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(after, whole(fresh))
