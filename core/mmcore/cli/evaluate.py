@@ -247,6 +247,8 @@ def _show(source: str, metrics: Mapping[str, float], record: Mapping[str, Any], 
     if not console.is_terminal:  # a file or a pipe has no width to wrap at
         console.width = 200
     seen = f"{record['images']} images"
+    if record.get("frames"):
+        seen = f"{record['images']} videos of {record['frames']} frames"
     if record["records"] != record["images"]:
         seen = f"{record['records']} records, {seen}"
     console.print(f"[bold]{source}[/bold]  {seen}, {record['seconds']:.0f} s, percent")

@@ -206,6 +206,20 @@ def test_the_train_split_must_be_named() -> None:
         wanted_sets(STAGE, "train", [])
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"images": 3, "records": 3}, "3 images,"),
+        ({"images": 3, "records": 5}, "5 records, 3 images,"),
+        ({"images": 3, "records": 3, "frames": 7}, "3 videos of 7 frames,"),
+    ],
+)
+def test_a_table_says_what_was_seen(capsys: pytest.CaptureFixture[str], counts: dict[str, int], said: str) -> None:
+    record = {"seconds": 0.5, "left_out": [], "before": {}, "categories": {}, "folder": "f", **counts}
+    _show("coco_val", {"AP": 0.5}, record, categories=False)
+    assert f"coco_val  {said} 0 s" in capsys.readouterr().out
+
+
 def test_a_table_says_why_it_holds_nothing_but_a_loss(capsys: pytest.CaptureFixture[str]) -> None:
     record = {"images": 1, "records": 1, "seconds": 0.5, "left_out": [], "before": {}, "categories": {}, "folder": "f"}
     for metrics, empty in (({}, True), ({"loss": 1.5}, True), ({"loss": 1.5, "accuracy": 0.5}, False)):

@@ -144,7 +144,14 @@ def test_the_folder_gets_the_metrics(tmp_path: Path) -> None:
     metrics = run(folder=tmp_path / "eval")
     record = json.loads((tmp_path / "eval/metrics.json").read_text())
     assert record["metrics"] == metrics
-    assert record["images"] == 7
+    assert (record["images"], record["frames"]) == (7, 0)
+
+
+def test_frames_of_videos_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sum, "state", lambda self: [{"image_id": seen // 3, "frame": seen % 3} for seen in self.seen])
+    run(folder=tmp_path / "eval")
+    record = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert (record["images"], record["frames"]) == (3, 7)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
