@@ -343,7 +343,7 @@ def _write(
         "source": source,
         "images": len({item["image_id"] for item in items if item.get("image_id") is not None}),
         "frames": len({(item["image_id"], item["frame"]) for item in items if item.get("frame") is not None}),
-        "records": len({item.get("record_id", item["image_id"]) for item in items if "image_id" in item}),
+        "records": len({(item["image_id"], item.get("record_id")) for item in items if "image_id" in item}),
         "seconds": round(seconds, 1),
         "complete": not left_out,
         "left_out": left_out,

@@ -147,6 +147,21 @@ def test_the_folder_gets_the_metrics(tmp_path: Path) -> None:
     assert (record["images"], record["frames"]) == (7, 0)
 
 
+@pytest.mark.parametrize(
+    ("record_ids", "records"),
+    [([None] * 7, 4), ([0, 1, 2, 3, 4, 5, 6], 7), ([0, 1, 0, 1, 0, 1, 1], 7), ([0, 0, 0, 1, 0, 1, 0], 6)],
+    ids=["none", "of the set", "of an image", "repeated"],
+)
+def test_an_image_may_be_asked_about_several_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_ids: list[int | None], records: int
+) -> None:
+    items = [{"image_id": number // 2, "record_id": id_} for number, id_ in enumerate(record_ids)]
+    monkeypatch.setattr(Sum, "state", lambda self: items)
+    run(folder=tmp_path / "eval")
+    record = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert (record["images"], record["records"]) == (4, records)
+
+
 def test_frames_of_videos_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sum, "state", lambda self: [{"image_id": seen // 3, "frame": seen % 3} for seen in self.seen])
     run(folder=tmp_path / "eval")
