@@ -12,6 +12,7 @@ from mmcore.contract.values import MAIN, ConversationSample
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.sequence import Sequences
 from mmcore.language.splice import lay_out
+from mmcore.vision.clip_images import ClipImages
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ConversationCollator(Collator):
         padding_side: right for training; left where answers are generated.
         pack_to: length of rows that hold several samples; None gives every sample its own row.
         tokenizer: for pictures of a batch; training does not need it.
+        pixels: how a picture became the tower's, to draw regions on it; training does not need it.
         watch: name -> vocabulary id whose positions the model wants to know.
     """
 
@@ -34,6 +36,7 @@ class ConversationCollator(Collator):
     padding_side: Literal["left", "right"] = "right"
     pack_to: int | None = None
     tokenizer: Any = None
+    pixels: ClipImages | None = None
     watch: Mapping[str, int] | None = None
 
     def __call__(self, samples: Sequence[ConversationSample], seed: int) -> ConversationBatch:

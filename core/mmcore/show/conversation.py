@@ -89,11 +89,11 @@ def draw_conversation(image: Image.Image | None, tokens: Sequence[Token], facts:
     """A sample as the network gets it: the picture, one line of facts, the token strip.
 
     Args:
-        image: as the vision tower takes it; None for text.
+        image: as the vision tower takes it, enlarged where it is small; None for text.
         tokens: from `tokens_of`.
         facts: source, record and sizes.
     """
-    width = SMALLEST_SIDE
+    width = SMALLEST_SIDE if image is None else max(SMALLEST_SIDE, image.width)
     learned = sum(token.learned for token in tokens)
     parts = [_enlarged(image, width)] if image is not None else []
     parts.append(lines([facts, f"{learned} learned tokens are filled"], width, ink=FAINT))

@@ -6,7 +6,7 @@ tracks          one colour an identity, frames side by side
 label maps      every class in its colour, named below
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -92,7 +92,12 @@ def draw_clip(
 
 
 def draw_grounded(
-    image: Image.Image, turns: Sequence[Turn], regions: Sequence[Region], phrases: Sequence[Phrase]
+    image: Image.Image,
+    turns: Sequence[Turn],
+    regions: Sequence[Region],
+    phrases: Sequence[Phrase],
+    prompts: Sequence[Mark] = (),
+    asked: Collection[int] = (),
 ) -> Image.Image:
     """A conversation below its image: every region in a colour, and the words that mean it in the same.
 
@@ -101,17 +106,25 @@ def draw_grounded(
         turns: what was said.
         regions: what it speaks of.
         phrases: which words of which turn mean which regions.
+        prompts: what a person pointed at besides.
+        asked: numbers of the regions that a person pointed at; their boxes are dashed.
     """
     colours = {number: PALETTE[number % len(PALETTE)] for number in range(len(regions))}
     marks = [
-        Mark(colours[n], one.box_xyxy, None if one.mask is None else one.mask.cpu().numpy(), one.text or str(n + 1))
+        Mark(
+            colours[n],
+            one.box_xyxy,
+            None if one.mask is None else one.mask.cpu().numpy(),
+            one.text or str(n + 1),
+            given=n in asked,
+        )
         for n, one in enumerate(regions)
     ]
     runs: list[Run] = []
     for number, turn in enumerate(turns):
         own = [phrase for phrase in phrases if phrase.turn == number]
         runs = _joined(runs, [Run(f"{turn.role}: "), *_phrase_runs(turn.text, own, colours)])
-    return draw_marks(image, marks, runs)
+    return draw_marks(image, [*prompts, *marks], runs)
 
 
 def select(prediction: Prediction, threshold: float, top: int | None = None) -> list[int]:

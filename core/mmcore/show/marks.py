@@ -94,15 +94,6 @@ def contact_sheet(
     return sheet
 
 
-def below(first: Image.Image, second: Image.Image) -> Image.Image:
-    """Two pictures under each other, the second as wide as the first."""
-    height = max(1, round(second.height * first.width / second.width))
-    sheet = Image.new("RGB", (first.width, first.height + height), PAPER)
-    sheet.paste(first)
-    sheet.paste(second.resize((first.width, height), Image.Resampling.LANCZOS), (0, first.height))
-    return sheet
-
-
 # ---- objects ----
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from mmcore.contract.values import Box
 from mmcore.errors import DataError, RecipeError, suggest
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -91,11 +92,31 @@ class ClipImages:
             picture = pad_to_square(picture, self.mean)
         return self._crop(self._shortest_to_size(picture))
 
+    def place(self, height: int, width: int) -> Box:
+        """Where the whole of a picture lies: xyxy, pixels of the square, beyond it where the picture is cut.
+
+        Args:
+            height: of the picture on disk, pixels.
+            width: of the picture on disk, pixels.
+        """
+        if self.mode == "squash":
+            return 0.0, 0.0, float(self.size), float(self.size)
+        if self.mode == "pad":
+            long = max(height, width)
+            left, top = (long - width) // 2, (long - height) // 2
+            scale = self.size / long
+            return left * scale, top * scale, (left + width) * scale, (top + height) * scale
+        across, down = self._shortest(width, height)
+        left, top = (-self._middle(side - self.size) for side in (across, down))
+        return float(left), float(top), float(left + across), float(top + down)
+
+    def _shortest(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height once the shortest side has the size."""
+        long = int(self.size * max(width, height) / min(width, height))
+        return (long, self.size) if width > height else (self.size, long)
+
     def _shortest_to_size(self, picture: Image.Image) -> Image.Image:
-        short, long = sorted(picture.size)
-        length = int(self.size * long / short)
-        wide = picture.width > picture.height
-        return picture.resize((length, self.size) if wide else (self.size, length), FILTERS[self.resample])
+        return picture.resize(self._shortest(*picture.size), FILTERS[self.resample])
 
     def _crop(self, picture: Image.Image) -> Image.Image:
         left, top = (self._middle(side - self.size) for side in picture.size)

@@ -127,7 +127,8 @@ class GlammCollator(ConversationCollator):
 def collator(config: "GlammConfig", processor: Processor, **layout: Any) -> GlammCollator:
     """The collator of a configuration; `layout` is its `padding_side` or `given`."""
     ids = TokenIds.of(processor.tokenizer)
-    return collator_of(config, ids, processor.max_length, tokenizer=processor.tokenizer, **layout)
+    drawn = {"tokenizer": processor.tokenizer, "pixels": processor.pixels}
+    return collator_of(config, ids, processor.max_length, **drawn, **layout)
 
 
 def collator_of(config: "GlammConfig", ids: TokenIds, max_length: int, **layout: Any) -> GlammCollator:

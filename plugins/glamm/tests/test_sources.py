@@ -54,6 +54,7 @@ def test_boxes_are_pixels_of_the_picture_on_disk(root: Path, tmp_path: Path) -> 
     assert sample is not None
     text = " ".join(turn.text for turn in sample.turns)
     assert text.count("<bbox>") == len(sample.prompts)
+    assert {sample.turns[one.turn].text[one.start : one.end] for one in sample.phrases} == {"<bbox>"}
     assert "segment" not in sample.images
     entry = json.loads((root / "glamm" / "regions_train.json").read_text())
     own = [one for one in entry["annotations"] if one["image_id"] == entry["images"][2]["id"]]

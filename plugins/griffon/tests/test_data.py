@@ -82,6 +82,8 @@ def test_an_example_is_one_token_and_a_picture_of_its_own(root: Path) -> None:
     assert (drawn.encoded.ids == REGION).sum() == 1
     assert drawn.images["crop"][0].shape == (3, 56, 56)
     assert drawn.turns[1].text.startswith("[")
+    (shown,) = drawn.prompts
+    assert tuple(shown.points_xy.flatten().tolist()) in [pytest.approx(region.box_xyxy) for region in drawn.regions]
 
 
 def test_classes_may_be_asked_for_one_by_one(root: Path) -> None:

@@ -127,7 +127,12 @@ class LlavaConfig:
     def collator(self, processor: Processor, **layout: Any) -> ConversationCollator:
         """What makes batches of samples; `layout` is its `padding_side` or `pack_to`."""
         return ConversationCollator(
-            self.expansion, self.image_size, processor.max_length, tokenizer=processor.tokenizer, **layout
+            self.expansion,
+            self.image_size,
+            processor.max_length,
+            tokenizer=processor.tokenizer,
+            pixels=processor.pixels,
+            **layout,
         )
 
 

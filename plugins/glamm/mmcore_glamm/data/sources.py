@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcore.contract.protocols import DataSource, Shown
-from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded, Region, Turn, VisualPrompt
+from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded, Phrase, Region, Turn, VisualPrompt
 from mmcore.data.cache.choice import Features, Found
 from mmcore.data.chance import Chance, Seeded
 from mmcore.data.grounded import Grounded, Part
@@ -130,7 +130,7 @@ class GroundedSource(DataSource):
             original_size=(rgb.shape[0], rgb.shape[1]),
             record_id=f"{self.name}/{draw.position}",
             regions=self._regions(record, spoken, (rgb.shape[0], rgb.shape[1])),
-            phrases=phrases,
+            phrases=as_written(phrases, spoken.turns, self.processor),
             prompts=tuple(box_prompt(spoken.parts[number], number) for number in spoken.boxes),
             features=found.features,
         )
@@ -173,3 +173,10 @@ def written(turns: Sequence[Turn], processor: Processor) -> tuple[Turn, ...]:
     """Turns with the image's marker as the template writes it."""
     image = processor.template.image
     return tuple(Turn(turn.role, turn.text.replace(MARKER, image)) for turn in turns)
+
+
+def as_written(phrases: Sequence[Phrase], turns: Sequence[Turn], processor: Processor) -> tuple[Phrase, ...]:
+    """Phrases of turns, for the same turns with the image's marker written out."""
+    longer = len(processor.template.image) - len(MARKER)
+    before = (longer * turns[one.turn].text.count(MARKER, 0, one.start) for one in phrases)
+    return tuple(one._replace(start=one.start + by, end=one.end + by) for one, by in zip(phrases, before, strict=True))

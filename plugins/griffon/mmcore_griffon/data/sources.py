@@ -11,8 +11,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from mmcore.contract.protocols import DataSource, Shown
-from mmcore.contract.values import CROP, MAIN, Box, ConversationSample, Draw, Images, Phrase, Region, Turn
+from mmcore.contract.values import (
+    CROP,
+    MAIN,
+    Box,
+    ConversationSample,
+    Draw,
+    Images,
+    Phrase,
+    Region,
+    Turn,
+    VisualPrompt,
+)
 from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
@@ -130,17 +142,27 @@ class BoxSource(DataSource):
             original_size=(height, width),
             regions=regions(asked, scene.size, (height, width)),
             phrases=phrases(asked) if kind != "REG" else (),
+            prompts=prompts(asked, scene.size, (height, width)),
         )
 
 
 def regions(asked: Asked, size: tuple[int, int], now: tuple[int, int]) -> tuple[Region, ...]:
     """The boxes that a question or answer speaks of, in pixels of the picture on disk."""
-    across, down = now[1] / size[1], now[0] / size[0]
     names = asked.names or (None,) * len(asked.boxes)
-    return tuple(
-        Region((x0 * across, y0 * down, x1 * across, y1 * down), text=name)
-        for (x0, y0, x1, y1), name in zip(asked.boxes, names, strict=True)
-    )
+    return tuple(Region(_moved(box, size, now), text=name) for box, name in zip(asked.boxes, names, strict=True))
+
+
+def prompts(asked: Asked, size: tuple[int, int], now: tuple[int, int]) -> tuple[VisualPrompt, ...]:
+    """The box that an example is cut from, in pixels of the picture on disk."""
+    if asked.example is None:
+        return ()
+    return (VisualPrompt("box", torch.tensor(_moved(asked.example, size, now)).view(2, 2)),)
+
+
+def _moved(box: Box, size: tuple[int, int], now: tuple[int, int]) -> Box:
+    """A box of a picture of one height and width in pixels of the same picture at another."""
+    across, down = now[1] / size[1], now[0] / size[0]
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
 def phrases(asked: Asked) -> tuple[Phrase, ...]:
