@@ -4,7 +4,6 @@ of a file, one prompt each in the family's own words."""
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +12,7 @@ from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import ConversationSample, Draw, Region
 from mmcore.data.formats.truth import Asked
 from mmcore.data.images import MAX_PIXELS
-from mmcore.data.pictures import read_placed
+from mmcore.data.pictures import Pictures, read_placed
 
 Ask = Callable[[UInt8[np.ndarray, "height width 3"], str, Asked], ConversationSample]
 """From a picture, the request and what is asked about to a prompt whose answer is left open; picklable."""
@@ -35,7 +34,7 @@ class AskedSource(DataSource):
 
     name: str
     asked: tuple[Asked, ...]
-    images: Path
+    images: Pictures
     request: str
     ask: Ask
     max_new_tokens: int

@@ -21,8 +21,8 @@ from mmcore.data.cache.choice import Features, Found
 from mmcore.data.entry import Opened
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.questions import Question, read_questions
-from mmcore.data.images import MAX_PIXELS, read_facts, read_image, safe_join
-from mmcore.data.pictures import picture_at
+from mmcore.data.images import MAX_PIXELS, read_facts, read_image
+from mmcore.data.pictures import Inside, Pictures, picture_at, place_at
 from mmcore.errors import DataError
 from mmcore.language.processor import Processor
 
@@ -45,7 +45,7 @@ class ConversationSource(DataSource):
 
     name: str
     records: LlavaIndex
-    images: Path
+    images: Pictures
     processor: Processor
     features: Features | None = None
     squash_px: int | None = None
@@ -67,11 +67,11 @@ class ConversationSource(DataSource):
         """(records,) words, negative without an image."""
         return self.records.lengths()
 
-    def pictures(self) -> Iterator[Path]:
+    def pictures(self) -> Iterator[Path | Inside]:
         """The picture files of the usable records."""
         for position in range(len(self.records)):
             if not self.records.unusable(position) and (image := self.records[position].image) is not None:
-                yield safe_join(self.images, image)
+                yield place_at(self.images, image)
 
     def shown(self, position: int) -> Shown:
         """The picture with the first question and answer."""
@@ -95,7 +95,7 @@ class ConversationSource(DataSource):
         if rgb is None or record.image is None:
             return ConversationSample(encoded, turns, {}, draw, None, (0, 0), record.id)
         seen = self._squashed(rgb)
-        found = self.features.of(seen, self.images / record.image) if self.features else Found({}, {})
+        found = self.features.of(seen, place_at(self.images, record.image)) if self.features else Found({}, {})
         return ConversationSample(
             encoded=encoded,
             turns=turns,
@@ -132,7 +132,7 @@ class QuestionSource(DataSource):
 
     name: str
     questions: tuple[Question, ...]
-    images: Path
+    images: Pictures
     processor: Processor
     suffix: str
     label: str
@@ -157,7 +157,7 @@ class QuestionSource(DataSource):
         """The picture with the question and the first right answer."""
         question = self.questions[position]
         found = question.image
-        rgb = None if found is None else read_image(safe_join(self.images, found), max_pixels=self.max_pixels)
+        rgb = None if found is None else read_image(picture_at(self.images, found), max_pixels=self.max_pixels)
         return Shown(rgb, question=question.text, answer=question.answers[0] if question.answers else "")
 
     def sample(self, draw: Draw) -> ConversationSample:
@@ -235,7 +235,7 @@ def _first_turns(
             continue
         record = records[position]
         if record.boxes and record.image:
-            facts = read_facts(safe_join(opened.images, record.image), max_pixels=max_pixels)
+            facts = read_facts(picture_at(opened.images, record.image), max_pixels=max_pixels)
             record = record.placed((facts.height, facts.width), processor.boxes)
         asked, answered = record.turns()[:2]
         text = asked.text.removeprefix("<image>\n")

@@ -18,6 +18,7 @@ from mmcore.data.formats.format import Format
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import locate
 from mmcore.data.index import Index, open_index
+from mmcore.data.pictures import Pictures, open_images
 from mmcore.errors import RecipeError, suggest
 
 Entry = Source | Validation
@@ -36,7 +37,7 @@ class Opened(Generic[Own]):
         options: what the family understands of the entry's options.
         format_options: what the format understands of them.
         files: its annotation files.
-        images: folder below which the records' images lie.
+        images: folder below which the records' images lie, or what stands in its place.
         cache: folder that holds indexes.
         own: whether it is somebody's own data, described by an own-data file.
     """
@@ -47,7 +48,7 @@ class Opened(Generic[Own]):
     options: Own
     format_options: Any
     files: tuple[Path, ...]
-    images: Path
+    images: Pictures
     cache: Path
     own: bool = False
     classes: Mapping[str, str] = field(default_factory=dict)
@@ -100,7 +101,9 @@ def open_entry(
     if entry.classes:
         format = _with_classes(format, entry, what)
     root = Path(entry.root or context.root)
-    images = locate(root, entry.images, what)  # looked for first: without it annotations are of no use
+    images = open_images(
+        root, entry.images, what, context.cache
+    )  # looked for first: without it annotations are of no use
     return Opened(
         name=name,
         format=format,

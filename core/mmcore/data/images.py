@@ -103,7 +103,7 @@ def read_map(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> n
         return np.array(image)
 
 
-def read_facts(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+def read_facts(path: str | os.PathLike[str] | Held, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     """Size and layout of an image from its header; no pixel is decoded.
 
     Raises:

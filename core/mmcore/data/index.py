@@ -25,10 +25,8 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -39,6 +37,7 @@ from mmcore.base.lock import waited_for
 from mmcore.base.progress import Count
 from mmcore.base.terminal import tell
 from mmcore.data.index_files import damage, file_sha256, self_hash
+from mmcore.data.spread import spread
 from mmcore.errors import CacheError, DataError
 
 VERSION = 4
@@ -288,26 +287,14 @@ def _write_parts(parser: Parser, scratch: Path, count: int, workers: int | None,
     # Several parts per process, so that progress shows and uneven parts even out.
     edges = np.linspace(0, count, 8 * processes + 1).astype(int)
     parts = [_Part(scratch / f"part{i}", int(start), int(stop)) for i, (start, stop) in enumerate(pairwise(edges))]
-    try:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(_write_whole_part, parser, scratch, part) for part in parts]
-            for done, future in enumerate(futures, 1):
-                future.result()
-                report("writing records", done / len(parts))
-    except BrokenProcessPool:
-        # Slower is better than not at all.
-        tell(
-            "the index is built by one process: those that should help ended at once\n"
-            "  do:    put what your script does under `if __name__ == '__main__':`, or give them more memory"
-        )
-        for done, part in enumerate(parts, 1):
-            _write_whole_part(parser, scratch, part)
-            report("writing records", done / len(parts))
+    jobs = [(parser, scratch, part) for part in parts]
+    for done, _ in enumerate(spread(_write_whole_part, jobs, processes), 1):
+        report("writing records", done / len(parts))
     return parts
 
 
-def _write_whole_part(parser: Parser, scratch: Path, part: _Part) -> None:
-    for _ in _write_part(parser, scratch, part):
+def _write_whole_part(job: tuple[Parser, Path, _Part]) -> None:
+    for _ in _write_part(*job):
         pass
 
 

@@ -32,6 +32,7 @@ from mmcore.data.images import unsafe_reason
 from mmcore.data.index import Index, open_index
 from mmcore.data.names import merged
 from mmcore.data.places import find, relative
+from mmcore.data.tar_names import is_pattern, split_pattern, tars_in
 from mmcore.errors import MissingDataError, RecipeError, UnsafeDataError, suggest
 
 
@@ -42,7 +43,7 @@ class OwnFile(Recipe):
     format: str | None = None
     """A format's name, or its short name; None recognises it by content."""
     images: str | None = None
-    """Folder below which the annotations name their pictures; None looks for it."""
+    """Folder below which the annotations name their pictures, a tar or a pattern of tars; None looks for it."""
     options: dict[str, Any] = Field(default={})
     """Of the format, or of a family."""
     group: str | None = None
@@ -224,6 +225,9 @@ class _Place:
     def _find(self, name: str, where: str) -> Path:
         if name in ("", "."):
             return self.root
+        if is_pattern(name) and not unsafe_reason(name):
+            head, pattern = split_pattern(name)
+            return self._find(head, where) / pattern
         reason = unsafe_reason(name)
         if reason:
             raise UnsafeDataError(
@@ -243,11 +247,14 @@ class _Place:
         named = first_picture(annotations)
         split = annotations.stem.rpartition("_")[2]  # instances_train2017.json, instances_default.json
         below = ("", "images", f"images/{split}", split, "data", "JPEGImages")  # COCO, CVAT, FiftyOne, labelme's VOC
-        for place in dict.fromkeys((self.root, beside, beside.parent)):
-            for folder in (place / name for name in below):
-                if named is not None and (folder / named).is_file() and self._is_inside(folder):
-                    return folder
-        return beside if named is None else self.root
+        places = dict.fromkeys((self.root, beside, beside.parent))
+        folders = [place / name for place in places for name in below if self._is_inside(place / name)]
+        if named is None:
+            return beside
+        for folder in folders:
+            if (folder / named).is_file():
+                return folder
+        return next((folder for folder in folders if tars_in(folder)), self.root)
 
     def _is_inside(self, folder: Path) -> bool:
         return folder.is_relative_to(self.root) or folder.is_relative_to(self.folder)

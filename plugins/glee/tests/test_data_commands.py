@@ -1,6 +1,8 @@
 """`mmcore data` finds every kind of damage with file, record and field, and says it by its exit code."""
 
 import json
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,6 @@ def pristine(tmp_path_factory) -> Path:
 @pytest.fixture
 def root(pristine, tmp_path, monkeypatch) -> Path:
     """A copy of the sample data that a test may damage."""
-    import shutil
-
     monkeypatch.setenv("MMCORE_CACHE", str(tmp_path / "cache"))
     shutil.copytree(pristine, tmp_path / "data")
     return tmp_path / "data"
@@ -50,6 +50,37 @@ def edit(root: Path, change) -> None:
 
 def test_good_data_pass(capsys, root):
     assert check(capsys, root)[:2] == (0, [])
+
+
+def test_pictures_in_a_tar_are_checked_drawn_planned_and_trained_on(capsys, root, tmp_path):
+    """The folder of a recipe is a folder of shards here; every command takes it as it is."""
+    folder = root / "coco" / "train2017"
+    paths = sorted(folder.iterdir())
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in (0, 1):
+        with tarfile.open(shards / f"{number:05d}.tar", "w") as archive:
+            for path in paths[number::2]:
+                archive.add(path, path.name)
+    shutil.rmtree(folder)
+    shards.rename(folder)
+    assert check(capsys, root)[:2] == (0, [])
+    code, _, err = run(capsys, root, "show", "--count", "2", "--out", str(tmp_path / "drawn"))
+    assert code == 0, err
+    assert len(list((tmp_path / "drawn").glob("*.png"))) >= 1
+    common = ["--plugin", "glee", "--stage", "2", "--variant", "tiny", "--data", str(root), "--sources", "coco"]
+    small = ["--set", "steps=1", "--set", "global_batch=2", "--set", "micro_batch=1", "--set", "checkpoint_every=1"]
+    for arguments in (["plan"], ["train", "--out", str(tmp_path / "run"), "--workers", "2", "--set", "validation={}"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([arguments[0], *common, *small, *arguments[1:]])
+        captured = capsys.readouterr()
+        assert not stop.value.code, captured.err
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+    (folder / "00001.tar").write_bytes((folder / "00001.tar").read_bytes()[:700])
+    code, out, _ = run(capsys, root, "check", "--split", "train", "--workers", "0")
+    assert code == 1
+    assert "00001.tar" in out
+    assert "the tar is damaged" in out
 
 
 def set_box(content):

@@ -1,6 +1,8 @@
 """SA-1B: which masks are kept, the index without masks, and masks read beside the image."""
 
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.values import Draw
-from mmcore.data.formats.sa1b import kept, main
+from mmcore.data.formats.sa1b import kept, main, write_index
 from mmcore.errors import DataError
 from mmcore.geometry import masks
 from mmcore_glee.data import build
@@ -91,6 +93,38 @@ def test_masks_are_read_beside_the_image_by_their_ids(root: Path, rewritten: boo
     sample = source(root).sample(Draw("sa1b", 0, 3))
     assert sample.masks is not None
     assert len(sample.masks) == len(sample.boxes_xyxy) > 0
+
+
+def test_tars_are_indexed_and_read_like_the_folders_that_they_hold(root: Path) -> None:
+    """As published: members begin with "./", the tar has the name of the folder."""
+    from_folder = index(root).read_bytes()
+    objects = source(root).objects(source(root).records[0])
+    folder = root / "SA1B_scaleup/images/sa_000000"
+    with tarfile.open(folder.with_suffix(".tar"), "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.add(path, f"./{path.name}")
+    shutil.rmtree(folder)
+    done = CliRunner().invoke(main, [str(folder.parent), "sa_*.tar", "--out", str(root / "again.json")])
+    assert done.exit_code == 0, done.output
+    assert (root / "again.json").read_bytes() == from_folder
+    in_tar = source(root).objects(source(root).records[0])
+    assert [masks.area(rle) for rle in in_tar.segmentations] == [masks.area(rle) for rle in objects.segmentations]
+    sample = source(root).sample(Draw("sa1b", 0, 3))
+    assert sample.masks is not None
+    assert len(sample.masks) > 0
+
+
+def test_several_folders_make_one_index_in_their_order(root: Path, tmp_path: Path) -> None:
+    images = root / "SA1B_scaleup" / "images"
+    shutil.copytree(images / "sa_000000", images / "sa_000001")
+    (images / "sa_000001" / "sa_1.json").write_text(
+        (images / "sa_000001" / "sa_1.json").read_text().replace('"image_id": 1', '"image_id": 2')
+    )
+    counts = write_index(images, ["sa_000001", "sa_000000"], tmp_path / "out.json", workers=2)
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert counts == (2, 6) == (len(content["images"]), len(content["annotations"]))
+    assert [image["id"] for image in content["images"]] == [2, 1]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_missing_file_a_foreign_one_and_a_missing_mask_are_named(root: Path) -> None:

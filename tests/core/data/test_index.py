@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from mmcore.data import index as index_module
 from mmcore.data import index_files
+from mmcore.data import spread as spread_module
 from mmcore.data.index import Prepared, Report, file_sha256, open_index
 from mmcore.errors import CacheError, DataError, MissingDataError
 
@@ -200,7 +201,7 @@ def test_damage_met_while_reading_is_no_bad_sample(tmp_path):
 def test_parts_written_by_several_processes_are_joined_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "PARALLEL_FROM", 10)
     parser = lines_file(tmp_path, "\n".join(map(str, range(100))))
-    monkeypatch.setattr(index_module, "ProcessPoolExecutor", _InThisProcess)
+    monkeypatch.setattr(spread_module, "ProcessPoolExecutor", _InThisProcess)
     index = open_index(parser, tmp_path / "cache", workers=2)
     assert [int(index[number]) for number in range(100)] == list(range(100))
     assert index.column("width").tolist() == [len(str(number)) for number in range(100)]

@@ -1,13 +1,17 @@
 """Own data: what the short file may say, where its files are looked for, and what is refused in which words."""
 
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 from mmcore import AdamW, ByKind, Constant, Data, Source, Stage
 from mmcore.data.formats import captions, coco_dialects, miniature
 from mmcore.data.formats.registry import Formats
+from mmcore.data.images import read_image
 from mmcore.data.own import describe
+from mmcore.data.pictures import open_images, picture_at
 from mmcore.errors import DataError, MissingDataError, RecipeError, UnsafeDataError, UsageError
 from mmcore.runs.config import resolve
 from mmcore.runs.own import with_added, with_own
@@ -44,6 +48,22 @@ def write(folder: Path, text: str, name: str = "shelves") -> Path:
     path = folder / "own.yaml"
     path.write_text(f"name: {name}\nroot: photos/\n{text}\n")
     return path
+
+
+@pytest.mark.parametrize("given", ["", ", images: shards", ", images: 'shards/{00..00}.tar'"])
+def test_pictures_may_be_in_tars_which_are_found_like_a_folder(shelves: Path, given: str) -> None:
+    photos = shelves.parent / "photos"
+    place = photos / ("shards" if given else "images")
+    pictures = sorted((photos / "images").iterdir())
+    place.mkdir(exist_ok=True)
+    with tarfile.open(place / "00.tar", "w") as archive:
+        for path in pictures:
+            archive.add(path, path.name)
+    shutil.rmtree(photos / "images") if given else [path.unlink() for path in pictures]
+    own = describe(write(shelves.parent, f"train: {{annotations: annotations.json{given}}}"), FORMATS)
+    [part] = own.train
+    images = open_images(part.root, part.images, "source 'x'", shelves.parent / "cache")
+    assert read_image(picture_at(images, pictures[0].name)).ndim == 3
 
 
 def test_every_family_takes_the_files_that_teach_what_it_learns(shelves: Path) -> None:

@@ -29,6 +29,7 @@ from mmcore.contract.recipe import Stage
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, fingerprint, unfit
 from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.data.index_files import file_sha256
+from mmcore.data.pictures import Inside
 from mmcore.errors import DataError, MissingDataError
 from mmcore.vision.extractors import PASS, Extractor, Extractors
 
@@ -53,12 +54,12 @@ class Features(Protocol):
         """What the answers depend on besides the pictures."""
         ...
 
-    def of(self, rgb: Rgb, path: Path) -> Found:
+    def of(self, rgb: Rgb, path: Path | Inside) -> Found:
         """What one picture brings along.
 
         Args:
             rgb: the picture as the networks are to see it.
-            path: its file.
+            path: its file, or where it is inside another.
 
         Raises:
             DataError: a cache has no such picture, or the picture has changed since.
@@ -74,7 +75,7 @@ class LiveFeatures:
     fingerprint: str
     """Of the networks."""
 
-    def of(self, rgb: Rgb, path: Path) -> Found:
+    def of(self, rgb: Rgb, path: Path | Inside) -> Found:
         """The picture prepared for every network."""
         del path
         return Found({extractor.name: extractor.inputs(rgb) for extractor in self.extractors}, {})
@@ -91,7 +92,7 @@ class CachedFeatures:
     fingerprint: str
     """Of the networks."""
 
-    def of(self, rgb: Rgb, path: Path) -> Found:
+    def of(self, rgb: Rgb, path: Path | Inside) -> Found:
         """The cached features of a picture; raises as `Features.of`."""
         del rgb
         row = self.cache.read(key_of(path, self.root), path)
@@ -272,8 +273,9 @@ def _file_print(path: Path, cache: Path) -> str:
     return file_sha256(path, cache) if path.is_file() else "absent"
 
 
-def key_of(path: Path, root: Path) -> str:
+def key_of(path: Path | Inside, root: Path) -> str:
     """A picture's name in a cache: its path below the data root, or as it is when it lies elsewhere."""
+    path = path.place if isinstance(path, Inside) else path
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
@@ -313,8 +315,9 @@ class _Prepare:
     live: LiveFeatures
     max_pixels: int = MAX_PIXELS
 
-    def __call__(self, path: Path) -> Mapping[str, Tensor]:
-        return self.live.of(read_image(path, max_pixels=self.max_pixels), path).images
+    def __call__(self, path: Path | Inside) -> Mapping[str, Tensor]:
+        content = path.held() if isinstance(path, Inside) else path
+        return self.live.of(read_image(content, max_pixels=self.max_pixels), path).images
 
 
 @dataclass(frozen=True)

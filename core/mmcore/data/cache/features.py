@@ -35,6 +35,7 @@ import numpy as np
 
 from mmcore.base.files import hash_file
 from mmcore.base.jsonfile import read_json
+from mmcore.data.pictures import Inside
 from mmcore.errors import CacheError, DataError, MissingDataError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Item(NamedTuple):
 
     key: str
     """Its path below the data root; the data root itself may move."""
-    path: Path
+    path: Path | Inside
 
 
 Make = Callable[[Mapping[str, "Tensor"]], Mapping[str, "Tensor"]]
@@ -86,7 +87,7 @@ class CacheJob:
     """Data source -> fingerprint of the records that name the items."""
     items: Callable[[], Iterable[Item]]
     """Every image; one that several records share may come several times."""
-    read: "Callable[[Path], Mapping[str, Tensor]]"
+    read: "Callable[[Path | Inside], Mapping[str, Tensor]]"
     """An image's inputs; called in worker processes.
 
     Raises:
@@ -129,12 +130,12 @@ class FeatureCache:
     def __len__(self) -> int:
         return self.num_rows
 
-    def read(self, key: str, path: Path | None = None) -> dict[str, np.ndarray]:
+    def read(self, key: str, path: Path | Inside | None = None) -> dict[str, np.ndarray]:
         """The values of one image.
 
         Args:
             key: of the image.
-            path: its file; given, its content must be the one that the values were made from.
+            path: its file, or where it is inside another; given, it must have the content that the values are of.
 
         Raises:
             MissingDataError: the cache has no such image.
@@ -143,7 +144,7 @@ class FeatureCache:
         """
         row = self._find(key)
         if path is not None and digest_of(path) != row.digest:
-            raise DataError("the image has changed since its targets were cached", where=path, do=REPAIR)
+            raise DataError("the image has changed since its targets were cached", where=str(path), do=REPAIR)
         handle, begins = self._shard(row.shard)
         return {name: self._field(handle, begins[name], field, row) for name, field in self.fields.items()}
 
@@ -317,14 +318,16 @@ def hash_of(key: str) -> np.uint64:
     return np.frombuffer(hashlib.blake2b(key.encode(), digest_size=8).digest(), "<u8")[0]
 
 
-def digest_of(path: Path) -> bytes:
-    """Hash of a file's content.
+def digest_of(path: Path | Inside) -> bytes:
+    """Hash of a picture file's content.
 
     Raises:
         MissingDataError: there is no such file.
         DataError: it cannot be read.
     """
     try:
+        if isinstance(path, Inside):
+            return hashlib.blake2b(path.held().content, digest_size=DIGEST_BYTES).digest()
         with open(path, "rb") as file:
             return hashlib.blake2b(file.read(), digest_size=DIGEST_BYTES).digest()
     except FileNotFoundError:

@@ -42,6 +42,7 @@ from mmcore.data.cache.shards import (
 from mmcore.data.cache.survey import Survey, refuse_full, stat_of, survey
 from mmcore.data.loader import DEADLINE_S, init_worker, results_of
 from mmcore.data.parcel import Unpacker, pack
+from mmcore.data.pictures import Inside
 from mmcore.errors import CacheError, DataError
 
 SHARD_BYTES = 512 * 2**20
@@ -169,7 +170,7 @@ def _make(
 class _Images(Dataset[Read]):
     """Chunks of images to their inputs; runs in workers."""
 
-    def __init__(self, read: Callable[[Path], Mapping[str, Tensor]], chunks: Sequence[Sequence[Item]]) -> None:
+    def __init__(self, read: Callable[[Path | Inside], Mapping[str, Tensor]], chunks: Sequence[Sequence[Item]]) -> None:
         self._read, self._chunks = read, chunks
 
     def __len__(self) -> int:

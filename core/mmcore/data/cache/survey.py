@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmcore.data.cache.features import CACHE_NAME, CacheJob, Item, digest_of, unfit
 from mmcore.data.cache.shards import Present, rows_of
+from mmcore.data.pictures import Inside
 from mmcore.errors import DataError
 
 SPARE_BYTES = 64 * 2**20
@@ -95,13 +96,16 @@ def size_text(count: float) -> str:
 def _same(item: Item, row: Present) -> bool:
     """Whether an image is the one of its row; only read when its size or time differ."""
     try:
-        return stat_of(item.path) == row.stat or digest_of(item.path).hex() == row.digest
+        known = not isinstance(item.path, Inside) and stat_of(item.path) == row.stat
+        return known or digest_of(item.path).hex() == row.digest
     except DataError:
         return False
 
 
-def stat_of(path: Path) -> list[int]:
+def stat_of(path: Path | Inside) -> list[int]:
     """Size in bytes and time of change in nanoseconds of a file; -1 and -1 where there is none."""
+    if isinstance(path, Inside):  # has no time of its own: its content tells
+        return [-1, -1]
     try:
         status = path.stat()
     except OSError:

@@ -25,7 +25,7 @@ from mmcore.data.formats.jsonstream import FileBytes, walk
 from mmcore.data.formats.spoken import BOX, RecordFault, understand
 from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.data.index import Index, Prepared, Report, open_index
-from mmcore.data.pictures import picture_at
+from mmcore.data.pictures import Pictures, picture_at
 from mmcore.errors import DataError
 from mmcore.geometry.box_text import BoxText
 from mmcore.geometry.coordinates import convention
@@ -98,15 +98,15 @@ class Conversation(NamedTuple):
         except DataError as error:
             raise _placed(error, self.where) from None
 
-    def read_image(self, folder: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width 3"]:
-        """The image below `folder`, as RGB.
+    def read_image(self, images: Pictures, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width 3"]:
+        """The image below a folder or inside what stands in its place, as RGB.
 
         Raises:
             DataError: it is missing, damaged, too large or outside the folder; names file and record.
         """
         assert self.image is not None, "a text record was asked for its image"
         try:
-            return read_image(picture_at(folder, self.image), max_pixels=max_pixels)
+            return read_image(picture_at(images, self.image), max_pixels=max_pixels)
         except DataError as error:
             raise _placed(error, self.where) from None
 

@@ -1,6 +1,7 @@
 """SA-1B (Kirillov et al. 2023): an index without masks, and the masks in the JSON file beside each image.
 
     python -m mmcore.data.formats.sa1b SA1B_scaleup/images sa_000000 sa_000001 --out SA1B_scaleup/sa1b.json
+    python -m mmcore.data.formats.sa1b SA1B_scaleup/images 'sa_*.tar' --out SA1B_scaleup/sa1b.json
 
 SA-1B has a hundred overlapping masks for every image. The index keeps those that no larger mask covers by half (Wu et
 al., CVPR 2024, prepare their data so) and names them by their ids, so the files stay as they were downloaded; files
@@ -8,20 +9,26 @@ that other scripts have thinned out are read just the same.
 """
 
 import json
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import click
 import numpy as np
 
-from mmcore.base import tamed
-from mmcore.base.files import replace_text
+from mmcore.base.files import replacing
 from mmcore.data.formats import miniature
 from mmcore.data.formats.coco import CocoInstances
 from mmcore.data.formats.format import Format, Written
-from mmcore.errors import DataError, MissingDataError, MmcoreError
+from mmcore.data.formats.sidecars import SIDECARS, parsed_sidecar
+from mmcore.data.spread import spread
+from mmcore.data.tar_members import members
+from mmcore.data.tar_names import is_pattern, is_tar, matching, split_pattern
+from mmcore.errors import MissingDataError, MmcoreError
 from mmcore.geometry import masks
 
 SHRINK = 8
@@ -29,57 +36,6 @@ SHRINK = 8
 OVERLAP = 0.5
 """Share of a mask, or of a union, from which a larger mask replaces it."""
 TINY = 1e-6
-SIDECARS = "SA-1B index and sidecars"
-"""Name of the format: who reads such records takes the masks from `sidecar_masks`."""
-
-
-def sidecar_masks(image: Path, ids: Sequence[int], where: str) -> list[dict[str, Any]]:
-    """The masks of some annotations, from the JSON file beside an image.
-
-    Args:
-        image: path of the image.
-        ids: of the annotations that the index keeps.
-        where: of the index, for errors.
-
-    Raises:
-        DataError: the file is missing, is something else, or lacks one of the annotations.
-    """
-    path = image.with_suffix(".json")
-    annotations = {annotation["id"]: annotation["segmentation"] for annotation in read_sidecar(path, where)[1]}
-    for id_ in ids:
-        if id_ not in annotations:
-            raise DataError(
-                f"annotation {id_} of the index is not among the {len(annotations)} of the file beside the image",
-                where=f"{path}, {where}",
-                do="make the index again from these files: python -m mmcore.data.formats.sa1b --help",
-            )
-    return [annotations[id_] for id_ in ids]
-
-
-def read_sidecar(path: Path, where: str | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What the JSON file beside an image says of the image, and its annotations.
-
-    Raises:
-        DataError: the file is missing or is something else.
-    """
-    place = f"{path}, {where}" if where else path
-    try:
-        content = tamed.loads(path.read_bytes())
-        image, annotations = content["image"], content["annotations"]
-        if {"image_id", "file_name", "height", "width"} - image.keys():
-            raise ValueError("the image has no image_id, file_name, height or width")
-        for annotation in annotations:
-            if {"id", "area", "bbox", "segmentation"} - annotation.keys():
-                raise ValueError("an annotation has no id, area, bbox or segmentation")
-        return image, annotations
-    except FileNotFoundError:
-        raise DataError(
-            "there is no file with masks beside the image",
-            where=place,
-            do="SA-1B comes with one JSON file for each image; unpack both into one folder",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"not the annotations of an SA-1B image: {error}", where=place) from None
 
 
 def kept(annotations: Sequence[Mapping[str, Any]], where: str | None = None) -> list[int]:
@@ -104,54 +60,133 @@ def kept(annotations: Sequence[Mapping[str, Any]], where: str | None = None) -> 
     return order[~lost.numpy()].tolist()
 
 
+class _Job(NamedTuple):
+    """A folder or tar of sidecars, and where its part of the index is written."""
+
+    root: Path
+    name: str
+    images: Path
+    annotations: Path
+
+
+class _Counts(NamedTuple):
+    images: int
+    masks: int
+
+
+def sidecars(root: Path, name: str) -> Iterator[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
+    """Every JSON file of a folder, or of a tar in its place: what errors call it, its image, its annotations.
+
+    Raises:
+        MissingDataError: there are none.
+        DataError: one is something else, or the tar is damaged.
+    """
+    there, path = False, root / name
+    if is_tar(path):
+        with open(path, "rb", buffering=0) as file:
+            for member in members(path):
+                if member.name.endswith(".json"):
+                    there = True
+                    content = os.pread(file.fileno(), member.size, member.offset)
+                    yield f"{path}, member {member.name}", *parsed_sidecar(content, f"{path}, member {member.name}")
+    else:
+        for beside in sorted(path.glob("*.json")):
+            there = True
+            yield str(beside), *parsed_sidecar(beside.read_bytes(), str(beside))
+    if not there:
+        raise MissingDataError(
+            "no JSON files here", where=path, do="unpack a folder of SA-1B there, or name its tar with .tar"
+        )
+
+
 def index_of(root: Path, folders: Sequence[str]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Image and kept annotations of every sidecar in some folders, in COCO's form without masks."""
+    """Image and kept annotations of every sidecar in some folders or tars, in COCO's form without masks."""
     for folder in folders:
-        files = sorted((root / folder).glob("*.json"))
-        if not files:
-            raise MissingDataError("no JSON files here", where=root / folder, do="unpack a folder of SA-1B there")
-        for path in files:
-            image, annotations = read_sidecar(path)
+        for where, image, found in sidecars(root, folder):
             number = image["image_id"]
-            name = f"{folder}/{image['file_name']}"
+            name = f"{folder.removesuffix('.tar')}/{image['file_name']}"
             entry = {"file_name": name, "height": image["height"], "width": image["width"], "id": number}
-            chosen = [annotations[i] for i in kept(annotations, str(path))]
+            chosen = [found[i] for i in kept(found, where)]
             fixed = {"image_id": number, "iscrowd": 0, "category_id": 1}
             yield entry, [fixed | {field: one[field] for field in ("bbox", "id", "area")} for one in chosen]
+
+
+def _write_part(job: _Job) -> _Counts:
+    """One folder's part of the index: the elements of its lists, without their brackets."""
+    num_images = num_masks = 0
+    with open(job.images, "w", encoding="utf-8") as images, open(job.annotations, "w", encoding="utf-8") as annotations:
+        for entry, found in index_of(job.root, [job.name]):
+            images.write(", " * (num_images > 0) + json.dumps(entry))
+            annotations.write(", " * (num_masks > 0 and bool(found)) + json.dumps(found)[1:-1])
+            num_images, num_masks = num_images + 1, num_masks + len(found)
+    return _Counts(num_images, num_masks)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("root", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.argument("folders", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The index.")
-def main(root: Path, folders: tuple[str, ...], out: Path) -> None:
-    """Write the index of some FOLDERS of SA-1B below ROOT; nothing there is changed."""
+@click.option("--workers", type=click.IntRange(min=1), default=min(os.cpu_count() or 1, 8), help="Processes.")
+def main(root: Path, folders: tuple[str, ...], out: Path, workers: int) -> None:
+    """Write the index of some FOLDERS of SA-1B below ROOT, or of its tars (sa_000000.tar, or a pattern such as
+    'sa_*.tar'); nothing there is changed."""
     try:
-        images, kept_masks = write_index(root, folders, out)
+        images, kept_masks = write_index(root, folders, out, workers=workers)
     except MmcoreError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     print(f"{out}: {images:,} images, {kept_masks:,} masks")
 
 
-def write_index(root: Path, folders: Sequence[str], out: Path) -> tuple[int, int]:
-    """Write the index of some folders; returns its numbers of images and masks.
+def write_index(root: Path, folders: Sequence[str], out: Path, *, workers: int = 1) -> tuple[int, int]:
+    """Write the index of some folders or tars; returns its numbers of images and masks.
+
+    Nothing of it is kept in memory: every folder writes its part, and the parts are put behind one another.
 
     Raises:
-        MissingDataError: a folder holds no JSON files.
-        DataError: one of them is something else.
+        MissingDataError: a folder or tar is not there, or holds no JSON files.
+        DataError: one of them is something else, or a tar is damaged.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, (image, found) in enumerate(index_of(root, folders), start=1):
-        images.append(image)
-        annotations += found
-        if number % 500 == 0:
-            print(f"{number:,} images, {len(annotations):,} masks kept", file=sys.stderr)
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    names = [name for given in folders for name in _named(root, given)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, json.dumps(content))
-    return len(images), len(annotations)
+    total = _Counts(0, 0)
+    with tempfile.TemporaryDirectory(prefix=".sa1b-", dir=out.parent) as scratch:
+        jobs = [
+            _Job(root, name, Path(scratch, f"{i}.images"), Path(scratch, f"{i}.annotations"))
+            for i, name in enumerate(names)
+        ]
+        for number, counts in enumerate(spread(_write_part, jobs, workers), start=1):
+            total = _Counts(total.images + counts.images, total.masks + counts.masks)
+            if len(jobs) > 1:
+                told = f"{number} of {len(jobs)} folders: {total.images:,} images, {total.masks:,} masks kept"
+                print(told, file=sys.stderr)
+        with replacing(out) as fresh, fresh.open("xb") as file:
+            file.write(b'{"images": [')
+            _append(file, [job.images for job in jobs])
+            file.write(b'], "annotations": [')
+            _append(file, [job.annotations for job in jobs])
+            file.write(b'], "categories": [{"id": 1, "name": "object"}]}')
+    return total
+
+
+def _named(root: Path, given: str) -> list[str]:
+    """The folders or tars that an argument means."""
+    if not is_pattern(given) or (root / given).exists():
+        return [given]
+    head, pattern = split_pattern(given)
+    return [path.relative_to(root).as_posix() for path in matching(root / head, pattern, "the index")]
+
+
+def _append(file: BinaryIO, parts: Sequence[Path]) -> None:
+    """Put parts behind one another, with commas between those that are not empty."""
+    behind = False
+    for part in parts:
+        if not part.stat().st_size:
+            continue
+        file.write(b", " if behind else b"")
+        behind = True
+        with part.open("rb") as content:
+            shutil.copyfileobj(content, file, 1 << 22)
 
 
 # ---- format ----

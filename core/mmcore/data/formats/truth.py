@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mmcore.contract.values import Id
 from mmcore.data.formats.format import Format
 from mmcore.data.images import unsafe_reason
+from mmcore.data.pictures import Pictures, is_there
 from mmcore.errors import DataError, MissingDataError
 
 ENDINGS = (".jpg", ".jpeg", ".png")
@@ -23,7 +24,7 @@ class Asked(NamedTuple):
     answers: tuple[str, ...]
 
 
-def gcg_questions(captions: Path, images: Path) -> tuple[Asked, ...]:
+def gcg_questions(captions: Path, images: Pictures) -> tuple[Asked, ...]:
     """The pictures of a split of GranD-f's evaluation, with their captions.
 
     Raises:
@@ -36,9 +37,9 @@ def gcg_questions(captions: Path, images: Path) -> tuple[Asked, ...]:
         said.setdefault(one["image_id"], []).append(str(one["caption"]))
     asked = []
     for one in listed(content, "images", captions):
-        name = next((f"{one['id']}{end}" for end in ENDINGS if (images / f"{one['id']}{end}").is_file()), None)
+        name = next((f"{one['id']}{end}" for end in ENDINGS if is_there(images, f"{one['id']}{end}")), None)
         if name is None:
-            raise MissingDataError(f"there is no picture {one['id']}", where=images, known=ENDINGS)
+            raise MissingDataError(f"there is no picture {one['id']}", where=str(images), known=ENDINGS)
         asked.append(Asked(one["id"], name, None, tuple(said.get(one["id"], ()))))
     return tuple(asked)
 

@@ -14,7 +14,7 @@ from mmcore.data.entry import Entry, Opened, chosen, chosen_validations, open_en
 from mmcore.data.formats.grounded import GROUNDED
 from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.formats.registry import Formats
-from mmcore.data.formats.sa1b import SIDECARS
+from mmcore.data.formats.sidecars import SIDECARS
 from mmcore.data.formats.truth import GCG_TRUTH, REGION_TRUTH, gcg_questions, region_questions
 from mmcore.data.parts import Select, open_parts
 from mmcore.data.wordings import wordings_of

@@ -17,9 +17,9 @@ from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded, Phra
 from mmcore.data.cache.choice import Features, Found
 from mmcore.data.chance import Chance, Seeded
 from mmcore.data.grounded import Grounded, Part
-from mmcore.data.images import MAX_PIXELS, safe_join
+from mmcore.data.images import MAX_PIXELS
 from mmcore.data.parts import PartRecords
-from mmcore.data.pictures import read_placed
+from mmcore.data.pictures import Inside, Pictures, place_at, read_placed
 from mmcore.data.shown import shown_regions
 from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER
@@ -53,7 +53,7 @@ class GroundedSource(DataSource):
 
     name: str
     records: PartRecords
-    images: Path
+    images: Pictures
     manner: Manner
     most: int
     banks: Banks
@@ -77,14 +77,14 @@ class GroundedSource(DataSource):
         found = getattr(self.records, "records", self.records)
         return found if hasattr(found, "index") else None
 
-    def pictures(self) -> Iterator[Path]:
+    def pictures(self) -> Iterator[Path | Inside]:
         """The picture files of the usable records."""
         for position in range(len(self)):
             try:
                 record = self.records[position]
             except DataError:
                 continue
-            yield safe_join(self.images, record.image)
+            yield place_at(self.images, record.image)
 
     def shown(self, position: int) -> Shown | None:
         """The picture with the masks that are to be drawn; None where words alone are judged."""
@@ -118,7 +118,7 @@ class GroundedSource(DataSource):
         turns = written(spoken.turns, self.processor)
         found = Found({}, {})
         if self.features is not None and spoken.has_masks:
-            found = self.features.of(rgb, safe_join(self.images, record.image))
+            found = self.features.of(rgb, place_at(self.images, record.image))
         encoded = self.processor.conversation(turns, has_image=True, where=where)
         self._refuse_cut(encoded, spoken, where)
         return ConversationSample(

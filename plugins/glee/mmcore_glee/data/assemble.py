@@ -10,7 +10,7 @@ from mmcore.contract.protocols import DataContext, Datasets, Evaluator
 from mmcore.contract.recipe import Recipe, Source, Stage, Validation
 from mmcore.data.entry import Entry, Opened, chosen, open_entry
 from mmcore.data.formats.registry import Formats
-from mmcore.data.formats.sa1b import SIDECARS
+from mmcore.data.formats.sidecars import SIDECARS
 from mmcore.data.index import Index
 from mmcore.data.names import merged, plain
 from mmcore.data.records import Records

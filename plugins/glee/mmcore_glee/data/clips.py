@@ -8,14 +8,14 @@ frame has no row there. Boxes are those of the transformed masks where there are
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import ClipSample, Draw, Sample
-from mmcore.data.images import MAX_PIXELS, read_image, safe_join
+from mmcore.data.images import MAX_PIXELS, read_image
+from mmcore.data.pictures import Pictures, picture_at
 from mmcore.data.shown import shown_video
 from mmcore.data.transforms import Transform
 from mmcore.data.videos import VideoRecord, VideoRecords
@@ -47,7 +47,7 @@ class ClipSource(DataSource):
 
     name: str
     records: VideoRecords
-    images: Path
+    images: Pictures
     task: Task
     pipeline: Pipeline
     labels: np.ndarray
@@ -107,7 +107,7 @@ class ClipSource(DataSource):
         Raises:
             DataError: it is missing, damaged, outside the folder, or of another size than the record says.
         """
-        path = safe_join(self.images, record.frames[number])
+        path = picture_at(self.images, record.frames[number])
         image = read_image(path, max_pixels=self.max_pixels)
         if image.shape[:2] != (record.height, record.width):
             raise DataError(

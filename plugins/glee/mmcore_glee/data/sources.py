@@ -7,13 +7,13 @@ drawn; expressions that count ("second from the left") forbid a crop, and a mirr
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from mmcore.contract.protocols import DataSource, Shown
 from mmcore.contract.values import Draw, Sample
-from mmcore.data.formats.sa1b import sidecar_masks
-from mmcore.data.images import MAX_PIXELS, read_picture, safe_join
+from mmcore.data.formats.sidecars import sidecar_masks
+from mmcore.data.images import MAX_PIXELS, read_picture
+from mmcore.data.pictures import Pictures, picture_at
 from mmcore.data.records import Record, Records
 from mmcore.data.shown import shown_record
 from mmcore.data.transforms import Transform
@@ -45,7 +45,7 @@ class ImageSource(DataSource):
 
     name: str
     records: Records
-    images: Path
+    images: Pictures
     task: Task
     pipeline: Pipeline
     labels: np.ndarray
@@ -105,7 +105,7 @@ class ImageSource(DataSource):
 
     def _picture(self, record: Record) -> Image:
         """The image of a record as Pillow keeps it."""
-        path = safe_join(self.images, record.image)
+        path = picture_at(self.images, record.image)
         image = read_picture(path, max_pixels=self.max_pixels)
         if image.size != (record.width, record.height):
             turned = image.size == (record.height, record.width)
@@ -152,8 +152,7 @@ class ImageSource(DataSource):
         if record.phrases:
             phrases = tuple(text for item, text in zip(record.objects, record.phrases, strict=True) if not item.crowd)
         if self.sidecars:
-            path = safe_join(self.images, record.image)
-            given = sidecar_masks(path, [item.id for item in kept], self._where(record))
+            given = sidecar_masks(self.images, record.image, [item.id for item in kept], self._where(record))
             kept = [item._replace(segmentation=mask) for item, mask in zip(kept, given, strict=True)]
         if self.has_masks:
             for item in kept:

@@ -7,7 +7,6 @@ AskedSource   evaluation: one fixed question for each class list, expression, pl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from mmcore.contract.values import (
 from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
-from mmcore.data.pictures import Rgb, cut_out, read_shaped
+from mmcore.data.pictures import Pictures, Rgb, cut_out, read_shaped
 from mmcore.data.shares import Part
 from mmcore.data.shown import shown_regions
 from mmcore.language.conversation import MARKER
@@ -65,13 +64,13 @@ class Reader:
         """Of the square that the model sees, pixels."""
         return self.processor.pixels.size
 
-    def picture(self, scene: Scene, folder: Path) -> Rgb:
+    def picture(self, scene: Scene, images: Pictures) -> Rgb:
         """The picture of a record.
 
         Raises:
             DataError: it is missing or damaged, or has another shape than the record says.
         """
-        return read_shaped(folder, scene.image, scene.size, scene.where, self.max_pixels)
+        return read_shaped(images, scene.image, scene.size, scene.where, self.max_pixels)
 
     def images(self, rgb: Rgb, scene: Scene, example: Box | None) -> Images:
         """The picture, and the example that is cut out of it, by role."""
@@ -97,7 +96,7 @@ class BoxSource(DataSource):
 
     name: str
     scenes: Scenes
-    images: Path
+    images: Pictures
     reader: Reader
     kinds: tuple[Kind, ...]
     image_words: int = 0
@@ -205,7 +204,7 @@ class AskedSource(DataSource):
 
     name: str
     scenes: Scenes
-    images: Path
+    images: Pictures
     reader: Reader
     kind: Kind
     wording: str
