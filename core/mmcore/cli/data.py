@@ -97,8 +97,9 @@ def check(split: str, quick: bool, limit: int | None, workers: int | None, as_js
     if as_json:
         click.echo(json.dumps({"ok": total == 0, "num_problems": total, "sources": found}, indent=1))
     if total:
+        bad = sum(bool(entry["problems"]) for entry in found.values())
         raise DataError(
-            f"{total} problems in {sum(bool(entry['problems']) for entry in found.values())} of {len(found)} sources",
+            f"{total} problem{'s' if total > 1 else ''} in {bad} of {len(found)} sources",
             where=settings.data,
             do="repair or fetch these files; a run skips single bad samples unless --set data.bad_samples=error",
         )

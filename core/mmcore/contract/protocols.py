@@ -48,6 +48,10 @@ class Annotations(Protocol):
         """Whether record `position` cannot be used, which `problems` tells."""
         ...
 
+    def left_out(self) -> Mapping[str, int]:
+        """How many records and parts of them cannot be used as they are, by what is wrong; said before a run starts."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmcore.data.index import Index
-from mmcore.data.records import Defect, defect_error
+from mmcore.data.records import Defect, counted_defects, defect_error
 from mmcore.errors import DataError
 from mmcore.geometry import masks
 
@@ -139,12 +139,19 @@ class GroundedIndex:
 
     def problems(self) -> Iterator[DataError]:
         """Everything that is wrong with the records."""
-        for number in np.flatnonzero(np.asarray(self.index.column("num_defects"))).tolist():
-            record = Grounded.from_bytes(self.index[number])
+        for record in self._flawed():
             for defect in record.defects:
                 yield self._error(record, defect)
         if not len(self) and len(self.index):
             yield DataError(f"none of {len(self.index)} records has anything to learn", where=self.index.label)
+
+    def left_out(self) -> dict[str, int]:
+        """How many records and parts cannot be used as they are, by the field that is wrong with them."""
+        return counted_defects(defect for record in self._flawed() for defect in record.defects)
+
+    def _flawed(self) -> Iterator[Grounded]:
+        numbers = np.flatnonzero(np.asarray(self.index.column("num_defects"))).tolist()
+        return (Grounded.from_bytes(self.index[number]) for number in numbers)
 
     def _error(self, record: Grounded, defect: Defect) -> DataError:
         return defect_error(record, defect, self.index.label)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ JSON Lines are read into it by `mmcore.data.formats.box_lines`; records of objec
 ...) become the same here, so a family poses its questions in one way whatever the file.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -71,6 +71,10 @@ class Scenes(Protocol):
         """What is wrong with the file."""
         ...
 
+    def left_out(self) -> Mapping[str, int]:
+        """How much of the file cannot be used as it is, by what is wrong."""
+        ...
+
     def num_boxes(self) -> Int[np.ndarray, " records"]:
         """Boxes of each record."""
         ...
@@ -107,6 +111,10 @@ class RecordScenes:
     def problems(self) -> Iterator[DataError]:
         """Every defect of the file."""
         return self.records.problems()
+
+    def left_out(self) -> dict[str, int]:
+        """How many objects and records cannot be used as they are."""
+        return self.records.left_out()
 
     def num_boxes(self) -> Int[np.ndarray, " records"]:
         """Objects of each record that are no crowds."""

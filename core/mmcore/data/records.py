@@ -14,7 +14,7 @@ import struct
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -217,6 +217,12 @@ class Records:
                 do="remove them, or add their images; they are left out until then",
             )
 
+    def left_out(self) -> dict[str, int]:
+        """How many objects and images cannot be used as they are, by the field that is wrong with them."""
+        whole = self.whole()
+        places = np.flatnonzero(np.asarray(self.index.column("num_defects"))).tolist()
+        return counted_defects(defect for place in places for defect in whole.peek(place).defects)
+
     def whole(self) -> Self:
         """The same with every record of the index."""
         return type(self)(self.index, keep_empty=True)
@@ -251,28 +257,24 @@ class _Positive:
         return np.asarray(self._column[part]) > 0
 
 
-def left_out(records: Records) -> dict[str, int]:
-    """How many objects and images cannot be used as they are, by the field that is wrong with them."""
-    found: Counter[str] = Counter()
-    whole = records.whole()
-    for position in np.flatnonzero(np.asarray(records.index.column("num_defects"))).tolist():
-        for defect in whole.peek(position).defects:
-            found[f"{defect.field} {'unusable' if defect.fatal else 'left out or cut'}"] += 1
+def counted_defects(defects: Iterable[Defect]) -> dict[str, int]:
+    """How many there are by the field that is wrong, most first."""
+    found = Counter(f"{defect.field} {'unusable' if defect.fatal else 'left out or cut'}" for defect in defects)
     return dict(found.most_common())
 
 
 def told_left_out(name: str, source: DataSource) -> str | None:
     """A line about what of a source cannot be used as it is; None where everything can, or where nothing is known."""
     records = source.annotations()
-    if not isinstance(records, Records):
+    if records is None:
         return None
-    found, meta = left_out(records), records.index.meta
+    found, meta = records.left_out(), records.index.meta
     told = [f"{', '.join(f'{count} x {what}' for what, count in found.items())}; `mmcore data check` lists them"]
     if not found:
         told = []
     if root := meta.get("root"):
         told.append(f"the category {root!r}, which an export put above all others and no object is of, is left out")
-    if gone := meta.get("classes_left_out"):
+    if isinstance(records, Records) and (gone := meta.get("classes_left_out")):
         count = records.whole().total("num_left_out")
         told.append(f"{count:,} objects of {some(gone)} are left out, as `classes` says")
     return f"{name}: {'; '.join(told)}" if told else None
@@ -281,7 +283,7 @@ def told_left_out(name: str, source: DataSource) -> str | None:
 def nothing_to_learn(records: Records) -> str:
     """Why no record of an index can be trained on."""
     crowds = sum(item.crowd for record in records.whole() for item in record.objects)
-    lost = ", ".join(f"{field} {count}" for field, count in left_out(records).items())
+    lost = ", ".join(f"{field} {count}" for field, count in records.left_out().items())
     reasons = [f"{crowds} crowds"] * bool(crowds) + [f"unusable: {lost}"] * bool(lost)
     return (
         f"none of {len(records.index)} images has an object to train on ({'; '.join(reasons) or 'none is annotated'})"

@@ -77,6 +77,10 @@ class Part:
         """What is wrong with the whole file."""
         return iter(self.records.problems())
 
+    def left_out(self) -> Mapping[str, int]:
+        """How much of the whole file cannot be used as it is."""
+        return self.records.left_out()
+
     def lengths(self) -> Int[np.ndarray, " kept"]:
         """Of conversations: words, negative without a picture."""
         return np.asarray(self.records.lengths())[self.positions]

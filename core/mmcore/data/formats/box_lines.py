@@ -175,6 +175,12 @@ class LineScenes:
         for number in self.index.meta["empty"]:
             yield self._error(number, RecordFault("the list of classes is empty; the line is left out", "objects"))
 
+    def left_out(self) -> dict[str, int]:
+        """How many lines cannot be used, and how many name no class."""
+        unusable, empty = int(np.count_nonzero(self.index.column("bad"))), len(self.index.meta["empty"])
+        found = {"lines unusable": unusable, "lines without a class left out": empty}
+        return {what: count for what, count in found.items() if count}
+
     def num_boxes(self) -> Int[np.ndarray, " records"]:
         """Boxes of each line."""
         return np.asarray(self.index.column("num_boxes"))

@@ -206,6 +206,11 @@ class LlavaIndex:
             id_, _, _, fault, _ = json.loads(self.index[position])
             yield self._error(position, id_, RecordFault(*fault))
 
+    def left_out(self) -> dict[str, int]:
+        """How many records cannot be used."""
+        count = int(np.count_nonzero(self.index.column("bad")))
+        return {"records unusable": count} if count else {}
+
     def _where(self, position: int, id_: object) -> str:
         return f"{self.index.label}, record {position} (id {id_})"
 

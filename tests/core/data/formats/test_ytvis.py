@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from mmcore.data.formats.ytvis import Videos
 from mmcore.data.index import open_index
-from mmcore.data.records import left_out
 from mmcore.data.videos import VideoRecord, VideoRecords
 from mmcore.errors import DataError
 from mmcore.geometry import masks
@@ -62,7 +61,7 @@ def test_what_cannot_be_used_is_told_with_its_frame(tmp_path: Path, videos: Any,
 def test_a_length_that_differs_from_the_names_is_counted(tmp_path: Path) -> None:
     records = opened(tmp_path, [video(length=2)], [track()])
     assert len(records[0].frames) == 2
-    assert left_out(records) == {"length left out or cut": 1}
+    assert records.left_out() == {"length left out or cut": 1}
 
 
 def test_run_lengths_of_a_whole_video_are_those_of_the_file(tmp_path: Path) -> None:
