@@ -65,8 +65,11 @@ def build_page(predictor: Predictor, samples: Path | None = None) -> Any:
                 )
                 if files := sample_pictures(predictor, samples):
                     gr.Examples(files, picture, label="Sample pictures")
+                example = _example(gr) if can.example else gr.State(None)
                 if can.talk:
-                    _talk(gr, predictor, picture, chat, [drawn, words, table])
+                    _talk(gr, predictor, picture, example, chat, [drawn, words, table])
+                if can.example:
+                    _like(gr, predictor, can, picture, example, [drawn, words, table])
                 if can.names or not can.talk:
                     _find(gr, predictor, can, picture, [drawn, words, table])
             with gr.Column():
@@ -116,8 +119,39 @@ def _find(gr: Any, predictor: Predictor, can: Abilities, picture: Any, outputs: 
     gr.on([button.click, names.submit, expression.submit], find, asked, outputs, concurrency_id="model")
 
 
-def _talk(gr: Any, predictor: Predictor, picture: Any, chat: Any, outputs: list[Any]) -> None:
-    """A conversation about the picture; a new picture begins a new one."""
+def _example(gr: Any) -> Any:
+    """Where something is shown instead of named; placed by `_like`."""
+    return gr.Image(
+        label="Example",
+        type="filepath",
+        sources=["upload", "clipboard"],
+        height=180,
+        buttons=[],
+        elem_id="example",
+        render=False,
+    )
+
+
+def _like(gr: Any, predictor: Predictor, can: Abilities, picture: Any, example: Any, outputs: list[Any]) -> None:
+    """Objects like one that is shown, a crop of this picture or of another."""
+    also = " Questions are about it as well." if can.talk else ""
+    with gr.Accordion("Show what is meant", open=False):
+        gr.Markdown(f"A picture of one thing, cut out of this photograph or another.{also}")
+        example.render()
+        button = gr.Button("Find what is like it", variant="primary")
+
+    def like(path: str | None, shown_path: str | None) -> tuple[Any, ...]:
+        if not path or not shown_path:
+            raise gr.Error(f"choose {'an example' if path else 'a picture'} first", print_exception=False)
+        with _told(gr):
+            found = shown(predictor.predict(path, example=shown_path))
+        return found.picture, found.words, found.rows
+
+    gr.on([button.click], like, [picture, example], outputs, concurrency_id="model")
+
+
+def _talk(gr: Any, predictor: Predictor, picture: Any, example: Any, chat: Any, outputs: list[Any]) -> None:
+    """A conversation about the picture; a new picture or example begins a new one."""
     talk = Talk(predictor)
     turns = gr.State(())
     question = gr.Textbox(label="Question", placeholder="What is in the picture?", elem_id="question")
@@ -125,13 +159,13 @@ def _talk(gr: Any, predictor: Predictor, picture: Any, chat: Any, outputs: list[
         send = gr.Button("Ask", variant="primary")
         new = gr.Button("New conversation")
 
-    def ask(path: str | None, said: str, before: tuple[Turn, ...]) -> Iterator[tuple[Any, ...]]:
+    def ask(path: str | None, shown_path: str | None, said: str, before: tuple[Turn, ...]) -> Iterator[tuple[Any, ...]]:
         if not said.strip():
             raise gr.Error("write a question first", print_exception=False)
         same = gr.skip()
         yield _bubbles([*before, Turn("user", said)]), before, "", same, same, same
         with _told(gr):
-            for heard in talk.ask(path, said, before):
+            for heard in talk.ask(path, said, before, shown_path):
                 if heard.answer is None:
                     yield _bubbles(heard.turns), heard.turns, "", same, same, same
                     continue
@@ -143,11 +177,12 @@ def _talk(gr: Any, predictor: Predictor, picture: Any, chat: Any, outputs: list[
     gr.on(
         [send.click, question.submit],
         ask,
-        [picture, question, turns],
+        [picture, example, question, turns],
         [chat, turns, question, *outputs],
         concurrency_id="model",
     )
-    gr.on([new.click, picture.change], lambda: ([], (), None, "", []), None, [chat, turns, *outputs])
+    others = [one.change for one in (picture, example) if hasattr(one, "upload")]
+    gr.on([new.click, *others], lambda: ([], (), None, "", []), None, [chat, turns, *outputs])
 
 
 def _bubbles(turns: Any) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
     photo.jpg                 a path alone: speak of this picture from now on (also dropped into the window)
     photo.jpg What is red?    a picture and the first question about it
     What else?                a question; what was said before is remembered
+    /example crop.jpg         show what is spoken of, where the family takes it
     /new  /quit  /help
 
 Through a pipe the same lines are read, only questions and answers are written, and the first mistake ends it.
@@ -12,13 +13,17 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmcore.contract.values import Prediction
 from mmcore.data.images import read_image
 from mmcore.errors import MissingDataError, UsageError, suggest
-from mmcore.runs.conversation import Conversation
+from mmcore.runs.conversation import Conversation, can_be_shown
 from mmcore.runs.load import Predictor
-from mmcore.runs.predict import SUFFIXES, Example, free_stem
+from mmcore.runs.predict import SUFFIXES, Example, free_stem, read_example
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HELP = """\
   photo.jpg                 speak of this picture (drop the file into the window)
@@ -26,8 +31,9 @@ HELP = """\
   What else?                the next question; what was said is remembered
   /new                      forget what was said, keep the picture
   /none                     speak of no picture
+  /example crop.jpg         show what is spoken of; also a box in pixels, 40,60,120,150; alone: put it away
   /quit                     end (Ctrl-D too); Ctrl-C stops an answer"""
-COMMANDS = ("/new", "/none", "/help", "/quit")
+COMMANDS = ("/new", "/none", "/example", "/help", "/quit")
 
 
 @dataclass
@@ -60,8 +66,9 @@ class Chat:
             UsageError: an unknown command, or a question that cannot be answered.
         """
         line = line.strip()
-        if line.startswith("/") and (word := line.split()[0]) and not _picture(line)[0]:
-            return self._command(word)
+        if line.startswith("/") and (line.split()[0] in COMMANDS or not _picture(line)[0]):
+            word, _, rest = line.partition(" ")
+            return self._command(word, rest.strip())
         path, question = _picture(line)
         if path is not None:
             self.look(path)
@@ -79,10 +86,33 @@ class Chat:
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise MissingDataError(f"there is no picture {path}", do=suggest(path.name, near, "check the path"))
         image = read_image(path)
-        shown = None if self.example is None else self.example.of(image)
-        self.conversation = self.predictor.conversation(image, example=shown)
+        self._begin(image)
         height, width = image.shape[:2]
         self.note(f"[{path}, {width} x {height}]")
+
+    def show(self, said: str) -> None:
+        """Begin a new conversation about something that is shown: a picture of it, or a box; nothing puts it away.
+
+        Raises:
+            DataError: the picture is not there or cannot be read.
+            UsageError: it is no box, or the family cannot be shown anything.
+        """
+        if said and not can_be_shown(self.predictor.model):
+            plugin = self.predictor.opened.settings.plugin
+            raise UsageError(f"{plugin} cannot be shown what is spoken of", where="/example", do="describe it in words")
+        before = self.example
+        self.example = read_example(_unquoted(said)) if said else None
+        try:
+            self._begin(self.conversation.image)
+        except UsageError:
+            self.example = before
+            raise
+        self.note(f"[shown: {said}]" if said else "[nothing is shown]")
+
+    def _begin(self, image: "np.ndarray | None") -> None:
+        """A new conversation about a picture and what is shown of it, or about none."""
+        shown = None if self.example is None or image is None else self.example.of(image)
+        self.conversation = self.predictor.conversation(image, example=shown)
 
     def ask(self, question: str) -> Prediction:
         """Ask, and write the answer while it grows; objects below it, and where they are drawn."""
@@ -125,9 +155,13 @@ class Chat:
         answer.draw().save(path)
         self.note(f"  drawn: {path}")
 
-    def _command(self, word: str) -> bool:
+    def _command(self, word: str, rest: str) -> bool:
+        if rest and word in COMMANDS and word != "/example":
+            raise UsageError(f"{word} stands alone", where=rest, do="write the question on a line of its own")
         if word == "/help":
             self.note(HELP)
+        elif word == "/example":
+            self.show(rest)
         elif word == "/new":
             self.conversation.turns.clear()
             self.note("[a new conversation]")
@@ -139,9 +173,15 @@ class Chat:
         return word != "/quit"
 
 
+def _unquoted(path: str) -> str:
+    """A path as it is, however a terminal drops it: in quotation marks, or with escaped blanks."""
+    bare = path.strip("'\"")
+    return bare if Path(bare).expanduser().is_file() else bare.replace("\\ ", " ")
+
+
 def _picture(line: str) -> tuple[Path | None, str]:
     """The picture that a line begins with, and what follows it; quotes and escaped blanks as a terminal drops them."""
-    whole = Path(line.strip("'\"")).expanduser()
+    whole = Path(_unquoted(line)).expanduser()
     if whole.suffix.lower() in SUFFIXES and whole.is_file():
         return whole, ""
     try:

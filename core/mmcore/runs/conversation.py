@@ -27,6 +27,11 @@ def can_talk(model: Model) -> bool:
     return overrides(model, Model.converse)
 
 
+def can_be_shown(model: Model) -> bool:
+    """Whether a family talks about something that is shown instead of named."""
+    return "example" in inspect.signature(model.converse).parameters
+
+
 class Conversation:
     """Questions and answers about one picture.
 
@@ -55,12 +60,13 @@ class Conversation:
                 where="chat",
                 do="ask for names or one expression: `mmcore predict RUN photo.jpg --names A,B`, or `mmcore app RUN`",
             )
-        if example is not None and (image is None or "example" not in inspect.signature(model.converse).parameters):
+        if example is not None and not can_be_shown(model):
             raise UsageError(
-                f"{family} cannot be shown what is spoken of" if image is not None else "an example needs a picture",
-                where="--example",
-                do="describe it in words" if image is not None else "give the picture in which to look for it",
+                f"{family} cannot be shown what is spoken of", where="--example", do="describe it in words"
             )
+        if example is not None and image is None:
+            what = "an example needs a picture"
+            raise UsageError(what, where="--example", do="give the picture in which to look for it")
         self.model, self.device, self.image = model, device, image
         self._shown: dict[str, Any] = {} if example is None else {"example": example}
         self.turns: list[Turn] = []

@@ -3,6 +3,7 @@
 The model answers one question at a time, whoever asks.
 """
 
+import inspect
 import os
 import queue
 import threading
@@ -39,6 +40,8 @@ class Abilities:
     """An expression or a question, one at a time."""
     talk: bool
     """Questions that know what was said before."""
+    example: bool
+    """Something shown instead of named."""
 
 
 def abilities(predictor: Predictor) -> Abilities:
@@ -52,7 +55,12 @@ def abilities(predictor: Predictor) -> Abilities:
             return False
         return True
 
-    return Abilities(takes(names=["thing"]), takes(prompt="the thing"), can_talk(predictor.model))
+    return Abilities(
+        names=takes(names=["thing"]),
+        expression=takes(prompt="the thing"),
+        talk=can_talk(predictor.model),
+        example="example" in inspect.signature(predictor.model.prepare).parameters and takes(example=black[:16, :16]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +108,22 @@ class Talk:
     predictor: Predictor
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, image: str | None, question: str, turns: Sequence[Turn]) -> Iterator["Heard"]:
+    def ask(
+        self, image: str | None, question: str, turns: Sequence[Turn], example: str | None = None
+    ) -> Iterator["Heard"]:
         """The answer while it grows, and at last the whole of it.
 
         Args:
             image: the picture's path, or None.
             question: in words.
             turns: what was said about this picture before.
+            example: path of a picture of what is spoken of; None speaks in words alone.
 
         Raises:
             UsageError: the question cannot be answered.
             DataError: the picture cannot be read.
         """
-        talk = self.predictor.conversation(image)
+        talk = self.predictor.conversation(image, example=example)
         talk.turns = list(turns)
         pieces: queue.Queue[str | None] = queue.Queue()
         outcome: list[Prediction | BaseException] = []

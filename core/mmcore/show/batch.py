@@ -80,8 +80,12 @@ class _Spoken(NamedTuple):
 
 def _spoken_of(batch: ConversationBatch, sample: int) -> _Spoken | None:
     """None where nothing is spoken of but the whole picture."""
-    parts = (batch.turns, batch.regions, batch.phrases, batch.prompts)
-    spoken = _Spoken(*(part[sample] if part else () for part in parts))
+    spoken = _Spoken(
+        batch.turns[sample] if batch.turns else (),
+        batch.regions[sample] if batch.regions else (),
+        batch.phrases[sample] if batch.phrases else (),
+        batch.prompts[sample] if batch.prompts else (),
+    )
     return spoken if spoken.regions or spoken.prompts else None
 
 

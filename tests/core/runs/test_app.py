@@ -7,6 +7,7 @@ import gc
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +53,20 @@ class Seer(Model):
         ]
 
 
+class Pointed(Seer):
+    """Is shown what to find, too."""
+
+    def prepare(self, images: Sequence[np.ndarray], *, names=None, prompt=None, example=None) -> Batch:
+        batch = super().prepare(images, names=names, prompt=prompt)
+        if example is not None:
+            self.asked = (images[0].shape[:2], None, None, f"{example.shape[1]} x {example.shape[0]}")
+        return batch
+
+    def converse(self, image, turns, *, example=None) -> Batch:
+        del example
+        return super().converse(image, turns)
+
+
 class Namer(Seer):
     """A detector."""
 
@@ -82,8 +97,10 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_what_a_model_can_be_asked_is_found_by_asking():
-    assert abilities(predictor_of(Seer())) == Abilities(names=True, expression=True, talk=True)
-    assert abilities(predictor_of(Namer())) == Abilities(names=True, expression=False, talk=False)
+    seer = Abilities(names=True, expression=True, talk=True, example=False)
+    assert abilities(predictor_of(Seer())) == seer
+    assert abilities(predictor_of(Pointed())) == replace(seer, example=True)
+    assert abilities(predictor_of(Namer())) == replace(seer, expression=False, talk=False)
 
 
 def test_words_are_escaped_and_phrases_have_the_colour_of_their_mask(photo):
@@ -102,6 +119,8 @@ def test_a_conversation_is_kept_by_the_visitor_and_mistakes_come_through(photo):
     *_, second = talk.ask(str(photo), "two", first.turns)
     assert [turn.text for turn in second.turns] == ["one", "<b>0</b> the left", "two", "<b>1</b> the left"]
     assert second.answer is not None
+    *_, like = Talk(predictor_of(Pointed())).ask(str(photo), "like it?", (), str(photo))
+    assert like.text == "<b>40 x 30</b> the left"
     *_, words = talk.ask(None, "no picture", ())
     assert words.answer is None
     with pytest.raises(UsageError, match="no question"):
@@ -123,7 +142,7 @@ def test_without_gradio_the_extra_is_named(monkeypatch):
 @pytest.fixture
 def address(photo, tmp_path) -> Iterator[str]:
     pytest.importorskip("gradio", reason="the page needs the extra `app`")
-    page = build_page(predictor_of(Seer(), tmp_path / "data"))
+    page = build_page(predictor_of(Pointed(), tmp_path / "data"))
     yield serve(page, host="127.0.0.1", port=0)
     page.close(verbose=False)
     gc.collect()  # what the server's loops leave open is told now, while this test's filters hold
@@ -162,5 +181,10 @@ def test_in_a_browser_a_picture_is_uploaded_named_and_talked_about(address, phot
         page.get_by_label("Names").fill("kite, dog")
         page.get_by_role("button", name="Find").click()
         page.get_by_role("gridcell", name="kite").first.wait_for(timeout=60_000)
+        page.get_by_text("Show what is meant").click()
+        page.locator("#example input[type=file]").set_input_files(photo)
+        page.locator("#example button[aria-label=Clear], #example button[aria-label='Remove Image']").first.wait_for()
+        page.get_by_role("button", name="Find what is like it").click()
+        page.get_by_text("40 x 30").wait_for(timeout=60_000)
         browser.close()
     assert [url for url in asked if "://" in url and not url.startswith(address)] == []

@@ -85,7 +85,15 @@ def test_lines_change_the_picture_ask_and_command(chat, photo):
     assert len(list((talk.folder).glob("answer*.png"))) == 4
 
 
-@pytest.mark.parametrize(("line", "error"), [("no.jpg what?", MissingDataError), ("/nwe", UsageError)])
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("no.jpg what?", MissingDataError),
+        ("/nwe", UsageError),
+        ("/new what?", UsageError),
+        ("/example 1,2,9,9", UsageError),
+    ],
+)
 def test_a_wrong_line_is_told_and_changes_nothing(chat, line, error):
     talk, said, _ = chat
     with pytest.raises(error):
@@ -118,21 +126,48 @@ def test_an_example_is_refused_without_a_picture_and_by_families_that_cannot_be_
         talk.line(str(photo))
 
 
+class Shown(Parrot):
+    """Remembers what it was shown."""
+
+    seen: Sequence[tuple[int, ...] | None] = ()
+
+    def prepare(self, images, *, names=None, prompt=None, example=None) -> Batch:
+        return self.converse(images[0], [Turn("user", prompt)], example=example)
+
+    def converse(self, image, turns, *, example=None) -> Batch:
+        self.seen = (*self.seen, None if example is None else example.shape)
+        return super().converse(image, turns)
+
+
 def test_an_example_goes_along_with_every_question(photo):
-    class Shown(Parrot):
-        def prepare(self, images, *, names=None, prompt=None, example=None) -> Batch:
-            self.seen = [example.shape]
-            return super().prepare(images, prompt=prompt)
-
-        def converse(self, image, turns, *, example=None) -> Batch:
-            if example is not None:
-                self.seen.append(example.shape)
-            return super().converse(image, turns)
-
     model = Shown()
     talk = predictor_of(model).conversation(photo, example=np.zeros((5, 4, 3), np.uint8))
     talk.ask("one")
     talk.ask("two")
-    assert model.seen == [(5, 4, 3)] * 2
+    assert model.seen == ((5, 4, 3),) * 2
     with pytest.raises(UsageError, match="an example needs a picture"):
         predictor_of(model).conversation(example=np.zeros((5, 4, 3), np.uint8))
+
+
+def test_an_example_is_shown_by_path_or_box_and_put_away_between_questions(photo, tmp_path):
+    model, noted = Shown(), list[str]()
+    talk = Chat(predictor_of(model), lambda piece: None, noted.append, tmp_path / "drawn")
+    Image.new("RGB", (6, 5)).save(tmp_path / "a crop.png")
+    escaped = str(tmp_path / "a crop.png").replace(" ", "\\ ")
+    lines = [
+        f'"{photo}" what?',
+        f"/example {tmp_path}/a crop.png",
+        "like it?",
+        "/example 1,2,9,8",
+        "and it?",
+        "/example",
+    ]
+    for line in [*lines, "what?", f"/example {escaped}", "again?"]:
+        assert talk.line(line)
+    assert model.seen == (None, (5, 6, 3), (6, 8, 3), None, (5, 6, 3))
+    assert "[nothing is shown]" in noted
+    for wrong, error in [("/example 90,90,99,99", UsageError), (f"/example {tmp_path}/no.png", MissingDataError)]:
+        with pytest.raises(error):
+            talk.line(wrong)
+    talk.line("still?")
+    assert model.seen[-1] == (5, 6, 3), "a wrong one changes nothing"
