@@ -23,6 +23,7 @@ from mmcore.contract.values import Prediction
 from mmcore.geometry import masks
 from mmcore.show.draw import draw_prediction
 from mmcore.show.marks import contact_sheet
+from mmcore.show.strip import over_time
 from PIL import Image, ImageChops
 from pycocotools import mask as rle
 
@@ -76,8 +77,9 @@ def answers(run: Path, out: Path) -> None:
 
 def progress(run: Path, out: Path) -> None:
     """How the detector's training went: curves, and what it found at several steps."""
-    _copy(run / "curves.png", out / "curves.jpg", width=1200)
-    _copy(run / "pictures/coco_val/over-time.jpg", out / "over-time.jpg", width=1400)
+    _save_narrow(Image.open(run / "curves.png"), out / "curves.jpg", width=1200)
+    strips = [(f"step {int(path.stem[5:])}", path) for path in sorted((run / "pictures/coco_val").glob("step-*.jpg"))]
+    over_time(strips, records=3).save(out / "over-time.jpg", quality=82)
 
 
 def masks_in_captions(run: Path, out: Path) -> None:
@@ -88,15 +90,16 @@ def masks_in_captions(run: Path, out: Path) -> None:
 
 
 def tracks(followed: Path, out: Path) -> None:
-    """The strip of the first clip that `make demo-video` followed."""
-    _copy(next(iter(sorted(followed.glob("*.jpg")) or sorted(followed.glob("*.png")))), out / "tracks.jpg", width=1400)
+    """The first row of frames of the first clip that `make demo-video` followed."""
+    sheet = Image.open(min(followed.glob("*.png")))
+    _save_narrow(sheet.crop((0, 0, sheet.width, sheet.height // 2)), out / "tracks.jpg", width=1400)
 
 
-def _copy(source: Path, target: Path, width: int) -> None:
-    picture = Image.open(source).convert("RGB")
+def _save_narrow(picture: Image.Image, target: Path, width: int) -> None:
+    picture = picture.convert("RGB")
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    picture.save(target, quality=82)
+    picture.save(target, quality=85)
 
 
 def _save(drawn: list[Image.Image], path: Path) -> None:
