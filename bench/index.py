@@ -1,7 +1,11 @@
-"""The annotation index beside `json.load`, SQLite and a memory map, on a synthetic COCO file.
+"""The annotation index beside `json.load`, SQLite and a memory map, on synthetic files in a published format.
 
     python bench/index.py                      # 118 000 images, about seven objects each: a minute or two
     python bench/index.py --images 1700000     # 1.7 million: needs some 10 GB of disk; json.load is extrapolated
+    python bench/index.py --kind grit --images 1000000 --files 10 --index-only       # 2 GB of disk
+    python bench/index.py --kind sa1b --images 200000 --files 20 --index-only        # 2 GB of disk
+
+`coco` has masks, `grit` two to four phrases with boxes an image, `sa1b` 46 boxes an image as its index has them.
 
 Every figure comes from a process of its own. Private memory is what a data worker has to itself (unique set size)
 after it read 20 000 random records: workers are forked by the real loader, as in training.
@@ -9,6 +13,7 @@ after it read 20 000 random records: workers are forked by the real loader, as i
     build      from the JSON file to the finished index, hashing included
     start      opening a finished index in a new process, until the first record is there
     access     one random record, in the file's bytes and decoded; the files are in the page cache
+    memory     what a process holds once sources and order of a run are there and 20 000 records were drawn
 
 Wall seconds depend on what else the machine does, CPU seconds (all processes together) little.
 """
@@ -63,6 +68,51 @@ def write_coco(path: Path, images: int, seed: int = 0) -> None:
         file.write(f'], "categories": {json.dumps(categories)}}}')
 
 
+def write_grit(path: Path, images: int, seed: int = 0) -> None:
+    """Phrases with boxes, as GRIT is converted for GLEE; ids count on from `seed` times a million."""
+    rng, first = random.Random(seed), seed * 1_000_000
+    nouns = ["red bus", "a dog on the grass", "the tall building behind it", "two people", "a cup of coffee"]
+    with open(path, "w", buffering=1 << 22) as file:
+        file.write('{"images": [')
+        for i in range(images):
+            comma = ", " if i else ""
+            file.write(f'{comma}{{"id": {first + i}, "file_name": "{i // 10000:05d}/{i:09d}.jpg", "height": 512, ')
+            file.write(f'"width": {512 + i % 3 * 128}}}')
+        file.write('], "annotations": [')
+        number = 0
+        for i in range(images):
+            for _ in range(rng.randrange(2, 5)):
+                x, y, w, h = (round(rng.uniform(1, 250), 2) for _ in range(4))
+                file.write(f'{", " if number else ""}{{"id": {first * 4 + number}, "image_id": {first + i}, "bbox": ')
+                file.write(f'[{x}, {y}, {w}, {h}], "caption": "{nouns[number % 5]}", "area": {w * h:.2f}}}')
+                number += 1
+        file.write('], "categories": [{"id": 1, "name": "object"}]}')
+
+
+def write_sa1b(path: Path, images: int, seed: int = 0) -> None:
+    """SA-1B's index, as `python -m mmcore.data.formats.sa1b` writes it: 46 boxes an image, no masks."""
+    rng, first = random.Random(seed), seed * 1_000_000
+    boxes = [[round(rng.uniform(0, 700), 1) for _ in range(4)] for _ in range(5000)]
+    with open(path, "w", buffering=1 << 22) as file:
+        file.write('{"images": [')
+        for i in range(images):
+            name = f"sa_{seed:06d}/sa_{first + i}.jpg"
+            file.write(
+                f'{", " if i else ""}{{"file_name": "{name}", "height": 1500, "width": 2250, "id": {first + i}}}'
+            )
+        file.write('], "annotations": [')
+        for number in range(46 * images):
+            box = json.dumps(boxes[number * 7919 % 5000])
+            file.write(
+                f'{", " if number else ""}{{"image_id": {first + number // 46}, "iscrowd": 0, "category_id": 1, '
+            )
+            file.write(f'"bbox": {box}, "id": {first * 50 + number}, "area": 5213}}')
+        file.write('], "categories": [{"id": 1, "name": "object"}]}')
+
+
+WRITERS = {"coco": write_coco, "grit": write_grit, "sa1b": write_sa1b}
+
+
 def _shape(rng: random.Random) -> tuple[str, str]:
     x, y, side = rng.uniform(0, 400), rng.uniform(0, 300), rng.uniform(20, 150)
     points = [round(low + rng.random() * side, 2) for _ in range(rng.randrange(10, 31)) for low in (x, y)]
@@ -81,10 +131,13 @@ class Way:
 
 
 def _index(path: Path, cache: Path) -> Any:
-    from mmcore.data.formats.coco import CocoInstances
+    from mmcore.data.formats.coco import CocoInstances, Phrases
     from mmcore.data.index import open_index
+    from mmcore.data.many_files import ManyFiles
 
-    return open_index(CocoInstances(path), cache)
+    parser = Phrases if path.name.startswith("grit") else CocoInstances
+    files = sorted(path.parent.glob(path.name))
+    return open_index(parser(files[0]) if len(files) == 1 else ManyFiles(tuple(map(parser, files))), cache)
 
 
 def _build_index(path: Path, cache: Path) -> None:
@@ -250,30 +303,59 @@ def _smaps() -> Iterator[tuple[str, float]]:
         yield name, float(value.split()[0]) * 1024
 
 
-MEASURES = {"build": measure_build, "access": measure_access, "workers": measure_workers}
+def measure_memory(way: Way, path: Path, cache: Path) -> dict[str, float]:
+    """What the process of a run holds of its records: index, which are kept, their aspects, the order."""
+    import mmcore.data.formats.coco  # noqa: F401
+    from mmcore.data.order.source_per_batch import SourcePerBatchOrder
+    from mmcore.data.records import Records
+
+    before = private_memory()["private"]
+    records = Records(_index(path, cache))
+    size, aspects = {"records": len(records)}, {"records": records.aspect_groups()}
+    order = SourcePerBatchOrder(size, {"records": 1.0}, {"records": 4}, aspects)
+    for m in range(READS // 4):
+        for draw in order.draws(m):
+            records[draw.position]
+    return {"held_mib": (private_memory()["private"] - before) / common.MIB, "records": float(len(records))}
 
 
-def run(images: int, folder: Path) -> dict[str, Any]:
-    path, cache = folder / "instances.json", folder / "cache"
+MEASURES = {
+    "build": measure_build,
+    "access": measure_access,
+    "workers": measure_workers,
+    "memory": measure_memory,
+}
+
+
+def run(images: int, folder: Path, kind: str = "coco", files: int = 1, index_only: bool = False) -> dict[str, Any]:
+    cache = folder / "cache"
+    name = f"{kind}.json" if files == 1 else f"{kind}_*.json"
+    path = folder / name
     print(f"writing {images} images to {path}", file=sys.stderr)
-    write_coco(path, images)
-    # The hash of a file that is only seconds old is not trusted, so age it as a downloaded file would be.
-    old = time.time() - 3600
-    os.utime(path, (old, old))
+    written = [folder / name.replace("*", f"{number:03d}") for number in range(files)]
+    for number, one in enumerate(written):
+        WRITERS[kind](one, images // files, number)
+        # The hash of a file that is only seconds old is not trusted, so age it as a downloaded file would be.
+        old = time.time() - 3600
+        os.utime(one, (old, old))
     time.sleep(2.5)
     result: dict[str, Any] = {
         "machine": common.machine(),
         "images": images,
-        "file_mib": path.stat().st_size / common.MIB,
+        "kind": kind,
+        "files": files,
+        "file_mib": sum(one.stat().st_size for one in written) / common.MIB,
         "ways": {},
     }
     for name in WAYS:
-        if name == "json.load" and images > JSON_LOAD_FITS:
+        if (name == "json.load" and images > JSON_LOAD_FITS) or (index_only and not name.startswith("index")):
             continue
         result["ways"][name] = {}
         for measure in MEASURES:
+            if measure == "memory" and name != "index":
+                continue
             print(f"{name}: {measure}", file=sys.stderr)
-            arguments = ["--measure", measure, "--way", name, "--folder", str(folder)]
+            arguments = ["--measure", measure, "--way", name, "--folder", str(path)]
             result["ways"][name][measure] = common.in_own_process(__file__, arguments)
     result["index_mib"] = sum(file.stat().st_size for file in cache.rglob("*") if file.suffix != ".sqlite") / common.MIB
     return result
@@ -326,35 +408,48 @@ def show(result: dict[str, Any]) -> str:
             ]
         )
     build = result["ways"]["index"]["build"]
+    memory = result["ways"]["index"]["memory"]
+    each = memory["held_mib"] * common.MIB / memory["records"]
     head = (
-        f"{result['images']} images, {result['file_mib']:.0f} MiB of JSON, index {result['index_mib']:.0f} MiB, "
+        f"{result['images']} images of {result['kind']} in {result['files']} files, "
+        f"{result['file_mib']:.0f} MiB of JSON, a run holds {memory['held_mib']:.1f} MiB ({each:.1f} bytes a record), "
+        f"index {result['index_mib']:.0f} MiB, "
         f"build peak {build['peak_mib']:.0f} MiB in the first process; "
         f"{result['machine']['device']}, load {result['machine']['load_before']:.1f}"
     )
     return f"{head}\n{common.table(rows)}"
 
 
+def _name(options: argparse.Namespace) -> str:
+    """What the results are called."""
+    plain = options.kind == "coco" and options.files == 1
+    return f"index_{options.images}" if plain else f"index_{options.kind}_{options.images}_{options.files}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=118_000)
+    parser.add_argument("--kind", choices=WRITERS, default="coco", help="the format of the annotations")
+    parser.add_argument("--files", type=int, default=1, help="how many files they are in")
+    parser.add_argument("--index-only", action="store_true", help="leave the other ways to hold records out")
     parser.add_argument("--folder", type=Path, help="where the files are written; default: a temporary folder")
     parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        path = options.folder / "instances.json"
-        print(json.dumps(MEASURES[options.measure](WAYS[options.way], path, options.folder / "cache")))
+        path = options.folder  # of the file, or a pattern of several
+        print(json.dumps(MEASURES[options.measure](WAYS[options.way], path, path.parent / "cache")))
         return
     folder = Path(tempfile.mkdtemp(prefix="mmcore-index-", dir=options.folder))
     try:
-        result = run(options.images, folder)
+        result = run(options.images, folder, options.kind, options.files, options.index_only)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     smaller = common.RESULTS / "index_118000.json"
-    if "json.load" not in result["ways"] and smaller.exists():
+    if "json.load" not in result["ways"] and smaller.exists() and not options.index_only:
         extrapolate(result, json.loads(smaller.read_text()))
     print(show(result))
-    print(f"written to {common.save(f'index_{options.images}', result)}", file=sys.stderr)
+    print(f"written to {common.save(_name(options), result)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,15 @@ from mmcore.data.formats.classes import has_classes, under
 from mmcore.data.formats.format import Format
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import locate
-from mmcore.data.index import Index, open_index
+from mmcore.data.index import Index, Parser, open_index
+from mmcore.data.many_files import ManyFiles
+from mmcore.data.patterns import is_pattern, locate_all
 from mmcore.data.pictures import Pictures, open_images
 from mmcore.errors import RecipeError, suggest
 
 Entry = Source | Validation
+IN_MANY_FILES = ("objects", "conversations", "videos")
+"""Contents whose training sources may be in any number of files."""
 Own = TypeVar("Own", bound=Recipe)
 """A family's own options of an entry."""
 
@@ -65,7 +69,10 @@ class Opened(Generic[Own]):
             DataError: a file is not what the format says.
         """
         assert self.format.parser is not None, "questions have no index"
-        parser = self.format.parser(self.files, self.format_options)
+        if len(self.files) > len(self.format.files):
+            parser: Parser = ManyFiles(tuple(self.format.parser((path,), self.format_options) for path in self.files))
+        else:
+            parser = self.format.parser(self.files, self.format_options)
         return open_index(under(parser, self.format, self.classes, f"{self.key}.classes"), self.cache)
 
 
@@ -216,6 +223,8 @@ def _listed(entry: Entry) -> str:
 
 def _files(entry: Entry, format: Format, root: Path, what: str) -> tuple[Path, ...]:
     given = (entry.annotations,) if isinstance(entry.annotations, str) else entry.annotations
+    if len(given) > len(format.files) == 1 or (is_pattern(given[0]) and not (root / given[0]).exists()):
+        return _many(entry, given, format, root, what)
     if len(given) != len(format.files):
         raise RecipeError(
             f"{format.name} takes {len(format.files)} annotation file{'s' if len(format.files) > 1 else ''} "
@@ -224,6 +233,22 @@ def _files(entry: Entry, format: Format, root: Path, what: str) -> tuple[Path, .
             do=f"write annotations: [{', '.join(format.files)}]",
         )
     return tuple(locate(root, path, what, also=None if i else format.also) for i, path in enumerate(given))
+
+
+def _many(entry: Entry, given: Sequence[str], format: Format, root: Path, what: str) -> tuple[Path, ...]:
+    """Several files of one source, listed or meant by patterns."""
+    if isinstance(entry, Validation) or len(format.files) > 1 or format.content not in IN_MANY_FILES:
+        kind = "a validation set" if isinstance(entry, Validation) else f"a source of {format.name}"
+        files = "one annotation file" if len(format.files) == 1 else f"{len(format.files)} annotation files"
+        raise RecipeError(
+            f"{kind} has {files}, not several that are joined",
+            where=f"{what}, annotations: {_listed(entry)}",
+            do="name it, or make several entries of it",
+        )
+    found: list[Path] = []
+    for path in given:
+        found += locate_all(root, path, what)[1] if is_pattern(path) else [locate(root, path, what, also=format.also)]
+    return tuple(dict.fromkeys(found))
 
 
 def _checked_options(

@@ -24,7 +24,10 @@ import json
 import os
 import shutil
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from multiprocessing import current_process
 from pathlib import Path
@@ -57,6 +60,8 @@ COLUMN_TYPES = {
     "num_defects": np.int32,
 }
 """The columns of a parser that names none."""
+STARTS = "starts"
+"""Entry of an index's facts: the number of the first record of each of its files."""
 _RANGE = struct.Struct("<qq")
 
 Report = Callable[[str, float], None]
@@ -110,6 +115,9 @@ class Index:
         self.fingerprint: str = description["fingerprint"]
         self.meta: dict[str, Any] = description["meta"]
         self.label: str = description["label"]
+        """What the records come from, for messages."""
+        self.labels: tuple[str, ...] = ()
+        """The same of each file, where every record is of one of several."""
         self._length: int = description["num_records"]
         self._files: tuple[int, int] | None = None
 
@@ -139,6 +147,10 @@ class Index:
             where=self.folder,
             do="start again: the index is verified when it is opened, and built anew from the annotation file",
         )
+
+    def label_of(self, number: int) -> str:
+        """The file that record `number` comes from, for messages."""
+        return self.labels[bisect_right(self.meta[STARTS], number) - 1] if self.labels else self.label
 
     def column(self, name: str) -> np.ndarray:
         """(records,) memory-mapped facts: width, height, num_objects or has_mask, or what the parser names."""
@@ -213,6 +225,8 @@ def _opened(folder: Path, parser: Parser) -> Index:
     """The index, called by where its files lie now: the same content may have been indexed elsewhere."""
     index = Index(folder)
     index.label = _label(parser)
+    if len(index.meta.get(STARTS, ())) == len(parser.files):
+        index.labels = tuple(map(str, parser.files))
     return index
 
 
@@ -224,11 +238,17 @@ def _label(parser: Parser) -> str:
 
 def _fingerprint(parser: Parser, cache: Path) -> tuple[str, list[dict[str, Any]]]:
     files = [
-        {"name": path.name, "size": os.path.getsize(path) if path.exists() else 0, "sha256": file_sha256(path, cache)}
-        for path in parser.files
+        {"name": path.name, "size": os.path.getsize(path) if path.exists() else 0, "sha256": digest}
+        for path, digest in zip(parser.files, _hashes(parser.files, cache), strict=True)
     ]
     content = [_HASHED, parser.format, dict(parser.options), [[file["size"], file["sha256"]] for file in files]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), files
+
+
+def _hashes(paths: Sequence[Path], cache: Path) -> list[str]:
+    """Hashes of files, of several at once by threads: hashing and reading wait for nothing of Python's."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        return list(pool.map(partial(file_sha256, cache=cache), paths))
 
 
 def _build(

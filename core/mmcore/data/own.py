@@ -31,8 +31,9 @@ from mmcore.data.formats.registry import Formats
 from mmcore.data.images import unsafe_reason
 from mmcore.data.index import Index, open_index
 from mmcore.data.names import merged
+from mmcore.data.patterns import is_pattern, split_pattern
 from mmcore.data.places import find, relative
-from mmcore.data.tar_names import is_pattern, split_pattern, tars_in
+from mmcore.data.tar_names import tars_in
 from mmcore.errors import MissingDataError, RecipeError, UnsafeDataError, suggest
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from mmcore.contract.values import Box
 from mmcore.data.images import MAX_PIXELS, Held, locate, read_image, safe_join, unsafe_reason
 from mmcore.data.lmdb_store import Store
-from mmcore.data.tar_names import is_pattern, is_tar, matching, split_pattern, tars_in
+from mmcore.data.patterns import is_pattern, locate_all
+from mmcore.data.tar_names import is_tar, refuse_others, tars_in
 from mmcore.data.tar_shards import Shards, open_shards
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
 
@@ -41,13 +42,9 @@ def open_images(root: Path, relative: str, what: str, cache: Path) -> Pictures:
         DataError: a tar is compressed, damaged or cut short.
     """
     if is_pattern(relative) and not (root / relative).exists():
-        if reason := unsafe_reason(relative):
-            raise UnsafeDataError(
-                f"{what} needs {relative!r}, which {reason}", where=root, do="name tars below the root"
-            )
-        folder, pattern = split_pattern(relative)
-        base = locate(root, folder, what)
-        return open_shards(base, matching(base, pattern, what), cache)
+        base, paths = locate_all(root, relative, what)
+        refuse_others(paths, what)
+        return open_shards(base, paths, cache)
     path = locate(root, relative, what)
     if path.is_file() and is_tar(path):
         return open_shards(path.parent, [path], cache)

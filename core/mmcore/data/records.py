@@ -15,14 +15,16 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from mmcore.contract.protocols import DataSource
 from mmcore.data.index import Index
 from mmcore.data.select import Select
 from mmcore.errors import DataError, some
+
+if TYPE_CHECKING:  # what it imports takes seconds and half a gigabyte in every process that helps with an index
+    from mmcore.contract.protocols import DataSource
 
 _LENGTH = struct.Struct("<I")
 
@@ -173,7 +175,7 @@ class Records:
         record = self.peek(position)
         for defect in record.defects:
             if defect.fatal:
-                raise defect_error(record, defect, self.index.label)
+                raise defect_error(record, defect, self.index.label_of(self.number(position)))
         return record
 
     def peek(self, position: int) -> Record:
@@ -203,9 +205,9 @@ class Records:
 
     def problems(self) -> Iterator[DataError]:
         """Every defect of the whole index, records that are not kept included, and annotations without an image."""
-        for record in self.whole():
+        for number, record in enumerate(self.whole()):
             for defect in record.defects:
-                yield defect_error(record, defect, self.index.label)
+                yield defect_error(record, defect, self.index.label_of(number))
         if not len(self) and len(self.index):
             yield DataError(
                 nothing_to_learn(self), where=self.index.label, do="correct the annotations, or leave it out"
@@ -263,7 +265,7 @@ def counted_defects(defects: Iterable[Defect]) -> dict[str, int]:
     return dict(found.most_common())
 
 
-def told_left_out(name: str, source: DataSource) -> str | None:
+def told_left_out(name: str, source: "DataSource") -> str | None:
     """A line about what of a source cannot be used as it is; None where everything can, or where nothing is known."""
     records = source.annotations()
     if records is None:

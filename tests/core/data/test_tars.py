@@ -113,11 +113,10 @@ def _read(images: Shards, names: list[str], results) -> None:
     results.put([images.held(name).content for name in names])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_many_processes_read_at_once(root: Path, method: str) -> None:
+def test_many_processes_read_at_once(root: Path) -> None:
     images = opened(root, "images")
     assert images.held("sa_00.png").content == png(0)  # the index is open when the process forks
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context("fork")
     results = context.Queue()
     names = [f"sa_{number}{i}.png" for number in (0, 1) for i in range(3)]
     workers = [context.Process(target=_read, args=(images, names, results)) for _ in range(2)]
@@ -163,7 +162,7 @@ def test_what_is_not_there_is_named_with_advice(root: Path) -> None:
             picture_at(images, name)
     with pytest.raises(MissingDataError, match=r"sa_000002\.tar"):
         opened(root, "images/sa_{000000..000002}.tar")
-    with pytest.raises(MissingDataError, match="none is there"):
+    with pytest.raises(MissingDataError, match="no such file is there"):
         opened(root, "images/x*.tar")
     with pytest.raises(UnsafeDataError, match="climbs out"):
         opened(root, "../*.tar")

@@ -29,6 +29,7 @@ from mmcore.contract.recipe import Stage
 from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item, fingerprint, unfit
 from mmcore.data.images import MAX_PIXELS, read_image
 from mmcore.data.index_files import file_sha256
+from mmcore.data.patterns import is_pattern, locate_all
 from mmcore.data.pictures import Inside
 from mmcore.errors import DataError, MissingDataError
 from mmcore.vision.extractors import PASS, Extractor, Extractors
@@ -263,10 +264,17 @@ def covers(stage: Stage, context: DataContext) -> dict[str, str]:
             continue
         files = (source.annotations,) if isinstance(source.annotations, str) else source.annotations
         root = Path(source.root or context.root)
-        hashes = [_file_print(root / file, context.cache) for file in files]
+        hashes = [_file_print(path, context.cache) for file in files for path in _meant(root, file)]
         content = json.dumps([hashes, source.format, source.images, sorted(source.options.items())], default=str)
         result[name] = hashlib.sha256(content.encode()).hexdigest()
     return result
+
+
+def _meant(root: Path, file: str) -> list[Path]:
+    """The files that an entry names, where it is a pattern."""
+    if is_pattern(file) and not (root / file).exists():
+        return locate_all(root, file, "a cache")[1]
+    return [root / file]
 
 
 def _file_print(path: Path, cache: Path) -> str:

@@ -25,9 +25,10 @@ from mmcore.data.formats import miniature
 from mmcore.data.formats.coco import CocoInstances
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.sidecars import SIDECARS, parsed_sidecar
+from mmcore.data.patterns import is_pattern, matching, split_pattern
 from mmcore.data.spread import spread
 from mmcore.data.tar_members import members
-from mmcore.data.tar_names import is_pattern, is_tar, matching, split_pattern
+from mmcore.data.tar_names import is_tar, refuse_others
 from mmcore.errors import MissingDataError, MmcoreError
 from mmcore.geometry import masks
 
@@ -174,7 +175,9 @@ def _named(root: Path, given: str) -> list[str]:
     if not is_pattern(given) or (root / given).exists():
         return [given]
     head, pattern = split_pattern(given)
-    return [path.relative_to(root).as_posix() for path in matching(root / head, pattern, "the index")]
+    paths = matching(root / head, pattern, "the index")
+    refuse_others(paths, "the index")
+    return [path.relative_to(root).as_posix() for path in paths]
 
 
 def _append(file: BinaryIO, parts: Sequence[Path]) -> None:
