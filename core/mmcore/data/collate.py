@@ -49,9 +49,11 @@ def collate_clips(samples: Sequence[ClipSample]) -> DetectionBatch:
     return batch
 
 
-def pad_images(images: Sequence[UInt8[Tensor, "3 _ _"]]) -> UInt8[Tensor, "batch 3 height width"]:
-    """Images in the top left corners of one zero tensor, whose sides are multiples of 32."""
-    height, width = (-(-max(image.shape[axis] for image in images) // DIVISIBILITY) * DIVISIBILITY for axis in (1, 2))
+def pad_images(
+    images: Sequence[UInt8[Tensor, "3 _ _"]], multiple: int = DIVISIBILITY
+) -> UInt8[Tensor, "batch 3 height width"]:
+    """Images in the top left corners of one zero tensor, whose sides are multiples of 32, or of `multiple`."""
+    height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (1, 2))
     padded = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
     for row, image in zip(padded, images):
         row[:, : image.shape[1], : image.shape[2]] = image

@@ -55,7 +55,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm) -> Tensor:
     """Convolution followed by a frozen norm, as one convolution."""
     scale, shift = norm.coefficients()
     weight = conv.weight * scale.to(conv.weight.dtype)[:, None, None, None]
-    return F.conv2d(x, weight, shift.to(conv.weight.dtype), conv.stride, conv.padding)
+    return F.conv2d(x, weight, shift.to(conv.weight.dtype), conv.stride, conv.padding, groups=conv.groups)
 
 
 class Bottleneck(nn.Module):
@@ -65,15 +65,19 @@ class Bottleneck(nn.Module):
         inputs: channels in.
         width: channels inside.
         outputs: channels out.
-        stride: of the 3x3 convolution and of the shortcut.
+        stride: of one convolution and of the shortcut.
+        config: which convolution has the stride, and in how many groups the 3x3 one is divided.
         shortcut: whether the input is projected before it is added.
     """
 
-    def __init__(self, inputs: int, width: int, outputs: int, stride: int, shortcut: bool) -> None:
+    def __init__(
+        self, inputs: int, width: int, outputs: int, stride: int, config: GleeConfig, *, shortcut: bool
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        first, second = (stride, 1) if config.resnet_stride_in_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = FrozenBatchNorm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, second, 1, groups=config.resnet_groups, bias=False)
         self.bn2 = FrozenBatchNorm(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = FrozenBatchNorm(outputs)
@@ -116,7 +120,9 @@ class ResNet(nn.Module):
         for i, (depth, outputs) in enumerate(zip(config.resnet_depths, self.channels, strict=True)):
             width = config.resnet_width * 2**i
             blocks = [
-                Bottleneck(inputs if j == 0 else outputs, width, outputs, 2 if i and j == 0 else 1, shortcut=j == 0)
+                Bottleneck(
+                    inputs if j == 0 else outputs, width, outputs, 2 if i and j == 0 else 1, config, shortcut=j == 0
+                )
                 for j in range(depth)
             ]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 from mmcore.contract.entry import check_entries
 from mmcore.errors import RecipeError
 
-TextArchitecture = Literal["frozen", "teacher"]
+TextArchitecture = Literal["frozen", "teacher", "unfrozen"]
 Backbone = Literal["resnet", "swin", "eva"]
+DenoisingLosses = Literal["standard", "seg", "no"]
 
 LOSS_WEIGHTS: Mapping[str, float] = {
     "loss_ce": 4.0,
@@ -24,6 +25,7 @@ LOSS_WEIGHTS: Mapping[str, float] = {
     "dist_loss": 4.0,
     "track_loss": 2.0,
 }
+MATCH_COSTS: Mapping[str, float] = {"label": 4.0, "box": 5.0, "giou": 2.0, "mask": 5.0, "dice": 5.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,10 @@ class GleeConfig:
     """Channels inside the bottlenecks of the first stage; doubles with each stage."""
     resnet_out: int = 256
     """Channels after the first stage; doubles with each stage."""
+    resnet_groups: int = 1
+    """Groups of the 3x3 convolutions, among which `resnet_width` is divided."""
+    resnet_stride_in_1x1: bool = False
+    """Whether bottlenecks that halve the map do so in their first convolution instead of the 3x3 one."""
 
     swin_width: int = 192
     """Channels of the first stage; doubles with each stage."""
@@ -48,6 +54,13 @@ class GleeConfig:
     swin_heads: tuple[int, int, int, int] = (6, 12, 24, 48)
     swin_window: int = 12
     """Side of an attention window, tokens."""
+    swin_mlp_ratio: float = 4.0
+    """Channels inside the MLP as a multiple of those outside, rounded down."""
+    swin_qkv_bias: bool = True
+    swin_qk_scale: float | None = None
+    """What inner products of queries and keys are multiplied with; None is one over the root of a head's channels."""
+    swin_patch_norm: bool = True
+    """Whether patches are normed before the first block."""
     swin_drop_path: float = 0.3
     """Probability that a sample skips a branch of the last block while training; grows from 0 at the first."""
 
@@ -70,7 +83,8 @@ class GleeConfig:
     """Probability that a sample skips a branch of the last block while training; grows from 0 at the first."""
 
     text: TextArchitecture = "teacher"
-    """Frozen: CLIP as published, no gradient. Teacher: CLIP is tuned and drawn towards a frozen copy of itself."""
+    """Frozen: CLIP as published, no gradient. Teacher: CLIP is tuned and drawn towards a frozen copy of itself.
+    Unfrozen: it is tuned, and nothing holds it."""
     text_vocabulary: int = 49408
     """CLIP's byte-pair vocabulary."""
     text_positions: int = 77
@@ -79,6 +93,8 @@ class GleeConfig:
     text_ffn: int = 2048
     text_layers: int = 12
     text_heads: int = 8
+    text_activation: str = "quick_gelu"
+    """Of CLIP's MLPs, as transformers names it."""
 
     hidden_dim: int = 256
     """Channels of pixels, queries and projected text."""
@@ -90,11 +106,15 @@ class GleeConfig:
     """Sampling points per head and level in the pixel decoder."""
     fusion_dim: int = 2048
     """Channels of the attention between pixels and text."""
+    early_fusion: bool = True
+    """Whether pixels look at class names before the pixel decoder; at expressions and visual prompts they always do."""
     fusion_heads: int = 8
     fusion_dropout: float = 0.1
-    """Dropout on the attention probabilities of the fusion; the only dropout beside Swin's paths."""
+    """Dropout on the attention probabilities of the fusion."""
     encoder_layers: int = 6
     encoder_ffn: int = 2048
+    encoder_dropout: float = 0.0
+    """Dropout in the pixel decoder's layers; the query decoder's have none in the published code."""
     mask_dim: int = 256
     """Channels of mask features and mask embeddings."""
 
@@ -107,6 +127,14 @@ class GleeConfig:
     triton: bool = True
     """Whether deformable attention runs as a Triton kernel where it can: on GPUs, with Triton installed."""
     decoder_ffn: int = 2048
+    two_stage: bool = True
+    """Whether the best pixels become queries; otherwise contents and boxes of the queries are learned."""
+    learned_content: bool = False
+    """Whether only the boxes of the best pixels become queries, with learned contents."""
+    initial_prediction: bool = True
+    """Whether queries predict before the first layer, too, with losses of their own."""
+    denoising: DenoisingLosses = "standard"
+    """What denoising queries learn: classes and boxes, masks as well (seg), or nothing, for there are none."""
     denoising_queries: int = 100
     """Upper bound on denoising queries per image; an image with more objects than this switches denoising off."""
     denoising_noise: float = 0.4
@@ -127,18 +155,25 @@ class GleeConfig:
     """Share of the points taken for their uncertainty; the rest is uniform."""
     loss_weights: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
     """Weight of each loss by its name without the layer suffix."""
+    match_costs: Mapping[str, float] = field(default_factory=lambda: dict(MATCH_COSTS))
+    """Factor of each part of the matching cost: label, box, giou, mask and dice."""
+    deep_supervision: bool = True
+    """Whether layers between the proposals and the last one have losses."""
+    box_losses: bool = True
+    """Whether matched queries have box losses; denoising ones always do."""
 
     image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """RGB, of 0 to 255."""
     image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    size_divisibility: int = 32
-    """Batches are padded to a multiple of this many pixels."""
     detections: int = 100
     """Boxes kept per image; `long_detections` for vocabularies of at least 300 names."""
     long_detections: int = 300
 
     tracks: int = 30
     """Pairs of track and class kept per video."""
+    track_clips: int | None = None
+    """Clips of a batch that have a track loss, the first ones; None is all. The published code takes as many as its
+    last source's batch size, 2 by default, whatever it gets."""
     tao_tracks: int = 50
     """Tracks kept per video by TAO's protocol."""
     padded_video_boxes: bool = False
@@ -163,8 +198,17 @@ class GleeConfig:
     def __post_init__(self) -> None:
         if self.backbone not in get_args(Backbone):
             raise RecipeError(f"unknown backbone {self.backbone!r}", where="model.backbone", known=get_args(Backbone))
-        if self.text not in ("frozen", "teacher"):
-            raise RecipeError(f"unknown text architecture {self.text!r}", where="model.text", known="frozen, teacher")
+        for entry, kind in (("text", TextArchitecture), ("denoising", DenoisingLosses)):
+            if getattr(self, entry) not in get_args(kind):
+                raise RecipeError(
+                    f"{entry} is {getattr(self, entry)!r}", where=f"model.{entry}", known=", ".join(get_args(kind))
+                )
+        if set(self.match_costs) != set(MATCH_COSTS):
+            raise RecipeError(
+                f"match_costs has {', '.join(self.match_costs)}",
+                where="model.match_costs",
+                known=", ".join(MATCH_COSTS),
+            )
         for part, whole in (
             ("encoder_heads", "hidden_dim"),
             ("decoder_heads", "hidden_dim"),
@@ -172,6 +216,7 @@ class GleeConfig:
             ("text_heads", "text_dim"),
             ("eva_heads", "eva_width"),
             ("eva_patch", "eva_image_size"),
+            ("resnet_groups", "resnet_width"),
         ):
             if getattr(self, whole) % getattr(self, part):
                 raise RecipeError(f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}")

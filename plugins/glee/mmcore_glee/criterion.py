@@ -3,7 +3,7 @@
     output set          ce  mask dice  bbox giou  conf
     final, 0 ... L-1     x    x    x     x    x     x
     interm               x    x    x     x    x     0
-    dn, dn_0 ... L-1     x               x    x
+    dn, dn_0 ... L-1     x    (seg)      x    x
 
 Every set is matched on its own; denoising sets are matched by construction. Losses are named `loss_<kind>` and the
 set's suffix: none for the final layer, `_0` for the proposals before the first layer, `_interm`, `_dn`, `_dn_0`...
@@ -11,7 +11,7 @@ All sets are computed side by side in one batch; masks exist for matched queries
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -35,11 +35,9 @@ from mmcore.losses.jagged import to_device
 from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.config import LOSS_WEIGHTS, GleeConfig
+from mmcore_glee.config import LOSS_WEIGHTS, MATCH_COSTS, DenoisingLosses, GleeConfig
 from mmcore_glee.outputs import DecoderOutputs, Draws, QueryOutputs
 
-MATCH_COSTS = MatchCosts(label=4.0, box=5.0, giou=2.0, mask=5.0, dice=5.0)
-"""Published factors of the matching cost."""
 NO_BOX_LOSS = frozenset({"grit"})
 """Tasks whose boxes are too rough to learn from: matched with, but box and giou losses count nothing."""
 
@@ -53,13 +51,19 @@ class Criterion:
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(LOSS_WEIGHTS))
     """Factor of each loss by its name without the set's suffix."""
-    match_costs: MatchCosts = MATCH_COSTS
+    match_costs: MatchCosts = field(default_factory=lambda: MatchCosts(**MATCH_COSTS))
     num_points: int = 12544
     """Points at which masks are compared, in the matching and in the losses."""
     oversample_ratio: float = 3.0
     """Candidates per point among which the uncertain ones are chosen."""
     importance_ratio: float = 0.75
     """Share of the points that are uncertain ones; the rest is uniform."""
+    deep_supervision: bool = True
+    """Whether sets between the proposals and the last layer have losses."""
+    box_losses: bool = True
+    """Whether matched queries have box losses."""
+    denoising: DenoisingLosses = "standard"
+    """What denoising queries learn; without objects each of it is zero."""
 
     def __call__(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> Losses:
         """Match every output set with the objects of the batch and compare.
@@ -67,7 +71,16 @@ class Criterion:
         Raises:
             ShapeError: object counts or sets do not fit together.
         """
+        outputs = self.counted(outputs)
         return self.losses(outputs, batch, draws, self.match(outputs, batch, draws))
+
+    def counted(self, outputs: DecoderOutputs) -> DecoderOutputs:
+        """The output sets that have losses."""
+        if self.deep_supervision:
+            return outputs
+        kept = {name: queries for name, queries in outputs.sets.items() if name in ("final", "interm")}
+        noised = {name: queries for name, queries in outputs.denoising.items() if name == "final"}
+        return replace(outputs, sets=kept, denoising=noised)
 
     @torch.no_grad()
     def match(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> Matches:
@@ -91,16 +104,31 @@ class Criterion:
     def losses(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws, matches: Matches) -> Losses:
         """The losses for given pairs; `matches` has one row per output set."""
         by_name = self._class_and_box(outputs.sets, batch, matches, "")
-        by_name |= self._masks(outputs, batch, draws, matches)
+        if not self.box_losses:
+            by_name = {key: total for key, total in by_name.items() if key[0] == "ce"}
+        by_name |= self._masks(outputs.sets, outputs.mask_features, batch, draws, matches)
         by_name |= self._confidence(outputs.sets, batch, matches)
-        if outputs.denoising_groups and outputs.denoising:
-            pairs = _denoising_matches(outputs, batch)
-            by_name |= self._class_and_box(outputs.denoising, batch, pairs, "_dn", outputs.denoising_groups)
-        else:
-            nothing = outputs.mask_features.new_zeros(())
-            names = [name for name in outputs.sets if name != "interm"]
-            by_name |= {(kind, "_dn" + _suffix(name)): nothing for name in names for kind in ("ce", "bbox", "giou")}
+        by_name |= self._denoising(outputs, batch, draws)
         return self._report(by_name, batch.task)
+
+    def _denoising(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> dict[tuple[str, str], Tensor]:
+        """Losses of the noised objects, whose pairs are known; each is zero where there are none."""
+        if self.denoising == "no":
+            return {}
+        with_masks = self.denoising == "seg"
+        if not outputs.denoising_groups or not outputs.denoising:
+            nothing = outputs.mask_features.new_zeros(())
+            # As published, the first prediction of noised objects counts only beside proposals of the encoder.
+            left_out = {"interm"} if "interm" in outputs.sets else {"0"}
+            suffixes = ["_dn" + _suffix(name) for name in outputs.sets if name not in left_out]
+            kinds = ("ce", "bbox", "giou", *(("mask", "dice") if with_masks else ()))
+            return {(kind, suffix): nothing for suffix in suffixes for kind in kinds}
+        sets, groups = outputs.denoising, outputs.denoising_groups
+        pairs = _denoising_matches(outputs, batch)
+        by_name = self._class_and_box(sets, batch, pairs, "_dn", groups)
+        if with_masks:
+            by_name |= self._masks(sets, outputs.mask_features, batch, draws, pairs, "dn", groups)
+        return by_name
 
     def _class_and_box(
         self, sets: Mapping[str, QueryOutputs], batch: GleeBatch, matches: Matches, prefix: str, groups: int = 1
@@ -121,23 +149,31 @@ class Criterion:
         )
 
     def _masks(
-        self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws, matches: Matches
+        self,
+        sets: Mapping[str, QueryOutputs],
+        features: Float[Tensor, "batch mask_dim h w"],
+        batch: GleeBatch,
+        draws: Draws,
+        matches: Matches,
+        prefix: str = "",
+        groups: int = 1,
     ) -> dict[tuple[str, str], Tensor]:
         """Cross-entropy and dice at points, for as many sets at a time as fit `_MAX_ELEMENTS`."""
-        names, num_pairs = tuple(outputs.sets), matches.pairs.total
+        suffix, names, num_pairs = f"_{prefix}" if prefix else "", tuple(sets), matches.pairs.total
         if not batch.has_masks or num_pairs == 0:
-            nothing = outputs.mask_features.new_zeros(len(names))
-            return _name({"mask": nothing, "dice": nothing}, names)
-        embed = matches.take(_stack(outputs.sets.values(), "mask_embed"))
-        per_set = num_pairs * max(3 * int(self.num_points * self.oversample_ratio), outputs.mask_features[0, 0].numel())
+            nothing = features.new_zeros(len(names))
+            return _name({"mask": nothing, "dice": nothing}, names, suffix)
+        drawn = [prefix + _suffix(name) for name in names] if prefix else names
+        embed = matches.take(_stack(sets.values(), "mask_embed"))
+        per_set = num_pairs * max(3 * int(self.num_points * self.oversample_ratio), features[0, 0].numel())
         step = max(1, _MAX_ELEMENTS // per_set)
         parts = [
-            self._masks_of(names[i : i + step], embed[i : i + step], matches.objects[i : i + step], matches.pairs,
-                           outputs.mask_features, batch, draws)
+            self._masks_of(drawn[i : i + step], embed[i : i + step], matches.objects[i : i + step], matches.pairs,
+                           features, batch, draws)
             for i in range(0, len(names), step)
         ]  # fmt: skip
-        cross_entropy, dice = (torch.cat(part) for part in zip(*parts, strict=True))
-        return _name({"mask": cross_entropy, "dice": dice}, names)
+        cross_entropy, dice = (torch.cat(part) / groups for part in zip(*parts, strict=True))
+        return _name({"mask": cross_entropy, "dice": dice}, names, suffix)
 
     def _masks_of(
         self,
@@ -203,6 +239,10 @@ def build_criterion(config: GleeConfig) -> Criterion:
         num_points=config.mask_points,
         oversample_ratio=config.oversample_ratio,
         importance_ratio=config.importance_ratio,
+        match_costs=MatchCosts(**config.match_costs),
+        deep_supervision=config.deep_supervision,
+        box_losses=config.box_losses,
+        denoising=config.denoising,
     )
 
 

@@ -125,7 +125,7 @@ def make_denoising(
         draws: the random numbers.
     """
     longest = max(batch.num_objects, default=0)
-    groups = config.denoising_queries // longest if longest else 0
+    groups = config.denoising_queries // longest if longest and config.denoising != "no" else 0
     if groups == 0:
         return None
     table = tables.of_task(batch.task)

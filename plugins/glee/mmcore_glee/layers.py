@@ -38,15 +38,22 @@ class FeedForward(nn.Module):
     Args:
         dim: channels in and out.
         hidden: channels between.
+        dropout: between the layers, while training.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.linear1 = nn.Linear(dim, hidden)
         self.linear2 = nn.Linear(hidden, dim)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(F.relu_(self.linear1(x)))
+        return self.linear2(dropped(F.relu_(self.linear1(x)), self.dropout, self.training))
+
+
+def dropped(x: Tensor, dropout: float, training: bool) -> Tensor:
+    """Dropout, where there is any."""
+    return F.dropout(x, dropout) if dropout and training else x
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

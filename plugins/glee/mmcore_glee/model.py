@@ -46,7 +46,7 @@ from mmcore_glee.text_encoder import (
     hidden_states,
     is_frozen,
 )
-from mmcore_glee.track_loss import NEGATIVES, track_loss
+from mmcore_glee.track_loss import NEGATIVES, counted_share, track_loss
 from mmcore_glee.tracking import TAO_TASKS, Tracks, associate, tao_predictions, video_predictions, videos_of, windows_of
 
 FORMATS = ("upstream",)
@@ -150,7 +150,8 @@ class Glee(Model):
         images = self.normalise(batch)
         features = self.backbone(images)
         text = self.encode_text(batch)
-        fusion_tokens = text.fusion
+        # Names are left out of the fusion where the recipe says so; expressions never are.
+        fusion_tokens = text.fusion if self.config.early_fusion or batch.expressions else text.fusion[:, :0]
         if batch.prompt_masks is not None:
             shown = images if batch.num_frames is None else images[batch.first_frames]
             template = self.prompt.template(shown, batch.prompt_masks, batch.prompt_mode, self.backbone)
@@ -162,7 +163,8 @@ class Glee(Model):
         with torch.autocast(images.device.type, enabled=False):
             precise = self.pixel_decoder.level_embed.dtype
             pixels, shapes = self.pixel_decoder.project([feature.to(precise) for feature in features])
-            pixels = self.fusion(pixels, fusion_tokens.to(precise))
+            if fusion_tokens.shape[1]:
+                pixels = self.fusion(pixels, fusion_tokens.to(precise))
             pixels, mask_features = self.pixel_decoder(pixels, shapes, features[0].to(precise))
             queries = self.query_decoder
             tokens = self._prompt_tokens(batch, text, pixels, shapes, draws)
@@ -271,8 +273,9 @@ class Glee(Model):
         # The published code matches anew for this loss, with other points than the last layer's own losses.
         final = replace(outputs, sets={"track": outputs.sets["final"]})
         matches = self.criterion.match(final, batch, draws)
-        negatives = draws.track_negatives(embed.shape[0], embed.shape[1], NEGATIVES, embed.device)
-        weight = self.config.loss_weights["track_loss"]
+        frames = sum(batch.num_frames[: self.config.track_clips])
+        negatives = draws.track_negatives(frames, embed.shape[1], NEGATIVES, embed.device)
+        weight = self.config.loss_weights["track_loss"] * counted_share(batch, self.config.track_clips)
         return {"track_loss": Loss(weight * track_loss(embed, matches, negatives, batch), "tracked_objects")}
 
     def train(self, mode: bool = True) -> "Glee":
@@ -364,11 +367,14 @@ class Glee(Model):
         tasks = [source.options.get("task") for source in stage.data.sources.values()]
         used = {TABLE_OF_TASK[task] for task in tasks if task in TABLE_OF_TASK}
         unused_text = ("fusion.text_scale", "fusion.attention.text_out", "fusion.attention.visual_value")
+        spoken = self.config.visual_prompt or any(TASKS[task].words == "expression" for task in tasks if task in TASKS)
+        unfused = () if self.config.early_fusion or spoken else ("fusion",)
         unprompted = () if self.config.visual_prompt else ("prompt", "query_decoder.confidence_mlp")
         masked = any(task not in TASKS or TASKS[task].has_masks for task in tasks)
         unread = (f"prompt.embed.{level}" for level in range(DECODER_LEVELS, PUBLISHED_LEVELS))
         return (
             *unused_text,
+            *unfused,
             *unprompted,
             *unread,
             *(() if masked else MASK_BRANCH),

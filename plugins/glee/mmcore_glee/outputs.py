@@ -21,7 +21,7 @@ class QueryOutputs:
     boxes_cxcywh: Float[Tensor, "batch queries 4"]
     """Fractions of the padded width and height."""
     mask_embed: Float[Tensor, "batch queries mask_dim"] | None = None
-    """Mask logits are `mask_embed · mask_features`; None for denoising sets, which have no mask loss."""
+    """Mask logits are `mask_embed · mask_features`; None for denoising sets without mask losses."""
     confidence: Float[Tensor, "batch queries 1"] | None = None
     """How likely the query is the prompted object, before the sigmoid; None for denoising sets."""
 

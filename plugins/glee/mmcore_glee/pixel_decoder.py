@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmcore_glee.config import GleeConfig
 from mmcore_glee.deformable import DeformableAttention, Shapes
-from mmcore_glee.layers import FeedForward, sine_positions
+from mmcore_glee.layers import FeedForward, dropped, sine_positions
 
 GROUPS = 32
 """Of every group norm."""
@@ -32,12 +32,16 @@ class EncoderLayer(nn.Module):
         heads, points = config.encoder_heads, config.encoder_points
         self.self_attn = DeformableAttention(dim, config.num_levels, heads, points, triton=config.triton)
         self.norm1 = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, config.encoder_ffn)
+        self.dropout = config.encoder_dropout
+        self.ffn = FeedForward(dim, config.encoder_ffn, self.dropout)
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
-        x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
-        return self.norm2(x + self.ffn(x))
+        x = self.norm1(x + self._dropped(self.self_attn(x + position, reference, x, shapes)))
+        return self.norm2(x + self._dropped(self.ffn(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return dropped(x, self.dropout, self.training)
 
 
 class PixelDecoder(nn.Module):
@@ -53,6 +57,7 @@ class PixelDecoder(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.pyramid = config.backbone == "eva"
+        self.num_projected = config.num_levels if self.pyramid else len(channels) - 1
         convolutions: list[nn.Conv2d] = []
         if not self.pyramid:
             convolutions += [nn.Conv2d(inputs, dim, 1) for inputs in channels[1:]]
@@ -80,6 +85,7 @@ class PixelDecoder(nn.Module):
         for i, layer in enumerate(self.input_proj):
             source = features[i + 1] if i + 1 < len(features) else (maps[-1] if i >= len(features) else features[-1])
             maps.append(layer(source))
+        maps = maps[: self.num_projected] + maps[self.num_projected :][::-1]
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1), shapes
 
@@ -104,6 +110,8 @@ class PixelDecoder(nn.Module):
         return pixels, self.mask_features(F.relu_(self.smooth_norm(smooth)))
 
     def _positions(self, shapes: Shapes, like: Tensor) -> Float[Tensor, "pixels dim"]:
+        # As published, levels added below the backbone's stand in reverse, their positions do not.
+        shapes = (*shapes[: self.num_projected], *shapes[self.num_projected :][::-1])
         levels = [sine_positions(h, w, like.shape[-1], like.device).to(like.dtype) for h, w in shapes]
         return torch.cat([level + embed for level, embed in zip(levels, self.level_embed, strict=True)])
 

@@ -129,8 +129,16 @@ class QueryDecoder(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.num_queries = config.num_queries
-        self.proposal_proj = nn.Linear(dim, dim)
-        self.proposal_norm = nn.LayerNorm(dim)
+        self.initial_prediction, self.deep_supervision = config.initial_prediction, config.deep_supervision
+        self.two_stage, self.denoise_masks = config.two_stage, config.denoising == "seg"
+        if self.two_stage:
+            self.proposal_proj = nn.Linear(dim, dim)
+            self.proposal_norm = nn.LayerNorm(dim)
+        else:
+            self.query_boxes = nn.Embedding(self.num_queries, 4)
+            """Box logits of queries that no pixel proposes."""
+        learned = config.learned_content or not self.two_stage
+        self.query_content = nn.Embedding(self.num_queries, dim) if learned else None
         self.label_embed = LabelEmbeddings(dim)
         self.reference_mlp = Mlp(2 * dim, dim, dim, 2)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
@@ -190,9 +198,15 @@ class QueryDecoder(nn.Module):
         classifier = (classes @ self.class_proj.t()).t()
         classifier = classifier.t()[..., None] if per_image else classifier
         memory, shapes = _coarse_to_fine(pixels, shapes)
-        content, box_logits = self.propose(memory, shapes, classifier, by_confidence=_by_confidence(prompt))
-        interm = self._heads(self.norm(content), box_logits.sigmoid(), classifier) if self.training else None
-        content, box_logits = content.detach(), box_logits.detach()
+        interm = None
+        if self.two_stage:
+            content, box_logits = self.propose(memory, shapes, classifier, by_confidence=_by_confidence(prompt))
+            interm = self._heads(self.norm(content), box_logits.sigmoid(), classifier) if self.training else None
+            content, box_logits = content.detach(), box_logits.detach()
+        else:
+            content, box_logits = memory[:, :0], self.query_boxes.weight.expand(len(memory), -1, -1)
+        if self.query_content is not None:
+            content = self.query_content.weight.expand(len(memory), -1, -1)
         slots = 0
         if denoising is not None:
             slots = denoising.num_slots
@@ -203,18 +217,31 @@ class QueryDecoder(nn.Module):
         if not self.training:
             outputs.sets["final"] = self._heads(self.norm(states[-1]), boxes[-1], classifier)
             return outputs
-        names = [*map(str, range(len(states))), "final"]
-        # The proposals were never normed, every later state was normed once by the decoder: all get one more norm.
-        for name, state, box in zip(names, [content, *states], [box_logits.sigmoid(), *boxes], strict=True):
-            state = self.norm(state)
-            outputs.sets[name] = self._heads(state[:, slots:], box[:, slots:], classifier)
-            if slots:
-                outputs.denoising[name] = QueryOutputs(state[:, :slots] @ classifier, box[:, :slots])
+        self._predict(outputs, [content, *states], [box_logits.sigmoid(), *boxes], classifier, slots)
         final = outputs.sets.pop("final")
-        assert interm is not None
-        outputs.sets = {"final": final, **outputs.sets, "interm": interm}
+        outputs.sets = {"final": final, **outputs.sets, **({} if interm is None else {"interm": interm})}
         outputs.denoising_groups = denoising.groups if denoising else 0
         return outputs
+
+    def _predict(
+        self, outputs: DecoderOutputs, states: list[Tensor], boxes: list[Tensor], classifier: Tensor, slots: int
+    ) -> None:
+        """What all layers predict that have losses; the first state and boxes are those before any layer.
+
+        The proposals were never normed, every later state was normed once by the decoder: all get one more norm.
+        """
+        first = 0 if self.initial_prediction else 1
+        names = [*map(str, range(len(states) - 1 - first)), "final"]
+        for name, state, box in zip(names, states[first:], boxes[first:], strict=True):
+            if name != "final" and not self.deep_supervision:
+                continue
+            state = self.norm(state)
+            outputs.sets[name] = self._heads(state[:, slots:], box[:, slots:], classifier)
+            # As published, the first prediction of noised objects counts only beside proposals of the encoder.
+            if slots and (self.two_stage or name != "0"):
+                noised = state[:, :slots]
+                embed = self.mask_mlp(noised) if self.denoise_masks else None
+                outputs.denoising[name] = QueryOutputs(noised @ classifier, box[:, :slots], embed)
 
     def propose(
         self, memory: Float[Tensor, "batch pixels dim"], shapes: Shapes, classifier: Tensor, *, by_confidence: bool

@@ -40,17 +40,18 @@ class WindowAttention(nn.Module):
     Args:
         channels: of a token.
         heads: number of heads.
-        window: side of a window, tokens.
+        config: side of a window, and how queries and keys are made and scaled.
     """
 
     relative_position_index: Tensor
 
-    def __init__(self, channels: int, heads: int, window: int) -> None:
+    def __init__(self, channels: int, heads: int, config: GleeConfig) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, config.swin_qk_scale
+        window = config.swin_window
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=config.swin_qkv_bias)
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Float[Tensor, "batch windows tokens channels"], apart: Tensor | None) -> Tensor:
@@ -68,7 +69,7 @@ class WindowAttention(nn.Module):
         else:  # one for every window, whose heads count as heads of the sample
             q, k, v = qkv.flatten(2, 3)
             mask = (mask + apart[:, None]).flatten(0, 1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None].to(q.dtype))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None].to(q.dtype), scale=self.scale)
         y = y.reshape(batch, windows, self.heads, tokens, -1).transpose(2, 3).reshape(batch, windows, tokens, channels)
         return self.proj(y)
 
@@ -76,10 +77,10 @@ class WindowAttention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers around a GELU."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -91,18 +92,18 @@ class Block(nn.Module):
     Args:
         channels: of a token.
         heads: number of heads.
-        window: side of a window, tokens.
+        config: side of a window, and sizes of attention and MLP.
         shift: how far the windows are moved, tokens; 0 or half a window.
         drop_path: probability that a sample skips a branch while training.
     """
 
-    def __init__(self, channels: int, heads: int, window: int, shift: int, drop_path: float) -> None:
+    def __init__(self, channels: int, heads: int, config: GleeConfig, shift: int, drop_path: float) -> None:
         super().__init__()
-        self.window, self.shift, self.drop_path = window, shift, drop_path
+        self.window, self.shift, self.drop_path = config.swin_window, shift, drop_path
         self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, heads, window)
+        self.attn = WindowAttention(channels, heads, config)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels)
+        self.mlp = Mlp(channels, int(channels * config.swin_mlp_ratio))
 
     def forward(self, x: Map, apart: Tensor) -> Map:
         """One block over a map; `apart` is `border_mask` of the padded map."""
@@ -143,12 +144,12 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """Blocks of one resolution, every second one with moved windows, and the way to the next resolution."""
 
-    def __init__(self, channels: int, heads: int, window: int, drop_paths: list[float], last: bool) -> None:
+    def __init__(self, channels: int, heads: int, config: GleeConfig, drop_paths: list[float], last: bool) -> None:
         super().__init__()
-        self.window = window
-        shifts = [0 if i % 2 == 0 else window // 2 for i in range(len(drop_paths))]
+        self.window = config.swin_window
+        shifts = [0 if i % 2 == 0 else self.window // 2 for i in range(len(drop_paths))]
         self.blocks = nn.ModuleList(
-            Block(channels, heads, window, shift, drop) for shift, drop in zip(shifts, drop_paths, strict=True)
+            Block(channels, heads, config, shift, drop) for shift, drop in zip(shifts, drop_paths, strict=True)
         )
         self.downsample = None if last else PatchMerging(channels)
 
@@ -162,10 +163,10 @@ class Stage(nn.Module):
 class PatchEmbed(nn.Module):
     """Patches to tokens."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, channels, PATCH, PATCH)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Map:
         height, width = images.shape[2:]
@@ -183,14 +184,14 @@ class Swin(nn.Module):
     def __init__(self, config: GleeConfig) -> None:
         super().__init__()
         self.channels = config.feature_channels
-        self.patch_embed = PatchEmbed(self.channels[0])
+        self.patch_embed = PatchEmbed(self.channels[0], norm=config.swin_patch_norm)
         last = sum(config.swin_depths) - 1
         drops = [config.swin_drop_path * i / last for i in range(last + 1)]
         stages = []
         for i, (depth, heads) in enumerate(zip(config.swin_depths, config.swin_heads, strict=True)):
             start = sum(config.swin_depths[:i])
             drop_paths = drops[start : start + depth]
-            stages.append(Stage(self.channels[i], heads, config.swin_window, drop_paths, last=i == 3))
+            stages.append(Stage(self.channels[i], heads, config, drop_paths, last=i == 3))
             self.add_module(f"norm{i}", nn.LayerNorm(self.channels[i]))
         self.layers = nn.ModuleList(stages)
         self._reset()

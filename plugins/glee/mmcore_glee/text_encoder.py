@@ -54,7 +54,7 @@ def build_clip(config: GleeConfig) -> "CLIPTextModel":
             num_hidden_layers=config.text_layers,
             num_attention_heads=config.text_heads,
             projection_dim=config.text_dim,
-            hidden_act="quick_gelu",
+            hidden_act=config.text_activation,
             bos_token_id=BEGIN,
             eos_token_id=END,
             pad_token_id=END,

@@ -47,18 +47,20 @@ def track_loss(
     Args:
         embed: of the last layer's queries.
         matches: of the last layer, one output set.
-        negatives: queries drawn in each frame.
+        negatives: queries drawn in each frame; frames behind them have no part.
         batch: with `track_ids` and `num_frames`.
     """
     assert batch.track_ids is not None
     assert batch.num_frames is not None
+    frames = len(negatives)
     pairs, queries = matches.pairs, matches.queries[0]
     ids = torch.full((len(embed), pairs.width), ABSENT, device=embed.device)
     ids[pairs.images, pairs.slots] = batch.track_ids[matches.objects[0]]
     matched = Tracked(pairs.pad(embed[pairs.images, queries][None])[0], ids)
     taken = torch.zeros(embed.shape[:2], dtype=torch.bool, device=embed.device)
     taken[pairs.images, queries] = True
-    others = torch.where(taken.gather(1, negatives), ABSENT, OTHER)
+    matched, embed = Tracked(matched.embed[:frames], matched.ids[:frames]), embed[:frames]
+    others = torch.where(taken[:frames].gather(1, negatives), ABSENT, OTHER)
     drawn = embed.gather(1, negatives[..., None].expand(-1, -1, embed.shape[2]))
     reference = Tracked(torch.cat([matched.embed, drawn], dim=1), torch.cat([matched.ids, others], dim=1))
     firsts = _firsts(batch.num_frames)
@@ -83,6 +85,16 @@ def tracked_objects(num_objects: tuple[int, ...], num_frames: tuple[int, ...]) -
     """What the loss is divided by: objects in all frames but the first of each clip."""
     firsts = _firsts(num_frames)
     return sum(count for i, count in enumerate(num_objects) if i not in firsts)
+
+
+def counted_share(batch: GleeBatch, clips: int | None) -> float:
+    """What brings a sum over the first clips, divided by the objects of all clips, to the objects of these clips."""
+    assert batch.num_frames is not None
+    if clips is None or clips >= len(batch.num_frames):
+        return 1.0
+    frames = sum(batch.num_frames[:clips])
+    counted = tracked_objects(batch.num_objects[:frames], batch.num_frames[:clips])
+    return tracked_objects(batch.num_objects, batch.num_frames) / max(counted, 1)
 
 
 def _firsts(num_frames: tuple[int, ...]) -> set[int]:

@@ -20,7 +20,7 @@ from mmcore.evaluate.protocols import protocol
 from pydantic import Field
 
 from mmcore_glee import vocabulary
-from mmcore_glee.data.augment import pipeline
+from mmcore_glee.data.augment import padding, pipeline
 from mmcore_glee.data.clip_collate import ClipCollate
 from mmcore_glee.data.clips import ClipSource
 from mmcore_glee.data.collate import Collate
@@ -67,7 +67,7 @@ def build_train(stage: Stage, context: DataContext) -> Datasets:
             words,
             negatives=vocabulary.phrases() if source.task.words == "phrases" else (),
             prompt_share=_prompt_share(stage, source, opened),
-            squared=source.pipeline.squared,
+            **padding(source.pipeline),
         )
     return Datasets(sources, collate)
 
@@ -83,7 +83,7 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
     for name, opened in _opened(_chosen_validations(stage, context), context).items():
         source, words = _source(opened, stage, training=False)
         sources[name] = source
-        collate[name] = _collator(source)(source.task, words, training=False, squared=source.pipeline.squared)
+        collate[name] = _collator(source)(source.task, words, training=False, **padding(source.pipeline))
         evaluators[name] = _evaluator(opened, source, words)
     return Datasets(sources, collate, evaluators)
 

@@ -23,6 +23,8 @@ class Pipeline(Protocol):
     """Whether boxes are the tight boxes of the transformed masks, where there are masks."""
     squared: bool
     """Whether images are padded to a square."""
+    size_divisibility: int
+    """Sides of a batch are multiples of this many pixels."""
 
     def train(self, size: Size, rng: np.random.Generator, *, crop: bool = True) -> Transform:
         """Draw the steps for one training image; `crop=False` when its words depend on the whole image."""
@@ -53,6 +55,8 @@ class Multiscale:
     flip_probability: float = 0.5
     test_min_size: int = 800
     test_max_size: int = 1333
+    size_divisibility: int = 32
+    """Sides of a batch are padded to multiples of this many pixels."""
 
     boxes_from_masks = False
     squared = False
@@ -97,6 +101,8 @@ class LargeScaleJitter:
     flip_probability: float = 0.5
     pad_value: int = 128
     """Grey of the padding."""
+    size_divisibility: int = 32
+    """Sides of a batch are padded to multiples of this many pixels."""
 
     boxes_from_masks = True
     squared = True
@@ -154,6 +160,11 @@ def pipeline(numbers: Mapping[str, Any]) -> Pipeline:
     return kind(**{key: _checked(key, value, getattr(kind, key)) for key, value in values.items()})
 
 
+def padding(steps: Pipeline) -> dict[str, Any]:
+    """How a collator pads what a pipeline makes, as its arguments."""
+    return {"squared": steps.squared, "multiple": steps.size_divisibility}
+
+
 def _checked(key: str, value: Any, published: Any) -> Any:
     """A recipe value in the shape of the published one: a positive number, a probability, or several sizes."""
     where = f"data.transform.{key}"
@@ -168,7 +179,7 @@ def _checked(key: str, value: Any, published: Any) -> Any:
         raise RecipeError(f"{key} takes a number like {published}, not {value!r}", where=where)
     if key.endswith("_probability") and value > 1:
         raise RecipeError(f"{key} is {value}, more than 1", where=where)
-    if key.endswith("_size") and value < 1:
+    if key.endswith(("_size", "_divisibility")) and value < 1:
         raise RecipeError(f"{key} is {value}; it takes at least 1 pixel", where=where)
     return value
 

@@ -32,6 +32,7 @@ class Collate(Collator):
         prompt_share: share of the training batches that become visual prompts, where the task can.
         training: False asks about the whole vocabulary and draws nothing.
         squared: whether the image pipeline pads to a square.
+        multiple: sides of a batch are multiples of this many pixels.
     """
 
     task: Task
@@ -40,6 +41,7 @@ class Collate(Collator):
     prompt_share: float = 0.0
     training: bool = True
     squared: bool = False
+    multiple: int = 32
 
     def __call__(self, samples: Sequence[Sample], seed: int) -> GleeBatch:
         """One batch of samples, in their order."""
@@ -70,7 +72,7 @@ class Collate(Collator):
     def _batch(
         self, samples: Sequence[Sample], names: tuple[str, ...], mode: PromptMode | None, rng: np.random.Generator
     ) -> GleeBatch:
-        images = pad_images([sample.image for sample in samples])
+        images = pad_images([sample.image for sample in samples], self.multiple)
         size = (images.shape[2], images.shape[3])
         expressions = None
         if self.task.words == "expression":

@@ -13,7 +13,7 @@ from mmcore.errors import UsageError
 
 from mmcore_glee import vocabulary
 from mmcore_glee.batch import GleeBatch
-from mmcore_glee.data.augment import pipeline
+from mmcore_glee.data.augment import padding, pipeline
 from mmcore_glee.data.clip_collate import ClipCollate
 from mmcore_glee.data.clips import as_clip
 from mmcore_glee.data.collate import Collate
@@ -45,7 +45,7 @@ def ask(
     ]
     task = TASKS["coco" if expression is None else "grounding"]
     words = asked_for(names, visual)
-    batch = Collate(task, words, training=False, squared=steps.squared)(samples, 0)
+    batch = Collate(task, words, training=False, **padding(steps))(samples, 0)
     if visual is None:
         return batch
     return pointed(batch, visual, [steps.test(image.shape[:2]) for image in images])
@@ -90,5 +90,5 @@ def ask_video(
     task = TASKS["coco_clip" if expression is None else "rvos"]
     words = asked_for(names, visual)
     clip = as_clip(shown, list(range(len(shown))), expression=cleaned)
-    batch = ClipCollate(task, words, training=False, squared=steps.squared)([clip], 0)
+    batch = ClipCollate(task, words, training=False, **padding(steps))([clip], 0)
     return batch if visual is None else pointed(batch, visual, [steps.test(frames[0].shape[:2])])

@@ -20,6 +20,7 @@ from mmcore_glee.data.augment import LargeScaleJitter
 from mmcore_glee.model import Glee
 from mmcore_glee.outputs import DecoderOutputs, Draws
 from mmcore_glee.parity.common import close_all, images_of, make_batch, mask_logits, model_of
+from mmcore_glee.parity.settings import multiple_of
 from mmcore_glee.predict import predictions
 from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
 from mmcore_glee.tracking import tao_predictions, video_predictions, windows_of
@@ -51,7 +52,7 @@ def check_prompt(case: Case, report: Report) -> None:
     model = model_of(case).eval()
     x1, y1, x2, y2 = case.data["prompt_rectangle_xyxy"]
     image = images_of(case)[0]
-    padded = pad_images([image])
+    padded = pad_images([image], multiple_of(case))
     masks = torch.zeros(1, *padded.shape[-2:], dtype=torch.uint8)
     masks[:, y1:y2, x1:x2] = 1
     modes = sorted({name.split(".")[1] for name in case.outputs()})
@@ -153,7 +154,7 @@ def _video_batch(case: Case, task: str, original: tuple[int, int]) -> GleeBatch:
     case.data["names"] = list(words)
     sizes = tuple((image.shape[1], image.shape[2]) for image in images)
     frames = {"num_frames": (len(images),), "original_sizes": (original,) * len(images)}
-    return make_batch(case, pad_images(images), sizes, task=task, **frames)
+    return make_batch(case, pad_images(images, multiple_of(case)), sizes, task=task, **frames)
 
 
 def _batch(case: Case, image: Tensor, record: dict[str, Any], config: GleeConfig) -> GleeBatch:
@@ -174,7 +175,9 @@ def _batch(case: Case, image: Tensor, record: dict[str, Any], config: GleeConfig
         image = F.pad(image, (0, side - image.shape[2], 0, side - image.shape[1]), value=grey)
     size = (image.shape[1], image.shape[2])
     original = ((record["height"], record["width"]),)
-    return make_batch(case, pad_images([image]), (size,), task=task, original_sizes=original, squared=squared)
+    return make_batch(
+        case, pad_images([image], multiple_of(case)), (size,), task=task, original_sizes=original, squared=squared
+    )
 
 
 def _task(record: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcore_glee.batch import GleeBatch
 from mmcore_glee.config import LOSS_WEIGHTS
-from mmcore_glee.criterion import MATCH_COSTS, Criterion
+from mmcore_glee.criterion import Criterion
 from mmcore_glee.outputs import DecoderOutputs, Draws, QueryOutputs
 from mmcore_glee.track_loss import ABSENT, OTHER, Tracked, contrast
 
@@ -39,7 +39,7 @@ def check_matcher(case: Case, report: Report) -> None:
     assert batch.masks is not None
     masks = MaskInputs(_unit_embed(maps), maps, batch.masks, points)
     cross_entropy, dice = mask_costs(masks, objects)
-    weights = MATCH_COSTS
+    weights = Criterion().match_costs
     without = weights.label * label + weights.box * distance + weights.giou * giou
     whole = without + weights.mask * cross_entropy + weights.dice * dice
     for image, (rows, all_rows) in enumerate(

@@ -20,6 +20,11 @@ from mmcore_glee.parity.common import StoredDraws, close_all, model_of, training
 from mmcore_glee.parity.training import matching, step
 from mmcore_glee.recipes import stages
 
+SOLVER = frozenset(
+    {"MAX_ITER", "BASE_LR", "STEPS", "GAMMA", "WARMUP_ITERS", "WARMUP_FACTOR", "WEIGHT_DECAY", "BACKBONE_MULTIPLIER",
+     "TEXTENCODER_MULTIPLIER", "CLIP_GRADIENTS.CLIP_VALUE", "IMS_PER_BATCH", "CHECKPOINT_PERIOD"}
+)  # fmt: skip
+"""Keys of the published solver that are read here, and two that say nothing of one batch's steps."""
 EXACT = 1e-9
 """Relative difference that counts as equal."""
 
@@ -144,15 +149,28 @@ def _stage_of(case: Case) -> Stage:
     number = int(re.search(r"Stage(\d)", given["base_config"]).group(1))  # type: ignore[union-attr]
     stage = next(stage for stage in stages("lite") if stage.number == number)
     solver = {key.removeprefix("SOLVER."): value for key, value in given["overrides"].items() if "SOLVER." in key}
+    if unknown := set(solver) - SOLVER:
+        raise NotRun(f"the case changes SOLVER.{', SOLVER.'.join(sorted(unknown))}, which is not read here")
     schedule, optim = stage.schedule, stage.optim
     assert isinstance(schedule, MultiStep)
     assert isinstance(optim, AdamW)
+    rates = dict(optim.multipliers)
+    for part in ("BACKBONE", "TEXTENCODER"):
+        pattern = {"BACKBONE": "backbone", "TEXTENCODER": "text_encoder"}[part]
+        if f"{part}_MULTIPLIER" in solver:
+            rates[pattern] = solver[f"{part}_MULTIPLIER"]
     return stage.replace(
         steps=solver.get("MAX_ITER", stage.steps),
         precision="fp32",
-        optim=optim.replace(lr=solver.get("BASE_LR", optim.lr)),
+        optim=optim.replace(
+            lr=solver.get("BASE_LR", optim.lr),
+            weight_decay=solver.get("WEIGHT_DECAY", optim.weight_decay),
+            clip_grad_norm=solver.get("CLIP_GRADIENTS.CLIP_VALUE", optim.clip_grad_norm),
+            multipliers=rates,
+        ),
         schedule=schedule.replace(
             milestones=tuple(solver.get("STEPS", schedule.milestones)),
+            gamma=solver.get("GAMMA", schedule.gamma),
             warmup_steps=solver.get("WARMUP_ITERS", schedule.warmup_steps),
             warmup_factor=solver.get("WARMUP_FACTOR", schedule.warmup_factor),
         ),

