@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from mmcore.contract.protocols import DataContext, DataSource
-from mmcore.contract.values import Draw, Sample
+from mmcore.contract.values import Draw, Prediction, Sample
 from mmcore.data.formats.registry import Formats
 from mmcore.data.transforms import Crop, Flip, Transform
 from mmcore.errors import DataError, MissingDataError, RecipeError
+from mmcore.evaluate.class_agnostic import ClassAgnosticEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore_glee import vocabulary
 from mmcore_glee.data import build
@@ -297,6 +298,27 @@ def test_lvis_is_evaluated_by_its_own_protocol(tmp_path):
     assert isinstance(evaluator, LvisEvaluator)
     assert evaluator.category_ids[vocabulary.names("lvis").index("airplane")] == 3
     assert len(evaluator.category_ids) == 1203
+
+
+def test_frames_of_uvo_are_judged_whatever_is_found_is_called(tmp_path):
+    stage = next(stage for stage in stages("lite") if stage.name == "uvo_video")
+    entry = stage.validation["uvo_val"]
+    one_image(tmp_path, [SQUARE], categories=((1, "object"),))
+    for made, wanted in (
+        ("coco/annotations/instances_train2017.json", entry.annotations),
+        ("coco/train2017", entry.images),
+    ):
+        (tmp_path / wanted).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / made).rename(tmp_path / wanted)
+    datasets = build(stage.replace(validation={"uvo_val": entry}), "val", context(tmp_path, "uvo_val"))
+    sample = datasets.sources["uvo_val"].sample(Draw("uvo_val", 0, 1))
+    assert datasets.collate["uvo_val"]([sample], 0).names == ("object",)
+    evaluator = datasets.evaluators["uvo_val"]()
+    assert isinstance(evaluator, ClassAgnosticEvaluator)
+    found = Prediction(5, (60, 80), torch.tensor([[10.5, 10, 40.5, 30]]), torch.ones(1), torch.zeros(1).long())
+    evaluator = type(evaluator)(evaluator.annotations, iou_types=("bbox",), category_ids=evaluator.category_ids)
+    evaluator.update(None, [found])
+    assert evaluator.summarise(evaluator.state())["bbox/AR@100"] == 1.0
 
 
 def phrases(root: Path, annotations) -> None:

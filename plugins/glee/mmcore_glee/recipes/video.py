@@ -83,6 +83,14 @@ UVO_VAL = _videos(
 REFERRING_VAL = _videos(
     "ref-youtube-vos/valid.json", "ref-youtube-vos/valid/JPEGImages", "rvos", "J&F", format="Ref-YouTube-VOS"
 )
+UVO_FRAMES_VAL = Validation(
+    metrics=("segm/AR@100", "bbox/AR@100"),
+    annotations="custom_annotations/UVO/annotations/FrameSet/UVO_frame_val_onecategory.json",
+    images="UVO/uvo_videos_frames",
+    format="COCO instances",
+    options={"task": "sa1b", "protocol": "class_agnostic"},
+)
+"""Single frames whose every object is annotated: the authors' AR on UVO."""
 BDD_MASKS_VAL = _videos(
     "bdd100k/labels/seg_track_20/seg_track_val_cocoformat_uni.json",
     "bdd100k/images/seg_track_20/val",
@@ -220,7 +228,7 @@ _ROWS = (
         "class-agnostic and COCO-named segmentation of dense videos, UVO",
         "assumed; the recipe of ovis on the clips that the code registers",
         {"uvo_video": UVO},
-        {"uvo_video_val": UVO_VAL},
+        {"uvo_video_val": UVO_VAL, "uvo_val": UVO_FRAMES_VAL},
     ),
 )
 FIRST = 5
