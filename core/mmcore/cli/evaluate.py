@@ -214,10 +214,9 @@ def wanted_sets(stage: "Stage", split: str, names: Sequence[str]) -> "dict[str, 
 
 def as_validation(source: "Source") -> "Validation":
     """A training source as a validation set: the same files, whole and without augmentation."""
-    from mmcore.contract.recipe import Validation
+    from mmcore.contract.recipe import DATA_FIELDS, Validation
 
-    shared = ("annotations", "images", "format", "options", "tasks", "classes", "root")
-    return Validation(**{key: getattr(source, key) for key in shared})
+    return Validation(**{key: getattr(source, key) for key in DATA_FIELDS})
 
 
 def _free(root: Path, name: str) -> Path:

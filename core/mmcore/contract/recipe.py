@@ -173,6 +173,10 @@ class Validation(Recipe):
     """Also evaluate the weights that the run starts from, once, to be shown beside what the run reaches."""
 
 
+DATA_FIELDS = tuple(name for name in Source.model_fields if name in Validation.model_fields)
+"""What a source and a validation set say of their data alike."""
+
+
 class Stage(Recipe):
     """One training stage: everything that `mmcore plan` prints and `config.yaml` keeps."""
 

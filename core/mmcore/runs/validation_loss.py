@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcore.base.hashing import mix, name_key
 from mmcore.contract.mixture import SourcePerBatch
-from mmcore.contract.recipe import Source, Stage, Validation
+from mmcore.contract.recipe import DATA_FIELDS, Source, Stage, Validation
 from mmcore.errors import DataError, MmcoreError, RecipeError
 from mmcore.runs.build import build_datasets
 from mmcore.runs.plugin import OpenedPlugin
@@ -54,8 +54,7 @@ def learnable_sets(family: OpenedPlugin, settings: Settings, names: Sequence[str
 
 def _training_on(stage: Stage, name: str, entry: Validation) -> Stage:
     """The stage with one validation set in the place of its sources."""
-    shared = ("format", "annotations", "images", "options", "tasks", "classes", "root", "class_names")
-    source = Source(weight=1.0, **{key: getattr(entry, key) for key in shared})
+    source = Source(weight=1.0, **{key: getattr(entry, key) for key in DATA_FIELDS})
     data = stage.data.replace(sources={name: source}, mixture=SourcePerBatch(), templates=None)
     return stage.replace(data=data, validation={}, best_metric=None, patience=None)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from mmcore.cli import cli
-from mmcore.cli.evaluate import _show, wanted_sets
+from mmcore.cli.evaluate import _show, as_validation, wanted_sets
 from mmcore.contract.model import Model
 from mmcore.contract.protocols import Datasets, DataSource
-from mmcore.contract.recipe import AdamW, Constant, Data, Source, Stage, Validation
+from mmcore.contract.recipe import DATA_FIELDS, AdamW, Constant, Data, Source, Stage, Validation
 from mmcore.contract.values import Batch, Draw, Prediction, Sample
 from mmcore.errors import UsageError
 from mmcore.evaluate.coco import CocoEvaluator
@@ -199,6 +199,13 @@ def test_training_sources_can_be_evaluated_as_they_lie_on_disk() -> None:
 def test_an_unknown_set_names_the_nearest(split: str, name: str, near: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '{near}'"):
         wanted_sets(STAGE, split, [name])
+
+
+def test_a_training_source_is_judged_as_the_same_data() -> None:
+    given = {"format": "COCO boxes", "annotations": "a.json", "images": "b", "options": {"task": "coco"}, "root": "/c"}
+    given |= {"tasks": ("detect",), "classes": {"cat": "dog"}, "class_names": ("dog",)}
+    assert as_validation(Source(weight=2.0, group="g", **given)) == Validation(**given)
+    assert set(given) == set(DATA_FIELDS)
 
 
 def test_the_train_split_must_be_named() -> None:
