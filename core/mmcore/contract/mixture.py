@@ -67,6 +67,9 @@ class ByKind(Recipe):
 GROUPING = ("task_length", "kind")
 """The kinds that go by the `group` of a source."""
 
+BALANCED = ("source_per_batch", "source_per_sample", "epochs")
+"""The kinds whose micro-batches may change places (`data.balance`); the others put like ones into a step themselves."""
+
 Mixture = SourcePerBatch | SourcePerSample | WholeEpochs | ByLength | ByTask | ByKind
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from mmcore.contract.classes import Classes
 from mmcore.contract.entry import Recipe as Recipe  # a public name here: every entry's base
-from mmcore.contract.mixture import GROUPING, ByKind, Mixture, SourcePerBatch, check_kinds
+from mmcore.contract.mixture import BALANCED, GROUPING, ByKind, Mixture, SourcePerBatch, check_kinds
 from mmcore.contract.schedule import Constant as Constant
 from mmcore.contract.schedule import Cosine as Cosine
 from mmcore.contract.schedule import Every, Schedule
@@ -56,6 +56,8 @@ class Source(Recipe):
     """Samples per micro-batch of this source; None means the stage's `micro_batch`."""
     group: str | None = None
     """Its kind or task, where the mixture groups by one."""
+    cost: float = Field(default=1.0, gt=0)
+    """What a sample costs in time, relative to the other sources; `data.balance` goes by it."""
     options: dict[str, Any] = Field(default={})
     """What only this source's parser or transform understands; the plugin refuses unknown entries."""
     tasks: tuple[str, ...] = ()
@@ -76,6 +78,9 @@ class Data(Recipe):
     sources: dict[str, Source]
     mixture: Mixture = Field(default=SourcePerBatch(), discriminator="kind")
     """How the sources are mixed: one choice of several, each with its own entries."""
+    balance: int | None = Field(default=None, gt=0)
+    """Optimiser steps among which micro-batches change places, so that those of one step, and so its ranks, cost alike;
+    1 only deals those of each step to the ranks. None leaves the order of the mixture, as published."""
     bad_samples: Literal["error", "skip", "quarantine"] = "skip"
     """What a sample that cannot be read does: stop the run; be replaced and counted; be replaced, counted, listed and
     never drawn again."""
@@ -100,6 +105,13 @@ class Data(Recipe):
                     where=f"data.sources.{name}.group",
                     do="give every source one" if grouped else f"leave it out, or choose one of {', '.join(GROUPING)}",
                 )
+        if self.balance is not None and self.mixture.kind not in BALANCED:
+            raise RecipeError(
+                f"data.balance has nothing to do with data.mixture.kind {self.mixture.kind}, whose steps are alike",
+                where="data.balance",
+                known=BALANCED,
+                do="leave it out, or choose one of these kinds",
+            )
         if isinstance(self.mixture, ByKind):
             check_kinds(self.mixture, {name: source.group or "" for name, source in self.sources.items()})
         return self

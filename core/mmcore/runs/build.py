@@ -199,11 +199,35 @@ def _join(parts: Sequence[Mapping[str, Any]], family: OpenedPlugin) -> dict[str,
     return result
 
 
-def build_order(settings: Settings, datasets: "Datasets") -> "Order":
-    """The training order over the active sources."""
+def build_order(settings: Settings, datasets: "Datasets", processes: int | None = None) -> "Order":
+    """The training order over the active sources.
+
+    Args:
+        settings: of the run.
+        datasets: for training.
+        processes: that share a step, which `data.balance` goes by; None are those that run now.
+    """
+    from mmcore.base import distributed
+    from mmcore.data.order.balanced import BalancedOrder
     from mmcore.data.order.build import build_order
 
-    return build_order(settings.stage, active_sources(settings), datasets.sources, settings.seed)
+    stage, sources = settings.stage, active_sources(settings)
+    order = build_order(stage, sources, datasets.sources, settings.seed)
+    if stage.data.balance is None:
+        return order
+    return BalancedOrder(
+        order,
+        costs(settings),
+        per_step=stage.global_batch // stage.micro_batch,
+        ranks=distributed.place().world_size if processes is None else processes,
+        window=stage.data.balance,
+        steps=total_steps(settings, sum(len(datasets.sources[name]) for name in order.names)),
+    )
+
+
+def costs(settings: Settings) -> dict[str, float]:
+    """What a sample of each active source costs."""
+    return {name: source.cost for name, source in active_sources(settings).items()}
 
 
 def choose_device(settings: Settings) -> "torch.device":

@@ -19,6 +19,7 @@ from mmcore.runs.config import Origins, to_tree
 from mmcore.runs.memory import Memory, plan_memory
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.probe import Probe
+from mmcore.runs.ranks import told_waiting
 from mmcore.runs.settings import Request, Settings, active_sources, for_training, settle, validations
 from mmcore.train.schedule import beyond_the_end
 
@@ -186,10 +187,16 @@ def _describe_start(family: OpenedPlugin, settings: Settings, datasets: "Dataset
 
 
 def _describe_order(family: OpenedPlugin, settings: Settings, datasets: "Datasets | None", plan: Plan) -> None:
-    """Whether there is something to draw from, and the mixture knows what it goes by."""
-    del family, plan
+    """Whether there is something to draw from, the mixture knows what it goes by, and ranks wait for one another."""
+    del family
     if datasets is not None:
-        build_order(settings, datasets)
+        order = build_order(settings, datasets, plan.processes if _divides(plan) else 1)
+        if _divides(plan) and (note := told_waiting(settings, datasets, order, plan.processes)):
+            plan.notes.append(note)
+
+
+def _divides(plan: Plan) -> bool:
+    return plan.settings.stage.global_batch % (plan.settings.stage.micro_batch * plan.processes) == 0
 
 
 def _probe(family: OpenedPlugin, settings: Settings, datasets: "Datasets", plan: Plan) -> None:
