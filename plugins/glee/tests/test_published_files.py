@@ -14,7 +14,7 @@ from mmcore_glee.config import TINY, GleeConfig
 from mmcore_glee.model import Glee
 from safetensors.torch import load_file, save_file
 
-SMALL = TINY.replace(num_queries=12, resnet_depths=(2, 1, 1, 1), text_vocabulary=1000)
+SMALL = TINY.replace(num_queries=12, resnet_depths=(2, 1, 1, 1), text_vocabulary=1000, published_init=True)
 SIZES = {
     "lite": SMALL,
     "plus": SMALL.replace(
