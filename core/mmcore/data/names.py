@@ -24,3 +24,15 @@ def merged(categories: Sequence[str]) -> tuple[tuple[str, ...], Int[np.ndarray, 
             places[plain(category)] = len(names)
             names.append(category)
     return tuple(names), np.array([places[plain(category)] for category in categories], np.int64)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names as one says them in a sentence.
+
+    >>> enumerated(["a"]), enumerated(["a", "b"]), enumerated(["a", "b", "c"])
+    ('a', 'a and b', 'a, b, and c')
+    """
+    *others, last = names
+    if len(others) < 2:
+        return " and ".join(names)
+    return f"{', '.join(others)}, and {last}"

@@ -170,12 +170,14 @@ def cut_out(rgb: Rgb, size: tuple[int, int], box: Box) -> Rgb:
         size: height and width that the box counts in, pixels.
         box: xyxy.
     """
-    height, width = rgb.shape[:2]
-    if (height, width) != size:
-        across, down = width / size[1], height / size[0]
-        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    left, top, right, bottom = (round(side) for side in box)
+    left, top, right, bottom = (round(side) for side in resized(box, size, (rgb.shape[0], rgb.shape[1])))
     return np.asarray(Image.fromarray(rgb).crop((left, top, max(right, left + 1), max(bottom, top + 1))))
+
+
+def resized(box: Box, size: tuple[int, int], now: tuple[int, int]) -> Box:
+    """A box of a picture of one height and width, xyxy, in pixels of the same picture at another."""
+    across, down = now[1] / size[1], now[0] / size[0]
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
 @lru_cache(64)

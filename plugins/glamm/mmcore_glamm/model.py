@@ -25,7 +25,7 @@ from mmcore.contract.values import SEGMENT, Loss, Losses, Prediction, Turn
 from mmcore.errors import UsageError
 from mmcore.geometry.square import Frame, frame
 from mmcore.language.llava.checkpoints import merged, with_new_words
-from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
+from mmcore.language.llava.model import LlavaModel
 from mmcore.language.models import Hidden
 from mmcore.losses.full_masks import mask_totals
 from mmcore.vision.clip_vit import ClipVit
@@ -191,14 +191,8 @@ class Glamm(LlavaModel):
 
     # Weights
 
-    def published(self, format: str = "upstream") -> WeightMap:
-        """The map between published GLaMM names and this model's, the tower included.
-
-        Raises:
-            WeightsError: the format is not known.
-        """
-        if format not in FORMATS:
-            raise unknown_format("GLaMM", format)
+    def upstream_names(self) -> WeightMap:
+        """The map between published GLaMM names and this model's, the tower included."""
         return weights.upstream(self.config)
 
     def published_parts(self, tensors: Mapping[str, Tensor]) -> WeightMap:

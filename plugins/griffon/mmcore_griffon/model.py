@@ -22,7 +22,7 @@ from mmcore.contract.values import CROP, Prediction, Turn
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.confidence import Marks, confidence
 from mmcore.language.llava.answer import said
-from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
+from mmcore.language.llava.model import LlavaModel
 from mmcore.language.llava.names import Part
 from mmcore.language.models import plain_config
 from mmcore.weights.maps import WeightMap
@@ -33,7 +33,7 @@ from mmcore_griffon.config import GriffonConfig
 from mmcore_griffon.export import write_files
 from mmcore_griffon.prompts import conversation, samples
 from mmcore_griffon.region_tokenizer import RegionTokenizer
-from mmcore_griffon.tokenizer import MADE, open_tokenizer
+from mmcore_griffon.tokenizer import MADE, PAD
 
 if TYPE_CHECKING:
     from mmcore.contract.protocols import DataContext
@@ -49,6 +49,8 @@ class Griffon(LlavaModel):
 
     config: GriffonConfig
     TOKENIZERS: ClassVar = MADE
+    PAD: ClassVar = PAD
+    NEEDED: ClassVar = ("tower.",)
 
     def __init__(self, config: GriffonConfig, loss_weights: Mapping[str, float] | None = None) -> None:
         super().__init__(config, loss_weights)
@@ -88,21 +90,10 @@ class Griffon(LlavaModel):
         super().attach(stage, context, folder)
         self.__dict__.pop("_marks", None)
 
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The variant's tokenizer, opened when text is first needed; may be set."""
-        return open_tokenizer(self.config, self._places)
-
     # Weights
 
-    def published(self, format: str = "upstream") -> WeightMap:
-        """The map between published Griffon names and this model's.
-
-        Raises:
-            WeightsError: the format is not known.
-        """
-        if format not in FORMATS:
-            raise unknown_format("Griffon", format)
+    def upstream_names(self) -> WeightMap:
+        """The map between published Griffon names and this model's."""
         return weights.upstream(self.config)
 
     def parts_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Part]:
@@ -110,7 +101,7 @@ class Griffon(LlavaModel):
         return weights.parts(self.config, tensors)
 
     def published_parts(self, tensors: Mapping[str, Tensor]) -> WeightMap:
-        """The published map for tensors of another stage: a region tokenizer that they lack stays new."""
+        """The published map for tensors of another stage: a region tokenizer or tower that they lack stays new."""
         return weights.upstream(self.config, tensors)
 
     def plain_config(self) -> dict[str, Any]:

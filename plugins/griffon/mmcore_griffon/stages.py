@@ -16,9 +16,10 @@ _LANGUAGE = {
 _TUNED = {
     "g-gemma2-9b": "hf://JefferyZhan/Griffon-G-gemma2-9B",
     "g-gemma2-27b": "hf://JefferyZhan/Griffon-G-gemma2-27B",
-    "v1-llama2-13b": "hf://JefferyZhan/Griffon",
+    "v1-llama2-13b": (recipes.CLIP_224, "hf://JefferyZhan/Griffon"),
 }
-"""What a fine-tune starts from; of the others no weights are published, a run of one's own is needed."""
+"""What a fine-tune starts from; of the others no weights are published, a run of one's own is needed. The tower was
+frozen in Griffon v1; whether its files have it could not be seen, so it is filled first."""
 _UNPUBLISHED = "assumed: no script was published for this language model; all numbers are those of Gemma 2's"
 _V1 = "assumed: Griffon v1's code has no such script any more; its tower stays frozen as the paper says"
 

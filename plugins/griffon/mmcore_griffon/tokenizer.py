@@ -1,17 +1,15 @@
 """The tokenizer of a variant: found below the data root or beside a run, made for tiny ones, else on the Hub."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from mmcore.data.demo.tiny_tokenizer import GEMMA, LLAMA2, QWEN2, Specials, write_tokenizer
-from mmcore.language import tokenizer_files
-from mmcore.language.conversation_templates import template
 from mmcore.runs.settings import cache_folder
 
-from mmcore_griffon.config import GriffonConfig
-
+PAD: Literal["unknown"] = "unknown"
+"""Padding is the unknown token where there is one, as published: of Gemma `<unk>`, not `<pad>`."""
 VERSION = 2
 """Grows when the words change: ids of older runs would mean something else."""
 
@@ -31,21 +29,6 @@ Mind everything looks like Miss none example as well Small ones count too kind a
 places
 """
 """What the sample data and its templates say; these words get tokens of their own first."""
-
-
-def open_tokenizer(config: GriffonConfig, places: Sequence[Path] = ()) -> Any:
-    """The tokenizer that `config.tokenizer` names; it pads with its unknown token where it has one, as published.
-
-    Args:
-        config: `tokenizer` is a Hub name, a folder, or one of `MADE`; `template` says what it must know.
-        places: folders to look into before the Hub is asked, in order.
-
-    Raises:
-        RecipeError: it lacks tokens of the template, or the template does not exist.
-        WeightsError: it cannot be read.
-    """
-    named, written = config.tokenizer, template(config.template)
-    return tokenizer_files.open_tokenizer(named, written, places, MADE, pad="unknown")
 
 
 def _write(name: str, special: Specials) -> Path:

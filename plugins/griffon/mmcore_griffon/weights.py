@@ -23,6 +23,8 @@ from torch import Tensor
 from mmcore_griffon.config import GriffonConfig
 
 ENCODER, PROMPT = "model.prompt_visual_encoder.vision_model.", "model.prompt_projector."
+LEFT_OUT = {"region.*": (ENCODER, PROMPT), "tower.*": (TOWER,)}
+"""What a published file may lack: older ones the region tokenizer, Griffon v1's perhaps the tower, which was frozen."""
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 """In a file of a CLIP tower alone."""
 
@@ -53,10 +55,10 @@ def upstream(config: GriffonConfig, present: Iterable[str] | None = None) -> Wei
 
     Args:
         config: what the model consists of.
-        present: names of a file; a region tokenizer that it lacks altogether may stay new. None asks for every part.
+        present: names of a file; a part of `LEFT_OUT` that it lacks altogether may stay new. None asks for every part.
     """
     names = None if present is None else list(present)
-    lacks_region = names is not None and not any(name.startswith((ENCODER, PROMPT)) for name in names)
+    new = [ours for ours, starts in LEFT_OUT.items() if names and not any(name.startswith(starts) for name in names)]
     region = config.region_tower
     return WeightMap(
         rules=(
@@ -68,6 +70,6 @@ def upstream(config: GriffonConfig, present: Iterable[str] | None = None) -> Wei
         ),
         tied=((f"language.{OUTPUT}", f"language.{EMBEDDING}"),) if config.language.get("tie_word_embeddings") else (),
         ignored=COMPUTED,
-        new=("region.*",) if lacks_region else (),
+        new=tuple(new),
         label="published Griffon checkpoint",
     )

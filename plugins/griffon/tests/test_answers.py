@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -36,6 +37,39 @@ def test_the_published_text_and_scores_to_the_letter(shared) -> None:
 def test_whole_numbers_are_cut_and_fractions_are_not() -> None:
     assert write([[1, 1, 300, 300]], SIZE, 100, ["a"]).text == "a-[0.000,0.000,0.460,0.620]"
     assert write([[1.0, 1, 300, 300]], SIZE, 100, ["a"]).text == "a-[0.002,0.002,0.469,0.625]"
+
+
+def number(value: float, side: float) -> str:
+    return f"{round(min(max(value / side, 0.0), 1.0), 3):.3f}"
+
+
+def by_the_rule(boxes: list[list[float]], width: int, height: int, side: int, *, from_left: bool) -> list[str]:
+    """Reference 6.2, number by number: into the frame of the square, whole numbers cut, sorted in single precision."""
+    whole = all(type(value) is int for box in boxes for value in box)
+    framed = [[value * (side / (width, height)[axis % 2]) for axis, value in enumerate(box)] for box in boxes]
+    framed = [[int(value) for value in box] for box in framed] if whole else framed
+    ends = [width * (side / width), height * (side / height)]
+    if from_left:
+        framed = [[struct.unpack("f", struct.pack("f", value))[0] for value in box] for box in framed]
+        framed, ends = sorted(framed, key=lambda box: box[0]), [side, side]
+    texts = [[number(value, ends[axis % 2]) for axis, value in enumerate(box)] for box in framed]
+    flat = [any(text[axis] == text[axis + 2] in ("0.000", "1.000") for axis in (0, 1)) for text in texts]
+    return [f"[{','.join(text)}]" for text, left_out in zip(texts, flat, strict=True) if not left_out]
+
+
+@pytest.mark.parametrize("kind", ["whole", "fractions", "mixed", "edges"])
+@pytest.mark.parametrize("from_left", [True, False])
+def test_text_follows_the_published_rule_whatever_the_boxes(kind: str, from_left: bool) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(300):
+        side, (width, height) = int(rng.choice([35, 448, 1022])), rng.integers(1, 3000, 2).tolist()
+        corners = np.sort(rng.uniform(-1, 1, (int(rng.integers(1, 6)), 2, 2)), axis=1) * 0.6 + 0.5
+        boxes = (corners * (width, height)).reshape(-1, 4)
+        boxes = np.clip(boxes, 0, (width, height) * 2) if kind == "edges" else boxes
+        given = boxes.tolist() if kind in ("fractions", "edges") else np.rint(boxes).astype(int).tolist()
+        given[0][1] = float(given[0][1]) if kind == "mixed" else given[0][1]
+        expected = "&".join(by_the_rule(given, width, height, side, from_left=from_left)) or "['None']"
+        assert write(given, (height, width), side, from_left=from_left).text == expected
 
 
 def test_answers_from_the_left_name_their_rows() -> None:

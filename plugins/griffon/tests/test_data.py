@@ -12,7 +12,7 @@ from mmcore.contract.recipe import Data, Source, Stage, Validation
 from mmcore.contract.values import Draw, Prediction
 from mmcore.data.formats.registry import Formats
 from mmcore.errors import DataError, MissingDataError, RecipeError
-from mmcore.language.sequence import REGION
+from mmcore.language.sequence import IMAGE, REGION
 from mmcore.runs.own import with_own
 from mmcore_griffon.answers import BOXES, extract, read
 from mmcore_griffon.data import build
@@ -180,6 +180,52 @@ def test_the_truth_scores_best_and_nothing_scores_worst(root: Path, stage: str, 
     silent = judged(STAGES[stage], root, name, lambda source, position: "I do not know")
     assert silent["parse_rate"] == 0.0
     assert silent.get("MAE", 1.0) > 0
+
+
+KINDS = {"det": "DET", "randdet": "RANDDET", "vg": "VG", "reg": "REG", "visj": "VISJ", "REC_shapes_val": "REC"}
+
+
+def asking(root: Path, file: str, **options: Any) -> Any:
+    """The source of a validation set on one of the sample files."""
+    val = Validation(
+        format=f"{KINDS[file]} lines", annotations=f"griffon/{file}.jsonl", images="griffon/pictures", options=options
+    )
+    return build(STAGES["finetune"].replace(validation={"one": val}), "val", context(root)).sources["one"]
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_every_kind_of_lines_is_asked_about_its_picture(root: Path, file: str) -> None:
+    source = asking(root, file)
+    asked = source.sample(Draw("one", 0, 0))
+    assert (asked.encoded.ids == IMAGE).sum() == len(asked.images["main"]) == 1
+    assert (asked.encoded.ids == REGION).sum() == len(asked.images.get("crop", ())) == (file == "visj")
+    spoken = asked.turns[0].text.removeprefix("<image>\n").replace("<region>", "")
+    assert "<" not in spoken, "every placeholder is filled"
+    names = source.scenes[0].names
+    assert file in ("reg", "visj") or names[0] in spoken
+    assert file != "randdet" or all(name in spoken for name in names)
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_a_question_of_ones_own_has_the_picture_in_front_and_says_what_is_asked_about(root: Path, file: str) -> None:
+    mark = {"det": "<category set>", "reg": "<objs>", "visj": "<region>"}.get(file, "<expr>")
+    asked = asking(root, file, question=f"Seek {mark}, please.").sample(Draw("one", 0, 0))
+    assert (asked.encoded.ids == IMAGE).sum() == 1
+    assert asked.turns[0].text.startswith("<image>\nSeek ")
+    if file == "det":  # its classes may be written out
+        asked = asking(root, file, question="Seek any circle.").sample(Draw("one", 0, 0))
+        assert asked.turns[0].text == "<image>\nSeek any circle."
+        return
+    with pytest.raises(RecipeError) as caught:
+        asking(root, file, question="Seek.")
+    assert f"the question lacks {mark}" in str(caught.value)
+
+
+def test_a_few_named_classes_are_judged_as_detection_is(root: Path) -> None:
+    val = Validation(format="RANDDET lines", annotations="griffon/randdet.jsonl", images="griffon/pictures")
+    figures = judged(STAGES["finetune"].replace(validation={"one": val}), root, "one", truth)
+    assert figures["bbox/AP50"] == pytest.approx(1.0)
+    assert figures["parse_rate"] == 1.0
 
 
 def test_questions_know_their_records_where_these_are_asked_several_times(root: Path) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from mmcore.data.formats.box_lines import LineParser, LineScenes
 from mmcore.data.index import open_index
+from mmcore.data.names import enumerated
 from mmcore.errors import DataError
 from mmcore_griffon.data.assemble import read_back
-from mmcore_griffon.data.questions import NUM_CLASSES, classes, enumerated, pose
+from mmcore_griffon.data.questions import NUM_CLASSES, classes, pose
 from mmcore_griffon.data.wordings import banks
 
 WORDINGS = {name: bank.wordings for name, bank in banks().items()}
@@ -30,6 +31,7 @@ REC = {"img_path": "a.jpg", **SIZE, "expression": "the cup", "bbox": [4.0, 5, 33
 
 
 def opened(tmp_path: Path, kind: Any, *lines: Any) -> LineScenes:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / f"{kind}.jsonl"
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
     return LineScenes(open_index(LineParser(path, kind), tmp_path / "cache"))
@@ -76,10 +78,59 @@ def test_a_visual_prompt_is_one_of_the_boxes_and_the_answer_has_no_names(tmp_pat
     assert asked.question.count("<region>") == 1
 
 
-def test_descriptions_are_asked_by_place(tmp_path: Path) -> None:
-    asked = drawn(opened(tmp_path, "REG", VG), "REG", 0)
+@pytest.mark.parametrize(
+    ("line", "places"),
+    [
+        (VG, "[0.100,0.055,0.825,0.855]"),
+        ({**VG, "bboxes": [4, 5, 33, 77]}, "[0.100,0.055,0.825,0.855]"),
+        ({**VG, "bboxes": [[20.0, 9, 30, 45], [4, 5, 33, 77]]}, "[0.500,0.100,0.750,0.500]&[0.100,0.056,0.825,0.856]"),
+        (
+            {**VG, "expression": ["man in t-shirt", "other"], "bboxes": [[20, 9, 30, 45], [4, 5, 33, 77]]},
+            "[0.500,0.100,0.750,0.500]",
+        ),
+        ({**VG, "bboxes": [0, 5, 0, 77]}, "['None']"),
+    ],
+    ids=["nested", "flat", "several in the file's order", "lists: the first of each", "on the edge"],
+)
+def test_descriptions_are_asked_by_place(tmp_path: Path, line: Any, places: str) -> None:
+    asked = drawn(opened(tmp_path, "REG", line), "REG", 0)
     assert asked.answer == "man in t-shirt"
-    assert "[0.100,0.055,0.825,0.855]" in asked.question
+    assert places in asked.question
+    assert ("&" in asked.question) == ("&" in places)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "answer"),
+    [
+        ([], "None"),
+        ([[0.0, 5, 0, 77]], "['None']"),
+        ([[20.0, 9, 30, 45], [4, 45, 33, 72]], "it-[0.500,0.100,0.750,0.500]&it-[0.100,0.500,0.825,0.800]"),
+    ],
+    ids=["nowhere", "on the edge", "in the file's order"],
+)
+def test_an_expression_is_answered_as_published(tmp_path: Path, boxes: Any, answer: str) -> None:
+    asked = drawn(opened(tmp_path, "VG", {**VG, "expression": "it", "bboxes": boxes}), "VG", 0)
+    assert asked.answer == answer
+
+
+@pytest.mark.parametrize("kind", ["DET", "RANDDET"])
+def test_a_picture_without_any_box_is_answered_with_none(tmp_path: Path, kind: Any) -> None:
+    asked = drawn(opened(tmp_path, kind, {**DET, "objects": DET["objects"][2:]}), kind, 0)  # type: ignore[index]
+    assert asked.answer == "None"
+    assert "boat" in asked.question
+
+
+def test_a_question_names_as_many_classes_as_the_picture_has_and_as_the_file_can_give(tmp_path: Path) -> None:
+    many = [{"category_name": f"thing {number}", "bboxes": [[1, 2, 15, 30]]} for number in range(NUM_CLASSES + 5)]
+    crowded, small = opened(tmp_path, "DET", {**DET, "objects": many}), opened(tmp_path / "small", "DET", DET)
+    for scenes, expected in ((crowded, NUM_CLASSES + 5), (small, 3)):
+        assert len(classes(scenes[0], scenes.categories(), np.random.default_rng(0))) == expected
+
+
+def test_a_class_called_like_a_number_spoils_no_answer_to_a_visual_prompt(tmp_path: Path) -> None:
+    named = [{"category_name": name, "bboxes": [[1.0, 9, 20, 45]]} for name in ("0", "cup")]
+    files = [opened(tmp_path / str(n), "VISJ", {**DET, "objects": [one]}) for n, one in enumerate(named)]
+    assert {drawn(scenes, "VISJ", 0).answer for scenes in files} == {"[0.025,0.100,0.500,0.500]"}
 
 
 # ---- read back ----

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+from mmcore.errors import WeightsError
+from mmcore.runs.initialise import initialise
 from mmcore.vision.clip_vit import ClipTower, ClipVit, clip_rules, resize_positions
 from mmcore.weights.files import write_safetensors
 from mmcore.weights.maps import WeightMap
 from mmcore_griffon.config import TINY
 from mmcore_griffon.model import Griffon
+from mmcore_griffon.stages import stages
 
 
 def clip_file(tower: ClipTower, folder: Path) -> dict[str, torch.Tensor]:
@@ -29,6 +33,26 @@ def test_a_tower_of_another_resolution_is_enlarged_and_the_rest_stays(tmp_path: 
     wanted = resize_positions(written["vision_model.embeddings.position_embedding.weight"], TINY.tower.grid)
     assert torch.equal(now["tower.position_embedding.weight"], wanted)
     assert all(torch.equal(now[name], before[name]) for name in now if not name.startswith("tower."))
+
+
+def test_a_whole_file_without_its_tower_needs_one_beside_it(tmp_path: Path) -> None:
+    whole, tower = tmp_path / "whole", tmp_path / "tower"
+    config = TINY.replace(region_tower=None)  # as Griffon v1, whose tower was frozen
+    assert isinstance(config.tower, ClipTower)
+    trained = Griffon(config)
+    published = trained.published().to_published(trained.state_dict())
+    lacking = {name: tensor for name, tensor in published.items() if "vision_tower" not in name}
+    write_safetensors(lacking, whole)
+    clip_file(config.tower, tower)
+    with pytest.raises(WeightsError, match="tower"):
+        initialise(Griffon(config), stages("tiny")[0], [str(whole)], tmp_path)
+    model = Griffon(config)
+    initialise(model, stages("tiny")[0], [str(tower), str(whole)], tmp_path)
+    now, before = model.state_dict(), trained.state_dict()
+    assert all(torch.equal(now[n], before[n]) for n in now if not n.startswith("tower."))
+    partly = {name: tensor for name, tensor in published.items() if not name.endswith("class_embedding")}
+    with pytest.raises(WeightsError, match="lacks 1 tensor"):
+        trained.published_parts(partly).to_ours(partly, before)
 
 
 def test_a_file_with_the_positions_of_the_region_tokenizer_is_its_encoder(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mmcore import Stage
 from mmcore.contract.values import Loss, Losses
 from mmcore.errors import ShapeError
 from mmcore.language.batch import ConversationBatch
-from mmcore.language.llava.model import FORMATS, LlavaModel, unknown_format
+from mmcore.language.llava.model import LlavaModel
 from mmcore.language.models import Hidden
 from mmcore.language.sequence import with_positions_at_padding
 from mmcore.weights.maps import WeightMap
@@ -222,14 +222,8 @@ class Visper(LlavaModel):
 
     # Weights
 
-    def published(self, format: str = "upstream") -> WeightMap:
-        """The map between published VisPer-LM names and this model's.
-
-        Raises:
-            WeightsError: the format is not known.
-        """
-        if format not in FORMATS:
-            raise unknown_format("VisPer-LM", format)
+    def upstream_names(self) -> WeightMap:
+        """The map between published VisPer-LM names and this model's."""
         return weights.upstream(self.config, teacher=self.carried())
 
     def carried(self) -> Mapping[str, Tensor]:

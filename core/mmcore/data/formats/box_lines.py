@@ -108,7 +108,7 @@ class LineParser:
             return RecordFault(f"not valid JSON: {error}", "the whole line")
         if not isinstance(record, dict):
             return RecordFault(f"the line is a {type(record).__name__}, not an object", "the whole line")
-        image = _image(record, "img_path" if self.kind == "REC" else "image_path")
+        image = _image(record, self.kind)
         size = _size(record)
         if isinstance(image, RecordFault) or isinstance(size, RecordFault):
             return image if isinstance(image, RecordFault) else size  # type: ignore[return-value]
@@ -197,9 +197,10 @@ class LineScenes:
 # ---- a line's fields ----
 
 
-def _image(record: Mapping[str, Any], key: str) -> str | RecordFault:
+def _image(record: Mapping[str, Any], kind: Kind) -> str | RecordFault:
+    key = "img_path" if kind == "REC" else "image_path"
     name = record.get(key)
-    if isinstance(name, str) and record.get("dataset_name") == "OBJ365":
+    if isinstance(name, str) and kind in ("DET", "RANDDET") and record.get("dataset_name") == "OBJ365":
         name = "/".join(name.replace("\\", "/").split("/")[-2:])  # its published paths are those of a machine
     if defect := file_name_defect(name):
         return RecordFault(defect, f"field {key}")

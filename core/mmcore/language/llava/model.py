@@ -13,7 +13,7 @@ weights call by call.
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -56,8 +56,13 @@ class LlavaModel(Model):
 
     PARTS: ClassVar[Mapping[str, Part]] = PARTS
     """Published files of single parts that the family starts from."""
+    NEEDED: ClassVar[tuple[str, ...]] = ()
+    """Parts that a file of the whole model may lack where another start fills them, such as "tower."."""
     TOKENIZERS: ClassVar[Mapping[str, Callable[[], Path]]] = {}
     """Tokenizers that are made instead of found, for tiny variants: name -> what writes the folder."""
+
+    PAD: ClassVar[Literal["own", "unknown"]] = "own"
+    """What the tokenizer pads with (`mmcore.language.tokens.load_tokenizer`)."""
 
     def __init__(self, config: LlavaConfig, loss_weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
@@ -144,7 +149,7 @@ class LlavaModel(Model):
     def tokenizer(self) -> Any:
         """The variant's tokenizer, opened when text is first needed; may be set."""
         named, written = self.config.tokenizer, template(self.config.template)
-        return open_tokenizer(named, written, self._places, self.TOKENIZERS)
+        return open_tokenizer(named, written, self._places, self.TOKENIZERS, pad=self.PAD)
 
     def attach(self, stage: "Stage", context: "DataContext", folder: Path | None = None) -> None:
         """Where the tokenizer is looked for; it is opened when first needed.
@@ -165,13 +170,17 @@ class LlavaModel(Model):
     # Weights
 
     def published(self, format: str = "upstream") -> WeightMap:
-        """LLaVA's published names; a family with parts of its own maps those too.
+        """The family's published names (`upstream_names`).
 
         Raises:
             WeightsError: the format is not known.
         """
         if format not in FORMATS:
             raise unknown_format(self.config.FAMILY, format)
+        return self.upstream_names()
+
+    def upstream_names(self) -> WeightMap:
+        """LLaVA's published names and ours; a family with parts of its own maps those too."""
         return WeightMap(
             rules=llava_rules(self.config.tower), ignored=COMPUTED, label=f"published {self.config.FAMILY} checkpoint"
         )
@@ -212,6 +221,7 @@ class LlavaModel(Model):
             tensors = with_all_words(tensors, self.language.embed_tokens.num_embeddings)
         names = part.map(own) if part else self.published_parts(tensors)
         state, report = names.to_ours(tensors, own)
+        report.needed = [] if part else [name for name in report.new if name.startswith(self.NEEDED)]
         fill(self, state)
         return report
 

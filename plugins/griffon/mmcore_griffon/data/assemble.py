@@ -26,6 +26,9 @@ from mmcore.evaluate.spoken_boxes import Counts, Expressions, Phrases, TextEvalu
 from mmcore.evaluate.spoken_detection import DetectionFromText
 from mmcore.evaluate.vqa import AnswerEvaluator
 from mmcore.language.collate import ConversationCollator
+from mmcore.language.conversation import MARKER
+from mmcore.language.conversation_templates import template
+from mmcore.language.tokenizer_files import open_tokenizer
 from pydantic import Field
 
 from mmcore_griffon import reading
@@ -34,8 +37,8 @@ from mmcore_griffon.config import GriffonConfig, config_of
 from mmcore_griffon.data.formats import ASKED, FORMATS
 from mmcore_griffon.data.questions import BANKS, NUM_CLASSES
 from mmcore_griffon.data.sources import AskedSource, BoxSource, Reader, targets
-from mmcore_griffon.data.wordings import banks
-from mmcore_griffon.tokenizer import open_tokenizer
+from mmcore_griffon.data.wordings import PLACEHOLDERS, banks
+from mmcore_griffon.tokenizer import MADE, PAD
 
 BOXES = ("detect", "refer", "ground", "region_caption", "count")
 LEARNS, MEASURES = (*BOXES, "converse", "caption"), (*BOXES, "ask", "converse")
@@ -143,8 +146,9 @@ def build_val(stage: Stage, context: DataContext) -> Datasets:
 
 
 def _reader(stage: Stage, context: DataContext, config: GriffonConfig) -> Reader:
+    tokenizer = open_tokenizer(config.tokenizer, template(config.template), [context.root], MADE, pad=PAD)
     return Reader(
-        processor=config.processor(open_tokenizer(config, [context.root]), stage.max_length),
+        processor=config.processor(tokenizer, stage.max_length),
         crops=config.pixels(config.region_size),
         apart=config.region_tower is not None,
         wordings=wordings_of(banks(), context.root, stage.data.templates),
@@ -230,12 +234,25 @@ def _asked(opened: Opened[Options], reader: Reader) -> AskedSource:
         images=opened.images,
         reader=reader,
         kind=kind,
-        wording=reader.wordings[BANKS[kind]][0] if options.question is None else options.question,
+        wording=_wording(opened, kind, reader.wordings[BANKS[kind]][0]),
         targets=targets(kind, scenes, lists),
         lists=lists,
         max_new_tokens=options.max_new_tokens or LONGEST[kind],
         answer_format=form,
     )
+
+
+def _wording(opened: Opened[Options], kind: Kind, first: str) -> str:
+    """Of every question of a validation set; one's own gets the picture's marker where it has none."""
+    own = opened.options.question
+    if own is None:
+        return first
+    # The classes of detection may be written out; nothing else is the same in every question.
+    lost = [mark for mark in PLACEHOLDERS[BANKS[kind]] if mark not in own and mark not in (MARKER, "<category set>")]
+    if lost:
+        where = f"validation set {opened.name!r}, options.question"
+        raise RecipeError(f"the question lacks {lost[0]}, which stands for what is asked about", where=where)
+    return own if MARKER in own else f"{MARKER}\n{own}"
 
 
 def _evaluator(opened: Opened[Options], source: AskedSource) -> Callable[[], Evaluator]:

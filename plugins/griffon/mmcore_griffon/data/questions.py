@@ -16,6 +16,7 @@ import numpy as np
 from mmcore.contract.values import Box
 from mmcore.data.formats.box_lines import Kind
 from mmcore.data.named_boxes import Scene
+from mmcore.data.names import enumerated
 from mmcore.language.conversation import MARKER
 
 from mmcore_griffon.answers import write
@@ -143,15 +144,3 @@ def in_front(wording: str) -> str:
     """A wording with a line end and, where it names no picture, the picture in front."""
     ended = wording if wording.endswith("\n") else wording + "\n"
     return ended if MARKER in ended else MARKER + ended
-
-
-def enumerated(names: Sequence[str]) -> str:
-    """Names as one says them.
-
-    >>> enumerated(["a"]), enumerated(["a", "b"]), enumerated(["a", "b", "c"])
-    ('a', 'a and b', 'a, b, and c')
-    """
-    *others, last = names
-    if len(others) < 2:
-        return " and ".join(names)
-    return f"{', '.join(others)}, and {last}"

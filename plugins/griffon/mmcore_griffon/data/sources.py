@@ -27,7 +27,7 @@ from mmcore.contract.values import (
 from mmcore.data.formats.box_lines import Kind
 from mmcore.data.images import MAX_PIXELS
 from mmcore.data.named_boxes import Scene, Scenes
-from mmcore.data.pictures import Pictures, Rgb, cut_out, read_shaped
+from mmcore.data.pictures import Pictures, Rgb, cut_out, read_shaped, resized
 from mmcore.data.shares import Part
 from mmcore.data.shown import shown_regions
 from mmcore.language.conversation import MARKER
@@ -35,7 +35,7 @@ from mmcore.language.processor import Processor
 from mmcore.vision.clip_images import ClipImages
 
 from mmcore_griffon.answers import BOXES
-from mmcore_griffon.data.questions import Asked, description, detection, expression, pose, similar
+from mmcore_griffon.data.questions import Asked, description, detection, expression, listed, pose, similar
 
 WORDS_PER_BOX = 30
 """What the published samplers take a box for."""
@@ -63,14 +63,6 @@ class Reader:
     def side(self) -> int:
         """Of the square that the model sees, pixels."""
         return self.processor.pixels.size
-
-    def picture(self, scene: Scene, images: Pictures) -> Rgb:
-        """The picture of a record.
-
-        Raises:
-            DataError: it is missing or damaged, or has another shape than the record says.
-        """
-        return read_shaped(images, scene.image, scene.size, scene.where, self.max_pixels)
 
     def images(self, rgb: Rgb, scene: Scene, example: Box | None) -> Images:
         """The picture, and the example that is cut out of it, by role."""
@@ -130,7 +122,7 @@ class BoxSource(DataSource):
         asked = pose(kind, scene, self.reader.wordings, rng, self.reader.side, self.scenes.categories())
         turns = self.reader.processor.exchange(asked.question, asked.answer)
         encoded = self.reader.processor.conversation(turns, has_image=True, where=scene.where)
-        rgb = self.reader.picture(scene, self.images)
+        rgb = read_shaped(self.images, scene.image, scene.size, scene.where, self.reader.max_pixels)
         height, width = rgb.shape[:2]
         return ConversationSample(
             encoded=encoded,
@@ -148,20 +140,14 @@ class BoxSource(DataSource):
 def regions(asked: Asked, size: tuple[int, int], now: tuple[int, int]) -> tuple[Region, ...]:
     """The boxes that a question or answer speaks of, in pixels of the picture on disk."""
     names = asked.names or (None,) * len(asked.boxes)
-    return tuple(Region(_moved(box, size, now), text=name) for box, name in zip(asked.boxes, names, strict=True))
+    return tuple(Region(resized(box, size, now), text=name) for box, name in zip(asked.boxes, names, strict=True))
 
 
 def prompts(asked: Asked, size: tuple[int, int], now: tuple[int, int]) -> tuple[VisualPrompt, ...]:
     """The box that an example is cut from, in pixels of the picture on disk."""
     if asked.example is None:
         return ()
-    return (VisualPrompt("box", torch.tensor(_moved(asked.example, size, now)).view(2, 2)),)
-
-
-def _moved(box: Box, size: tuple[int, int], now: tuple[int, int]) -> Box:
-    """A box of a picture of one height and width in pixels of the same picture at another."""
-    across, down = now[1] / size[1], now[0] / size[0]
-    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
+    return (VisualPrompt("box", torch.tensor(resized(asked.example, size, now)).view(2, 2)),)
 
 
 def phrases(asked: Asked) -> tuple[Phrase, ...]:
@@ -238,7 +224,7 @@ class AskedSource(DataSource):
         scene, asked = self._asked(draw.position)
         question, _ = self.reader.processor.exchange(asked.question, "-")
         turns = (question, Turn("assistant", ""))
-        rgb = self.reader.picture(scene, self.images)
+        rgb = read_shaped(self.images, scene.image, scene.size, scene.where, self.reader.max_pixels)
         return ConversationSample(
             encoded=self.reader.processor.asked(turns),
             turns=turns,
@@ -253,7 +239,7 @@ class AskedSource(DataSource):
     def shown(self, position: int) -> Shown:
         """The picture with the boxes, or the words, that are wanted."""
         scene, asked = self._asked(position)
-        rgb = self.reader.picture(scene, self.images)
+        rgb = read_shaped(self.images, scene.image, scene.size, scene.where, self.reader.max_pixels)
         question = "" if self.kind == "DET" else asked.question.replace(MARKER, "").strip()
         if self.kind == "REG":
             return Shown(rgb, question=question, answer=asked.answer)
@@ -262,30 +248,28 @@ class AskedSource(DataSource):
         return shown_regions(rgb, boxes, question=question, size=scene.size, example=example)
 
     def _asked(self, position: int) -> tuple[Scene, Asked]:
-        target = self.targets[position]
-        scene = self.scenes[target.position]
-        return scene, self._about(scene, target.part)
-
-    def _about(self, scene: Scene, part: int) -> Asked:
-        side = self.reader.side
+        place, part = self.targets[position]
+        scene, wording, side = self.scenes[place], self.wording, self.reader.side
         match self.kind:
-            case "DET" | "RANDDET":
-                return detection(scene, self.wording, self.lists[part], side, answer_format=self.answer_format)
+            case "DET":
+                return scene, detection(scene, wording, self.lists[part], side, answer_format=self.answer_format)
+            case "RANDDET":
+                return scene, listed(scene, wording, list(dict.fromkeys(scene.names)), side)
             case "REG":
-                return description(scene, self.wording, part, side)
+                return scene, description(scene, wording, part, side)
             case "VISJ":
-                return similar(scene, self.wording, part, 0, side)
+                return scene, similar(scene, wording, part, 0, side)
             case _:
-                return expression(scene, self.wording, part, side)
+                return scene, expression(scene, wording, part, side)
 
 
 def targets(kind: Kind, scenes: Scenes, lists: Sequence[Sequence[str]]) -> tuple[Target, ...]:
     """Every question of a validation set; a record that cannot be used stays one, so that it is told."""
     found: list[Target] = []
     for position in range(len(scenes)):
-        if kind in ("DET", "RANDDET"):
+        if kind == "DET":
             parts: Sequence[int] = range(len(lists))
-        elif scenes.unusable(position):
+        elif kind == "RANDDET" or scenes.unusable(position):
             parts = (0,)
         else:
             scene = scenes[position]

@@ -56,6 +56,8 @@ def test_expressions_and_descriptions_in_every_published_form(tmp_path, kind, li
 def test_paths_of_objects365_keep_their_last_two_parts(tmp_path: Path) -> None:
     (scene,) = opened(tmp_path, "DET", {**DET, "dataset_name": "OBJ365", "image_path": "/mnt/x/patch7/o.jpg"})
     assert scene.image == "patch7/o.jpg"
+    (shown,) = opened(tmp_path, "VISJ", {**DET, "dataset_name": "OBJ365", "image_path": "x/patch7/o.jpg"})
+    assert shown.image == "x/patch7/o.jpg", "those of detection alone, as published"
 
 
 @pytest.mark.parametrize(
