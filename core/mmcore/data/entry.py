@@ -68,11 +68,12 @@ class Opened(Generic[Own]):
         Raises:
             DataError: a file is not what the format says.
         """
-        assert self.format.parser is not None, "questions have no index"
-        if len(self.files) > len(self.format.files):
-            parser: Parser = ManyFiles(tuple(self.format.parser((path,), self.format_options) for path in self.files))
+        format, options = self.format, self.format_options
+        if len(self.files) > len(format.files):
+            each = (format.parsed((path,), options, lambda: self.images) for path in self.files)
+            parser: Parser = ManyFiles(tuple(each))
         else:
-            parser = self.format.parser(self.files, self.format_options)
+            parser = format.parsed(self.files, options, lambda: self.images)
         return open_index(under(parser, self.format, self.classes, f"{self.key}.classes"), self.cache)
 
 

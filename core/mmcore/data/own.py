@@ -32,6 +32,7 @@ from mmcore.data.images import unsafe_reason
 from mmcore.data.index import Index, open_index
 from mmcore.data.names import merged
 from mmcore.data.patterns import is_pattern, split_pattern
+from mmcore.data.pictures import open_images
 from mmcore.data.places import find, relative
 from mmcore.data.tar_names import tars_in
 from mmcore.errors import MissingDataError, RecipeError, UnsafeDataError, suggest
@@ -105,7 +106,10 @@ class Part:
         files = tuple(self.root / name for name in self.annotations)
         known = self.format.options.model_fields
         options = {key: value for key, value in self.options.items() if key in known}
-        parser = self.format.parser(files, self.format.options.model_validate(options))
+        chosen = self.format.options.model_validate(options)
+        parser = self.format.parsed(
+            files, chosen, lambda: open_images(self.root, self.images, f"the data below {self.root}", cache)
+        )
         return open_index(under(parser, self.format, self.classes), cache)
 
     def source(self, weight: float) -> Source:

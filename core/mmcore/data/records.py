@@ -68,7 +68,8 @@ class Record(NamedTuple):
     width: int
     objects: tuple[Object, ...]
     expressions: tuple[str, ...] = ()
-    """Referring expressions, each for the whole record."""
+    """Referring expressions, each for the whole record; beside `phrases`, all that the image is asked about, whether
+    something in it is meant or not."""
     defects: tuple[Defect, ...] = ()
     phrases: tuple[str, ...] = ()
     """One for each object, where objects are named in free words; else empty."""

@@ -29,15 +29,16 @@ def shown_record(image: np.ndarray, record: Record, categories: Sequence[str], *
     boxes = torch.tensor([item.box_xywh for _, item in kept], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     names = record.phrases or tuple(categories[item.category] for item in record.objects)
+    refers = bool(record.expressions) and not record.phrases
     drawn = has_masks and all(item.segmentation for _, item in kept)
     truth = Prediction(
         image_id=record.id,
         size=(record.height, record.width),
         boxes_xyxy=boxes,
-        names=tuple("" if record.expressions else names[place] for place, _ in kept),
+        names=tuple("" if refers else names[place] for place, _ in kept),
         masks=[_rle(item.segmentation, record, "image") for _, item in kept] if drawn else None,
     )
-    return Shown(image, truth, question=record.expressions[0] if record.expressions else "")
+    return Shown(image, truth, question=record.expressions[0] if refers else "")
 
 
 def shown_regions(

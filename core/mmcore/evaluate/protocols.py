@@ -10,6 +10,7 @@ from mmcore.evaluate.class_agnostic import ClassAgnosticEvaluator
 from mmcore.evaluate.coco import CocoEvaluator
 from mmcore.evaluate.lvis import LvisEvaluator
 from mmcore.evaluate.mot import MotEvaluator
+from mmcore.evaluate.omnilabel import OmniLabelEvaluator
 from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.evaluate.tao import TaoEvaluator
 from mmcore.evaluate.video_objects import VideoObjectsEvaluator
@@ -21,6 +22,7 @@ PROTOCOLS: Mapping[str, Callable[..., Any]] = {
     "lvis": LvisEvaluator,
     "class_agnostic": ClassAgnosticEvaluator,
     "refcoco": RefCocoEvaluator,
+    "omnilabel": OmniLabelEvaluator,
     "answers": AnswerEvaluator,
     "youtube_vis": YoutubeVisEvaluator,
     "video_objects": VideoObjectsEvaluator,

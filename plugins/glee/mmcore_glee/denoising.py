@@ -43,6 +43,7 @@ TABLE_OF_TASK = {
     "lvis_clip": "obj365",
     "openimage_clip": "obj365",
     "vg": "vg",
+    "omnilabel": "vg",
     "sa1b": "grounding",
     "sa1b_clip": "grounding",
     "grounding": "grounding",

@@ -5,7 +5,7 @@ theirs. A recipe names a format by `Format.name`; a family asks which tasks a fo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,8 @@ class Format:
         truth: what evaluators compare with: the annotation file as it is, or the records read from it.
         metric: the number by which a fine-tune keeps its best checkpoint; None is none.
         short: names that own-data files may use instead; several formats may share one and are told apart by content.
+        sized_by_pictures: whether annotations may not say how large their images are, so that its parser takes what
+            holds these as `images`.
         sniff: whether a glimpse of the first file is of this format.
         sample: writes a miniature below a folder.
     """
@@ -83,8 +85,21 @@ class Format:
     truth: Literal["file", "records"] = "file"
     metric: str | None = None
     short: tuple[str, ...] = ()
+    sized_by_pictures: bool = False
     sniff: Callable[[Glimpse], bool] | None = None
     sample: Callable[[Path], Written] | None = None
+
+    def parsed(self, files: Sequence[Path], options: Any, images: Callable[[], Any]) -> Parser:
+        """The parser of some files.
+
+        Args:
+            files: of the annotations.
+            options: what the format understands.
+            images: gives what holds the pictures; called only where the parser needs it.
+        """
+        assert self.parser is not None, "questions have no index"
+        parser = self.parser(files, options)
+        return replace(parser, images=images()) if self.sized_by_pictures else parser  # type: ignore[type-var]
 
     def serves(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Those of `tasks` that its records can serve."""

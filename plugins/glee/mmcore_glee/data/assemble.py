@@ -213,6 +213,8 @@ def _task(opened: Opened[Options], own: Sequence[str]) -> Task:
         return TASKS["ytvis19" if len(own) <= TASKS["ytvis19"].denoising_classes else "lvvis"]
     if "refer" in opened.tasks:
         return TASKS["grounding"]
+    if opened.format.evaluator == "omnilabel":
+        return TASKS["omnilabel"]
     if "ground" in opened.tasks and "detect" not in opened.tasks:
         return TASKS["grit"]
     return TASKS["coco" if len(own) <= TASKS["coco"].denoising_classes else "lvis"]
@@ -257,6 +259,8 @@ def _evaluator(
     opened: Opened[Options], source: ImageSource | ClipSource, words: Sequence[str]
 ) -> Callable[[], Evaluator]:
     kind = protocol(opened.format, f"validation set {source.name!r}", opened.options.protocol)
+    if opened.format.evaluator == "omnilabel":
+        return partial(kind, opened.files[0])
     iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
     if source.task.words == "expression":
         return partial(kind, opened.files[0] if opened.format.truth == "file" else source.records, iou_types=iou_types)

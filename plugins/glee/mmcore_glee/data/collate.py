@@ -62,6 +62,8 @@ class Collate(Collator):
         return draw_asked(batch)
 
     def _words(self, samples: Sequence[Sample], rng: np.random.Generator) -> tuple[Sequence[Sample], tuple[str, ...]]:
+        if not self.training and self.task.words == "phrases" and any(sample.names for sample in samples):
+            return samples, tuple(dict.fromkeys(text for sample in samples for text in sample.names or ()))
         if not self.training or self.task.words == "all":
             return samples, self.vocabulary
         assert self.task.num_names is not None

@@ -6,7 +6,7 @@ Detection keeps every object that is not a crowd. Referring has one object and s
 drawn; expressions that count ("second from the left") forbid a crop, and a mirrored image swaps left and right.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from mmcore.contract.protocols import DataSource, Shown
@@ -137,7 +137,10 @@ class ImageSource(DataSource):
         return None if refers and not len(sample.labels) else sample
 
     def present(self, record: Record, image: np.ndarray | Image, transform: Transform, draw: Draw) -> Sample:
-        """A sample for inference: no objects, the first expression."""
+        """A sample for inference: no objects, the first expression, or every text that the image is asked about."""
+        if self.task.words == "phrases":
+            sample = image_only(image, transform, draw=draw, image_id=record.id)
+            return replace(sample, names=record.expressions or None)
         expression = spoken(record.expressions[0], transform) if record.expressions else None
         return image_only(image, transform, draw=draw, image_id=record.id, expression=expression)
 

@@ -16,7 +16,8 @@ Words = Literal["all", "sampled", "phrases", "expression"]
 
     all         the whole vocabulary
     sampled     the labels that occur in the batch and random other names, `num_names` together
-    phrases     the phrases that occur in the batch and random others, `num_names` together, shuffled
+    phrases     the phrases that occur in the batch and random others, `num_names` together, shuffled; for inference
+                those that the images are asked about
     expression  none; every image has one referring expression
 """
 
@@ -78,6 +79,8 @@ _TASKS = (
     Task(name="coco_clip", vocabulary="coco", denoising_classes=80, clips=True, clip_prompts="user", by_order=False),
     Task(name="rvos", vocabulary="object", words="expression", denoising_classes=1, clips=True),
     Task(name="ytbvos", vocabulary="object", denoising_classes=1, clips=True, clip_prompts="drawn"),
+    # assumed: the published code has neither training nor inference for it; each image is asked about its own texts.
+    Task(name="omnilabel", vocabulary="object", words="phrases", num_names=200, denoising_classes=200, has_masks=False),
     # assumed: the published code cannot train on these three; they are sampled as its LVIS is.
     Task(name="burst", vocabulary="burst", clips=True, **_SAMPLED),
     Task(name="lvvis", vocabulary="lvvis", clips=True, **_SAMPLED),

@@ -112,6 +112,14 @@ COCO_VAL = Validation(
     format="COCO instances",
     options={"task": "coco"},
 )
+OMNILABEL_VAL = Validation(  # assumed: the authors' converted files are not to be had; this is the official one
+    metrics=("AP", "categ/AP", "descr/AP"),
+    annotations="omnilabel/dataset_all_val_v0.1.3.json",
+    images="omnilabel/images",
+    format="OmniLabel",
+    options={"task": "omnilabel"},
+    training=False,
+)
 REFCOCO_VAL = Validation(
     metrics=("bbox/P@0.5", "segm/oIoU"),
     annotations="annotations/refcoco-unc-val/instances_val.json",
