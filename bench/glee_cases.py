@@ -36,10 +36,10 @@ TOLERANCE = {"losses_relative": 1e-4, "outputs_absolute": 2e-4, "gradients_relat
 class Recorder:
     """What the published code draws and finds during one step, under the names of the cases."""
 
-    def __init__(self, layers: int, *, clips: bool, seg: bool) -> None:
-        sets = ["final", *map(str, range(layers)), "interm"]
+    def __init__(self, layers: int, *, clips: bool, seg: bool, two_stage: bool) -> None:
+        sets = ["final", *map(str, range(layers)), *(["interm"] if two_stage else [])]
         self.matchings = iter(["track", *sets] if clips else sets)
-        noised = {"final": "dn", **{str(i): f"dn_{i}" for i in range(layers)}}
+        noised = {"final": "dn", **{str(i): f"dn_{i}" for i in range(0 if two_stage else 1, layers)}}
         self.points = iter([name for one in sets for name in (one, *([noised[one]] if seg and one in noised else []))])
         self.tensors: dict[str, Tensor] = {}
         self.matching: dict[str, Any] = {}
@@ -337,7 +337,8 @@ def main() -> None:
     keys = fill(network)
     layers = cfg.MODEL.MaskDINO.DEC_LAYERS - (0 if cfg.MODEL.MaskDINO.INITIAL_PRED else 1)
     clips = like.data.get("task") in network.video_task_list and not like.data.get("prompt_mode")
-    seen = Recorder(layers, clips=clips, seg=cfg.MODEL.MaskDINO.DN == "seg")
+    decoder = cfg.MODEL.MaskDINO
+    seen = Recorder(layers, clips=clips, seg=decoder.DN == "seg", two_stage=decoder.TWO_STAGE)
     found = step(network, like, inputs(like, like.data["images"]), seen, checkout)
     outputs_of(seen)
     kept = ("family", "images", "masks_rle", "task", "names", "expressions", "prompt_mode")
