@@ -42,7 +42,29 @@ class BiAttention(nn.Module):
         self, visual: Float[Tensor, "batch pixels dim"], text: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch pixels dim"]:
         """What the text tells every pixel."""
+        if self.training and self.dropout and not visual.is_cuda:
+            return self._folded(visual, text)
         return self.visual_out(self._attend(self.query(visual), self.key(text), self.text_value(text)))
+
+    def _folded(
+        self, visual: Float[Tensor, "batch pixels dim"], text: Float[Tensor, "batch tokens dim"]
+    ) -> Float[Tensor, "batch pixels dim"]:
+        """The same where dropout leaves torch no fused kernel, so that the scores have to be written out anyway.
+
+        There are few tokens and many pixels, and a head has as many channels as a pixel: the query's projection is
+        taken to the keys and the output's to the values, and pixels meet scores at once. That spares two products with
+        `embed_dim` channels for every pixel, and what they would keep for the backward pass.
+        """
+        heads = (self.num_heads, -1)
+        key = self.key(text).unflatten(-1, heads)
+        key = key * key.shape[-1] ** -0.5
+        value = self.text_value(text).unflatten(-1, heads)
+        to_scores = torch.einsum("bthd,hdc->bcht", key, self.query.weight.unflatten(0, heads)).flatten(2)
+        offset = torch.einsum("bthd,hd->bht", key, self.query.bias.unflatten(0, heads)).flatten(1)[:, None]
+        from_shares = torch.einsum("bthd,chd->bhtc", value, self.visual_out.weight.unflatten(1, heads)).flatten(1, 2)
+        scores = torch.baddbmm(offset, visual, to_scores).unflatten(-1, (self.num_heads, -1))
+        shares = F.dropout(scores.softmax(-1), self.dropout).flatten(2)
+        return torch.baddbmm(self.visual_out.bias.to(shares.dtype), shares, from_shares)
 
     def from_pixels(
         self, visual: Float[Tensor, "batch pixels dim"], text: Float[Tensor, "batch tokens dim"]

@@ -217,15 +217,17 @@ def test_a_frozen_text_encoder_reads_each_phrase_once():
     )
     given = batch()
     first = frozen.train().encode_text(given)
+    first_calls = len(calls)
     again = frozen.encode_text(given)
     torch.testing.assert_close(first.classes, again.classes)
     ids, mask = tokenise((*NAMES[2:], "a very small yellow bird"))
     frozen.encode_text(dataclasses.replace(given, names=(*NAMES[2:], "new"), input_ids=ids, attention_mask=mask))
-    assert calls == [4, 1]
+    assert calls.count(0) == 0
+    assert (sum(calls[:first_calls]), sum(calls)) == (4, 5)
     with torch.no_grad():
         next(frozen.text_encoder.parameters()).add_(1)
     assert not torch.allclose(frozen.encode_text(given).classes, first.classes)
-    assert calls == [4, 1, 4]
+    assert sum(calls) == 9
 
 
 def test_features_kept_in_inference_mode_serve_training(model):

@@ -129,6 +129,25 @@ def test_fusion_equals_attention_written_out():
     torch.testing.assert_close(fusion.fuse_text(visual, text), expected)
 
 
+def test_fusion_with_dropout_equals_attention_written_out_where_nothing_is_dropped(monkeypatch):
+    """On a CPU dropout has no fused kernel, and projections of the pixels are folded into the text."""
+    torch.manual_seed(0)
+    fusion = Fusion(16, 32, 4, dropout=0.1)
+    torch.nn.init.normal_(fusion.attention.query.bias)
+    torch.nn.init.normal_(fusion.attention.visual_out.bias)
+    visual, text = (torch.randn(2, n, 16, requires_grad=True) for n in (9, 5))
+    inputs = [visual, text, *(p for name, p in fusion.named_parameters() if "key.bias" not in name)]
+    results = []
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, p: x)
+    for mode in (True, False):
+        fused = fusion.train(mode)(visual, text)
+        results.append((fused, torch.autograd.grad(fused.square().sum(), inputs, allow_unused=True)))
+    (folded, ours), (fused, theirs) = results
+    torch.testing.assert_close(folded, fused)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_fusion_drops_attention_only_while_training():
     fusion = Fusion(16, 32, 4, dropout=0.5)
     visual, text = torch.randn(1, 4, 16), torch.randn(1, 6, 16)

@@ -9,6 +9,7 @@ import torch
 from mmcore_glee.config import TINY
 from mmcore_glee.model import Glee
 from mmcore_glee.text_encoder import PhraseMemo, build_clip, hidden_states
+from mmcore_glee.tokenizer import tokenise
 from torch import nn
 
 LENGTHS = {f"phrase {i}": 2 + i % 5 for i in range(20)}
@@ -123,3 +124,22 @@ def test_what_weights_said_before_they_changed_is_forgotten(change: Callable[[Gl
     fresh = Glee(TINY).eval()
     fresh.load_state_dict(model.state_dict())
     torch.testing.assert_close(after, whole(fresh))
+
+
+def test_texts_of_one_length_go_together_and_say_what_they_say_padded() -> None:
+    torch.manual_seed(0)
+    clip, names = build_clip(TINY), ("cat", "a red bus", "dog", "traffic light", "the man on the left of the tree")
+    ids, mask = tokenise(names)
+    widths: list[tuple[int, ...]] = []
+    handle = clip.register_forward_pre_hook(
+        lambda *given: widths.append(tuple(given[2]["input_ids"].shape)), with_kwargs=True
+    )
+    found = hidden_states(clip, ids)
+    gradient = torch.autograd.grad(found[mask.bool()].square().sum(), list(clip.parameters()), allow_unused=True)
+    handle.remove()
+    assert sorted(widths) == [(1, 4), (1, 5), (1, 10), (2, 3)]
+    padded = hidden_states(clip, ids, mask)
+    torch.testing.assert_close(found[mask.bool()], padded[mask.bool()])
+    expected = torch.autograd.grad(padded[mask.bool()].square().sum(), list(clip.parameters()), allow_unused=True)
+    for ours, theirs in zip(gradient, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
