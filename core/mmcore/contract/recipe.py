@@ -80,7 +80,7 @@ class Data(Recipe):
     """How the sources are mixed: one choice of several, each with its own entries."""
     balance: int | None = Field(default=None, gt=0)
     """Optimiser steps among which micro-batches change places, so that those of one step, and so its ranks, cost alike;
-    1 only deals those of each step to the ranks. None leaves the order of the mixture, as published."""
+    with 1 each step keeps its own. None leaves the order of the mixture, as published."""
     bad_samples: Literal["error", "skip", "quarantine"] = "skip"
     """What a sample that cannot be read does: stop the run; be replaced and counted; be replaced, counted, listed and
     never drawn again."""

@@ -199,15 +199,8 @@ def _join(parts: Sequence[Mapping[str, Any]], family: OpenedPlugin) -> dict[str,
     return result
 
 
-def build_order(settings: Settings, datasets: "Datasets", processes: int | None = None) -> "Order":
-    """The training order over the active sources.
-
-    Args:
-        settings: of the run.
-        datasets: for training.
-        processes: that share a step, which `data.balance` goes by; None are those that run now.
-    """
-    from mmcore.base import distributed
+def build_order(settings: Settings, datasets: "Datasets") -> "Order":
+    """The training order over the active sources."""
     from mmcore.data.order.balanced import BalancedOrder
     from mmcore.data.order.build import build_order
 
@@ -219,7 +212,6 @@ def build_order(settings: Settings, datasets: "Datasets", processes: int | None 
         order,
         costs(settings),
         per_step=stage.global_batch // stage.micro_batch,
-        ranks=distributed.place().world_size if processes is None else processes,
         window=stage.data.balance,
         steps=total_steps(settings, sum(len(datasets.sources[name]) for name in order.names)),
     )

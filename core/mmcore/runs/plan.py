@@ -190,7 +190,7 @@ def _describe_order(family: OpenedPlugin, settings: Settings, datasets: "Dataset
     """Whether there is something to draw from, the mixture knows what it goes by, and ranks wait for one another."""
     del family
     if datasets is not None:
-        order = build_order(settings, datasets, plan.processes if _divides(plan) else 1)
+        order = build_order(settings, datasets)
         if _divides(plan) and (note := told_waiting(settings, datasets, order, plan.processes)):
             plan.notes.append(note)
 

@@ -41,7 +41,7 @@ def told_waiting(settings: Settings, datasets: "Datasets", order: "Order", ranks
 
     def measured(window: int | None) -> str:
         changed = settings.replace(stage=settings.stage.replace(data=data.replace(balance=window)))
-        made = order if window == data.balance else build_order(changed, datasets, ranks)
+        made = order if window == data.balance else build_order(changed, datasets)
         slower = waiting(made, cost, per_step=per_step, ranks=ranks, steps=LOOKED_AT)
         return f"{100 * (slower - 1):.0f} %"
 

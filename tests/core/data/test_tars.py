@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from mmcore.data import spread as spread_module
 from mmcore.data import tar_shards
+from mmcore.data.cache.choice import key_of
+from mmcore.data.cache.features import digest_of
 from mmcore.data.images import read_image
-from mmcore.data.pictures import bytes_at, open_images, picture_at
+from mmcore.data.pictures import bytes_at, open_images, picture_at, place_at
 from mmcore.data.tar_members import members
 from mmcore.data.tar_shards import Shards
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
@@ -265,3 +267,13 @@ def test_reading_takes_microseconds_not_milliseconds(tmp_path: Path) -> None:
     for n in range(2000):
         images.held(f"{n}.bin")
     assert (time.process_time() - began) / 2000 < 1e-3
+
+
+def test_caches_of_features_know_a_member_as_the_file_that_it_would_be(root: Path, tmp_path: Path) -> None:
+    images = opened(root, "images")
+    place = pickle.loads(pickle.dumps(place_at(images, "sa_000000/sa_01.png")))
+    (tmp_path / "sa_01.png").write_bytes(png(1))
+    assert digest_of(place) == digest_of(tmp_path / "sa_01.png") != digest_of(place_at(images, "sa_02.png"))
+    assert key_of(place, root) == key_of(root / "images/sa_000000/sa_01.png", root)
+    with pytest.raises(MissingDataError):
+        digest_of(place_at(images, "sa_77.png"))

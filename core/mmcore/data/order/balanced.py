@@ -1,14 +1,14 @@
 """Ranks that take equally long: micro-batches change places so that those of one step cost alike.
 
 Where a micro-batch comes from one source, a rank that drew boxes waits at every step for one that drew a hundred masks.
-Within a window of some steps the micro-batches are sorted by what they cost and cut into steps, and each step's are
-dealt to the ranks, the dearest first, always to the rank with the least so far:
+Within a window of some steps the micro-batches are sorted by what they cost and cut into steps:
 
-    drawn      | a5 b1 | b1 a5 | b1 b1 | a5 a5 |     four steps of two ranks: 5, 5, 1 and 5
-    balanced   | a5 a5 | b1 b1 | b1 b1 | a5 a5 |     4 + 4 where it was 4 x 5, less the step of ones
+    drawn      | a5 b1 | b1 a5 | b1 b1 | a5 a5 |     two ranks: every step lasts as its dearer one, 16 together
+    balanced   | a5 a5 | b1 b1 | b1 b1 | a5 a5 |     12
 
-Which samples a window holds stays as it was drawn, so shares, epochs and seeds do; what a step holds does not depend on
-the number of ranks, only who takes which part does. Of equally dear ones the order stays.
+Within a step they stand by cost as well, so that ranks take like ones at each turn, and the sums of several turns
+differ by no more than the dearest and the cheapest do, however many ranks share the step. Which samples a window holds
+stays as it was drawn, so shares, epochs and seeds do; of equally dear ones the order stays.
 """
 
 import numpy as np
@@ -24,8 +24,7 @@ class BalancedOrder:
         inner: what is drawn.
         costs: source -> what a sample of it costs, any unit; sources without an entry cost 1.
         per_step: micro-batches of one optimiser step, over accumulation and ranks.
-        ranks: how many processes share a step; divides `per_step`.
-        window: steps among which micro-batches change places; 1 only deals those of a step to the ranks.
+        window: steps among which micro-batches change places; with 1 every step keeps what it has.
         steps: of the run, so that the last window ends with it; None has no end.
     """
 
@@ -35,13 +34,11 @@ class BalancedOrder:
         costs: dict[str, float],
         *,
         per_step: int,
-        ranks: int,
         window: int = 1,
         steps: int | None = None,
     ) -> None:
-        assert per_step % ranks == 0, "a step is divided among ranks"
         self._inner, self._costs = inner, costs
-        self._per_step, self._ranks, self._window, self._steps = per_step, ranks, window, steps
+        self._per_step, self._window, self._steps = per_step, window, steps
         self._known: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     @property
@@ -82,24 +79,11 @@ class BalancedOrder:
         costs = np.array([self._cost(begin + i) for i in range(steps * self._per_step)])
         by_cost = np.argsort(-costs, kind="stable").reshape(steps, self._per_step)
         # Dear steps do not all come first: a step stands where the first of its micro-batches stood.
-        by_cost = by_cost[np.argsort(by_cost.min(1), kind="stable")] if steps > 1 else by_cost
-        arranged = np.stack([self._dealt(np.sort(step), costs) for step in by_cost])
+        arranged = by_cost[np.argsort(by_cost.min(1), kind="stable")]
         if steps < self._window:  # nothing is read beyond the end of a run; a longer one goes on as drawn
             rest = np.arange(steps * self._per_step, self._window * self._per_step)
             arranged = np.concatenate([arranged, rest.reshape(-1, self._per_step)])
         return begin + arranged
-
-    def _dealt(self, step: np.ndarray, costs: np.ndarray) -> np.ndarray:
-        """One step's micro-batches, dealt to the ranks: turn after turn, rank after rank."""
-        turns = self._per_step // self._ranks
-        if turns == 1:
-            return step
-        loads, hands = np.zeros(self._ranks), [[] for _ in range(self._ranks)]
-        for one in step[np.argsort(-costs[step], kind="stable")].tolist():
-            rank = min((r for r in range(self._ranks) if len(hands[r]) < turns), key=loads.__getitem__)
-            hands[rank].append(one)
-            loads[rank] += costs[one]
-        return np.array([sorted(hand) for hand in hands]).T.reshape(-1)
 
     def _cost(self, number: int) -> float:
         return sum(self._costs.get(draw.source, 1.0) for draw in self._inner.draws(number))

@@ -213,6 +213,12 @@ def _clip_source(case: Case, path: Path, cache: Path, group: str, stored: list[d
     )
 
 
+def _named(source: ImageSource | ClipSource, name: str, folder: Path) -> str:
+    """A picture's path below the case, as the published code gives it."""
+    assert isinstance(source.images, Path), "cases keep their pictures in folders"
+    return str((source.images / name).relative_to(folder))
+
+
 def _video_as_published(record: VideoRecord, source: ClipSource, folder: Path) -> dict[str, Any]:
     frames = []
     for number in range(len(record.frames)):
@@ -230,7 +236,7 @@ def _video_as_published(record: VideoRecord, source: ClipSource, folder: Path) -
             ]
         )
     return {
-        "file_names": [str((source.images / name).relative_to(folder)) for name in record.frames],
+        "file_names": [_named(source, name, folder) for name in record.frames],
         "height": record.height,
         "width": record.width,
         "length": len(record.frames),
@@ -246,7 +252,7 @@ def _check_clip(
     case: Case, report: Report, source: ClipSource, number: int, key: str, expected: Mapping[str, Any]
 ) -> None:
     record = source.records[number]
-    names = [str((source.images / name).relative_to(case.folder)) for name in record.frames]
+    names = [_named(source, name, case.folder) for name in record.frames]
     numbers = [names.index(name) for name in expected["file_names"]]
     images = [source.read(record, frame) for frame in numbers]
     transforms = [Transform(images[0].shape[:2], _steps(steps)) for steps in expected["transforms"]]
@@ -302,7 +308,7 @@ def _pipeline(mapper: str, overrides: Mapping[str, Any]) -> Pipeline:
 def _as_published(record: Record, source: ImageSource, folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """A record as the published loader gives it, with the entries that its kind has."""
     image = {
-        "file_name": str((source.images / record.image).relative_to(folder)),
+        "file_name": _named(source, record.image, folder),
         "height": record.height,
         "width": record.width,
         "image_id": record.id,
