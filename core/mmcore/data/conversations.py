@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mmcore.contract.protocols import DataSource, Shown
-from mmcore.contract.values import MAIN, ConversationSample, Draw
+from mmcore.contract.values import MAIN, ConversationSample, Draw, Encoded
 from mmcore.data.cache.choice import Features, Found
 from mmcore.data.entry import Opened
 from mmcore.data.formats.llava import LlavaIndex
@@ -25,6 +25,7 @@ from mmcore.data.images import MAX_PIXELS, read_facts, read_image
 from mmcore.data.pictures import Inside, Pictures, picture_at, place_at
 from mmcore.errors import DataError
 from mmcore.language.processor import Processor
+from mmcore.language.sequence import IMAGE
 
 Rgb = UInt8[np.ndarray, "height width 3"]
 
@@ -92,6 +93,7 @@ class ConversationSource(DataSource):
             record = record.placed((rgb.shape[0], rgb.shape[1]), self.processor.boxes)
         turns = record.turns(self.processor.template)
         encoded = self.processor.conversation(turns, has_image=rgb is not None, where=record.where)
+        _only_pictures(encoded, self.processor, record.where)
         if rgb is None or record.image is None:
             return ConversationSample(encoded, turns, {}, draw, None, (0, 0), record.id)
         seen = self._squashed(rgb)
@@ -168,6 +170,7 @@ class QuestionSource(DataSource):
         """
         question = self.questions[draw.position]
         encoded, turns = self.processor.prompt(question.text + self.suffix, has_image=question.image is not None)
+        _only_pictures(encoded, self.processor, f"{self.label}, record {draw.position} (id {question.id})")
         longest = self.max_new_tokens
         if question.image is None:
             return ConversationSample(encoded, turns, {}, draw, None, (0, 0), question.id, max_new_tokens=longest)
@@ -186,6 +189,17 @@ class QuestionSource(DataSource):
             record_id=question.id,
             max_new_tokens=longest,
         )
+
+
+def _only_pictures(encoded: Encoded, processor: Processor, where: str) -> None:
+    """Refuse a text that speaks of something beside its picture, such as a region: no record shows any."""
+    for marker, number in processor.placeholders.items():
+        if number != IMAGE and (encoded.ids == number).any():
+            raise DataError(
+                f"the text has {marker}, and the record shows nothing for it",
+                where=f"{where}, the text",
+                do="write it in other words, or ask about it by a format that shows it",
+            )
 
 
 def open_questions(

@@ -134,6 +134,23 @@ def test_training_does_not_start_with_an_answer_that_cannot_be_read_back(root: P
     assert "1 of 1 training answers cannot be read back" in str(caught.value)
 
 
+def test_a_conversation_that_speaks_of_a_region_shows_none_and_is_refused(root: Path) -> None:
+    first = json.loads((root / "griffon/general.json").read_text())[0]
+    first["conversations"][0]["value"] = "<image>\nWhat is <region>?"
+    text = {"id": 2, "conversations": [{"from": "human", "value": "What is <region>?"}, {"from": "gpt", "value": "No"}]}
+    (root / "griffon/spoken.json").write_text(json.dumps([first, text]))
+    stage = reading("LLaVA JSON", "griffon/spoken.json", "griffon/pictures")
+    with pytest.raises(DataError) as caught:
+        sample(stage, root)
+    assert "the text has <region>, and the record shows nothing for it" in caught.value.what
+    assert "spoken.json, record 0" in str(caught.value.where)
+    assert not (sample(stage, root, 1).encoded.ids < 0).any(), "without a picture it is only text"
+    val = Validation(format="LLaVA JSON", annotations="griffon/spoken.json", images="griffon/pictures")
+    asked = build(STAGES["finetune"].replace(validation={"v": val}), "val", context(root)).sources["v"]
+    with pytest.raises(DataError, match="the text has <region>"):
+        asked.sample(Draw("v", 0, 0))
+
+
 # ---- evaluation ----
 
 
@@ -201,6 +218,7 @@ def test_every_kind_of_lines_is_asked_about_its_picture(root: Path, file: str) -
     assert (asked.encoded.ids == REGION).sum() == len(asked.images.get("crop", ())) == (file == "visj")
     spoken = asked.turns[0].text.removeprefix("<image>\n").replace("<region>", "")
     assert "<" not in spoken, "every placeholder is filled"
+    assert ("Answer in the format" in spoken) == (file == "visj"), "in training detection is told how to answer"
     names = source.scenes[0].names
     assert file in ("reg", "visj") or names[0] in spoken
     assert file != "randdet" or all(name in spoken for name in names)

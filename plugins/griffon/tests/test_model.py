@@ -1,14 +1,21 @@
 """Griffon itself: what a picture and a visual prompt become among the words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from mmcore.contract.protocols import DataContext
 from mmcore.contract.values import CROP, MAIN, ConversationSample, Draw, Encoded
 from mmcore.language.batch import ConversationBatch
 from mmcore.language.sequence import IGNORE, IMAGE, REGION
 from mmcore_griffon import family
 from mmcore_griffon.config import VARIANTS, GriffonConfig
+from mmcore_griffon.data import build
+from mmcore_griffon.data.demo import write_demo
+from mmcore_griffon.data.formats import FORMATS
 from mmcore_griffon.model import Griffon
+from mmcore_griffon.stages import stages
 
 TINY = [variant for variant in family().variants if variant.startswith("tiny")]
 
@@ -64,6 +71,19 @@ def test_another_samples_picture_changes_nothing(variant: str) -> None:
     own = [model(batch_of(config, other))["text"].total for other in others]
     for together, apart in zip(both, own, strict=True):
         assert float(together) == pytest.approx(float(alone + apart), rel=1e-5)
+
+
+def test_padding_is_the_unknown_token_where_there_is_one(tmp_path: Path) -> None:
+    tokenizer = Griffon(VARIANTS["tiny"]).tokenizer
+    assert tokenizer.pad_token == "<pad>"
+    tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    named = {"tokenizer": str(tmp_path / "tokenizer")}
+    stage = stages("tiny")[0].replace(model={**stages("tiny")[0].model, **named})
+    root = write_demo(tmp_path, train=1, val=1)
+    built = build(stage, "train", DataContext(root=root, cache=tmp_path, variant="tiny", seed=0, formats=FORMATS))
+    read = built.sources["captions"].processor.tokenizer  # type: ignore[attr-defined]
+    assert read.pad_token == Griffon(VARIANTS["tiny"].replace(**named)).tokenizer.pad_token == "<unk>"
 
 
 def test_without_an_encoder_of_its_own_a_visual_prompt_is_a_second_picture() -> None:

@@ -90,10 +90,10 @@ def classes(scene: Scene, categories: Sequence[str], rng: np.random.Generator) -
     The published loader draws absent ones from a list that changes with every sample, so that a seed says nothing;
     here they are drawn from all of the file, or from those that a record says are absent.
     """
-    present = list(dict.fromkeys(name for name, boxes in zip(scene.names, scene.boxes) if boxes))
+    present = dict.fromkeys(name for name, boxes in zip(scene.names, scene.boxes) if boxes)
     others = [name for name in (categories if scene.absent is None else scene.absent) if name not in present]
     room = max(0, min(NUM_CLASSES - len(present), len(others)))
-    named = present + [others[i] for i in rng.choice(len(others), room, replace=False)]
+    named = [*present] + [others[i] for i in rng.choice(len(others), room, replace=False)]
     return [named[i] for i in rng.permutation(len(named))]
 
 

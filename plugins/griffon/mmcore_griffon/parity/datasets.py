@@ -6,7 +6,7 @@ recorded questions, and everything that follows from them is compared.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,7 @@ from mmcore.data.formats.llava import LlavaIndex
 from mmcore.data.images import read_image
 from mmcore.data.index import open_index
 from mmcore.data.named_boxes import Scene
+from mmcore.data.names import enumerated
 from mmcore.data.pictures import cut_out
 from mmcore.data.shares import kept
 from mmcore.language.labels import encode
@@ -94,8 +95,9 @@ def datasets(case: Case, report: Report) -> None:
         _lengths(case, report, files)
     shown = [int(name.startswith("VISJ")) for name in case.data["batch_of"]]
     report.equal("batch.regions_nonzero", shown, case.tensors["batch.regions_nonzero"])
-    for batch, longest in (("batch", None), ("batch60", 60)):
-        _batch(case, report, batch, [rows[name] for name in case.data["batch_of"]], longest)
+    for batch in sorted({name.partition(".")[0] for name in case.tensors if name.startswith("batch")}):
+        cut = batch.removeprefix("batch")  # the longest length that the collator was told
+        _batch(case, report, batch, [rows[name] for name in case.data["batch_of"]], int(cut) if cut else None)
 
 
 def _tokenizer(case: Case) -> Path:
@@ -132,32 +134,49 @@ def _asked(kind: str, scene: Scene, record: Mapping[str, Any], files: Set, side:
             case "DET":
                 asked = detection(scene, wording, _between(said, wording + NAMED_FORMAT, "<category set>"), side)
             case "RANDDET":
-                named = _between(said, in_front(wording), "<expr>")
-                asked = listed(scene, wording, [one.removeprefix("and ") for one in _spoken(named)], side)
+                (named,) = _between(said, in_front(wording), "<expr>", None)
+                asked = listed(scene, wording, _spoken(named, list(dict.fromkeys(scene.names))), side)
             case "VG":
                 asked = expression(scene, wording, 0, side)
             case "REG":
                 asked = description(scene, wording, 0, side)
             case _:
-                shown = tuple(record["region_bbox"])
-                number = next(n for n, boxes in enumerate(scene.boxes) if shown in boxes)
-                asked = similar(scene, wording, number, scene.boxes[number].index(shown), side)  # type: ignore[arg-type]
+                asked = _shown(scene, wording, tuple(record["region_bbox"]), record["conversations"][1]["value"], side)
         if asked.question == said:
             return asked
     return asked  # none fits: told by the comparison
 
 
-def _between(said: str, wording: str, placeholder: str) -> list[str]:
+def _between(said: str, wording: str, placeholder: str, separator: str | None = ", ") -> list[str]:
     """The names that stand in the place of a placeholder; none where the wording is another."""
     before, _, after = wording.partition(placeholder)
     if not (said.startswith(before) and said.endswith(after)):
         return ["?"]
-    return said[len(before) : len(said) - len(after)].split(", ")
+    between = said[len(before) : len(said) - len(after)]
+    return [between] if separator is None else between.split(separator)
 
 
-def _spoken(names: list[str]) -> list[str]:
-    """Names said as "a and b" or "a, b, and c"."""
-    return names[0].split(" and ") if len(names) == 1 else names
+def _spoken(said: str, names: list[str]) -> list[str]:
+    """The order in which names are said as "a and b" or "a, b, and c", whatever stands within them."""
+    return next((order for order in _orders(said, names) if enumerated(order) == said), names)
+
+
+def _orders(said: str, names: list[str]) -> Iterator[list[str]]:
+    """Every order in which a text may say these names."""
+    if not names and not said:
+        yield []
+    for name in names:
+        rest, others = said.removeprefix(name), [one for one in names if one != name]
+        for between in (", and ", ", ", " and ", ""):
+            if rest != said and rest.startswith(between):
+                yield from ([name, *tail] for tail in _orders(rest.removeprefix(between), others))
+
+
+def _shown(scene: Scene, wording: str, box: tuple[float, ...], answer: str, side: int) -> Asked:
+    """The object whose box was shown; of several with that box the one that was answered."""
+    several = [(n, boxes.index(box)) for n, boxes in enumerate(scene.boxes) if box in boxes]  # type: ignore[arg-type]
+    found = [similar(scene, wording, number, place, side) for number, place in several]
+    return next((asked for asked in found if asked.answer == answer), found[0])
 
 
 def _pictures(
