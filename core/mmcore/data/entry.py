@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.recipe import Recipe, Source, Stage, Validation
-from mmcore.data.formats.classes import has_classes, under
+from mmcore.data.formats.classes import has_classes
 from mmcore.data.formats.format import Format
+from mmcore.data.formats.opening import open_records, says_sizes
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import locate
-from mmcore.data.index import Index, Parser, open_index
-from mmcore.data.many_files import ManyFiles
+from mmcore.data.index import Index
 from mmcore.data.patterns import is_pattern, locate_all
 from mmcore.data.pictures import Pictures, open_images
 from mmcore.errors import RecipeError, suggest
@@ -68,13 +68,12 @@ class Opened(Generic[Own]):
         Raises:
             DataError: a file is not what the format says.
         """
-        format, options = self.format, self.format_options
-        if len(self.files) > len(format.files):
-            each = (format.parsed((path,), options, lambda: self.images) for path in self.files)
-            parser: Parser = ManyFiles(tuple(each))
-        else:
-            parser = format.parsed(self.files, options, lambda: self.images)
-        return open_index(under(parser, self.format, self.classes, f"{self.key}.classes"), self.cache)
+        key, classes = f"{self.key}.classes", self.classes
+        return open_records(self.format, self.files, self.format_options, lambda: self.images, self.cache, classes, key)
+
+    def truth(self, index: Index) -> Path | None:
+        """The annotation file, where evaluators compare with it as it is; None where they take the records of it."""
+        return self.files[0] if self.format.truth == "file" and says_sizes(index) else None
 
 
 def open_entry(

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmcore.data import stray
 from mmcore.data.jpeg import lacks_data, plain_corner
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
 
@@ -119,16 +120,18 @@ def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
     """`root / relative`, only if that is a place inside `root`.
 
     The check is on path components, so `/data/safe_evil` is not inside `/data/safe`. The file need not exist. `root`
-    itself may be or contain links. For names that come out of annotation files; what a recipe names, see `locate`.
+    itself may be or contain links. For names that come out of annotation files, so an absolute path inside `root` and
+    Label Studio's way to its store are taken (`mmcore.data.stray`); what a recipe names, see `locate`.
 
     Raises:
-        UnsafeDataError: the path is absolute, climbs out, names a drive or URL, contains NUL, or follows a link out.
+        UnsafeDataError: the path is absolute and elsewhere, climbs out, names a drive or URL, contains NUL or follows a
+            link out.
     """
     reason = unsafe_reason(relative)
+    if reason and isinstance(relative, str) and (found := stray.inside(root, relative)):
+        relative, reason = found, None
     if reason:
-        raise UnsafeDataError(
-            f"path {relative!r:.120} {reason}", where=f"folder {root}", do="name files below this folder"
-        )
+        raise _outside(root, relative, reason)
     joined = os.path.join(root, relative)
     base, target = os.path.realpath(root), os.path.realpath(joined)
     if target != base and not target.startswith(base.rstrip(os.sep) + os.sep):
@@ -138,6 +141,21 @@ def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
             do="copy the file into this folder, or name a folder that contains both",
         )
     return Path(joined)
+
+
+def _outside(root: str | os.PathLike[str], name: str, reason: str) -> UnsafeDataError:
+    """The error of a name that points out of its folder, with what helps."""
+    places = stray.uploaded(name) if isinstance(name, str) else ()
+    if places:
+        reason, do = (
+            f"is not there as {', '.join(places[:-1])} or {places[-1]}",
+            "copy the pictures of the export there",
+        )
+    elif isinstance(name, str) and stray.is_absolute(name):
+        reason, do = "lies elsewhere", "give the folder that holds it, or name files from this folder"
+    else:
+        do = "name files below this folder"
+    return UnsafeDataError(f"path {name!r:.120} {reason}", where=f"folder {root}", do=do)
 
 
 def locate(root: Path, relative: str, what: str, *, also: str | None = None) -> Path:

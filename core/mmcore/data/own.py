@@ -16,6 +16,7 @@ the root and beside it.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from pydantic import Field, ValidationError
 from mmcore.base.yamltext import read_yaml
 from mmcore.contract.classes import Classes
 from mmcore.contract.recipe import Recipe, Source, Validation
-from mmcore.data.formats.classes import has_classes, under
+from mmcore.data import stray
+from mmcore.data.formats.classes import has_classes
 from mmcore.data.formats.format import TASKS, Format
 from mmcore.data.formats.glimpse import look
+from mmcore.data.formats.opening import open_records
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import unsafe_reason
-from mmcore.data.index import Index, open_index
+from mmcore.data.index import Index
 from mmcore.data.names import merged
 from mmcore.data.patterns import is_pattern, split_pattern
 from mmcore.data.pictures import open_images
@@ -106,11 +109,10 @@ class Part:
         files = tuple(self.root / name for name in self.annotations)
         known = self.format.options.model_fields
         options = {key: value for key, value in self.options.items() if key in known}
-        chosen = self.format.options.model_validate(options)
-        parser = self.format.parsed(
-            files, chosen, lambda: open_images(self.root, self.images, f"the data below {self.root}", cache)
-        )
-        return open_index(under(parser, self.format, self.classes), cache)
+        typed = self.format.options.model_validate(options)
+        what = f"the data below {self.root}"
+        images = partial(open_images, self.root, self.images, what, cache)
+        return open_records(self.format, files, typed, images, cache, self.classes)
 
     def source(self, weight: float) -> Source:
         """It as a training source of a recipe."""
@@ -233,6 +235,9 @@ class _Place:
         if is_pattern(name) and not unsafe_reason(name):
             head, pattern = split_pattern(name)
             return self._find(head, where) / pattern
+        if stray.is_absolute(name):
+            inside = (stray.inside(place, name) for place in (self.root, self.folder))
+            name = next((one for one in inside if one), name)
         reason = unsafe_reason(name)
         if reason:
             raise UnsafeDataError(
@@ -276,6 +281,11 @@ def first_picture(annotations: Path) -> str | None:
     for key in ("file_name", "image", "images", "filename"):
         value = element.get(key)
         value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, str) and not unsafe_reason(value.replace("\\", "/")):
-            return value.replace("\\", "/")
+        if not isinstance(value, str):
+            continue
+        name = value.replace("\\", "/")
+        if places := stray.uploaded(name):
+            return places[-1]
+        if stray.is_absolute(name) or not unsafe_reason(name):
+            return name
     return None

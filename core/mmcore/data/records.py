@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from mmcore.data import stray
 from mmcore.data.index import Index
 from mmcore.data.select import Select
 from mmcore.errors import DataError, some
@@ -260,9 +261,20 @@ class _Positive:
         return np.asarray(self._column[part]) > 0
 
 
+TOLD = {
+    "file_name": "of Label Studio's store, looked for below the folder of pictures",
+    "size": "read from the picture",
+    "box among polygons": "without a mask",
+}
+"""Field of a defect that costs nothing -> what was done about it."""
+
+
 def counted_defects(defects: Iterable[Defect]) -> dict[str, int]:
     """How many there are by the field that is wrong, most first."""
-    found = Counter(f"{defect.field} {'unusable' if defect.fatal else 'left out or cut'}" for defect in defects)
+    found = Counter(
+        f"{defect.field} {'unusable' if defect.fatal else TOLD.get(defect.field, 'left out or cut')}"
+        for defect in defects
+    )
     return dict(found.most_common())
 
 
@@ -272,7 +284,7 @@ def told_left_out(name: str, source: "DataSource") -> str | None:
     if records is None:
         return None
     found, meta = records.left_out(), records.index.meta
-    told = [f"{', '.join(f'{count} x {what}' for what, count in found.items())}; `mmcore data check` lists them"]
+    told = [f"{some([f'{count} x {what}' for what, count in found.items()])}; `mmcore data check` lists them"]
     if not found:
         told = []
     if root := meta.get("root"):
@@ -343,10 +355,11 @@ def is_side(value: object) -> bool:
 
 
 def file_name_defect(name: object) -> str | None:
-    """What is wrong with an image's file name, or None; the same rule as `mmcore.data.images.safe_join`."""
+    """What is wrong with an image's file name, or None; the same rule as `mmcore.data.images.safe_join`, which knows
+    the folder and so whether an absolute name lies in it."""
     from mmcore.data.images import unsafe_reason
 
     if not isinstance(name, str | os.PathLike):
         return f"file name {short(name)} is not text"
-    reason = unsafe_reason(str(name))
+    reason = None if stray.is_absolute(str(name)) and "\0" not in str(name) else unsafe_reason(str(name))
     return f"path {str(name)!r:.120} {reason}" if reason else None

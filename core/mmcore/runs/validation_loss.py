@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmcore.base.hashing import mix, name_key
+from mmcore.base.signals import pending
 from mmcore.contract.mixture import SourcePerBatch
 from mmcore.contract.recipe import DATA_FIELDS, Source, Stage, Validation
-from mmcore.errors import DataError, MmcoreError, RecipeError
+from mmcore.errors import DataError, MmcoreError, RecipeError, Stopped
 from mmcore.runs.build import build_datasets
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.settings import Settings
@@ -71,17 +72,23 @@ def validation_loss(
         name: of the set.
         device: where the model is.
         place: this process among those that measure together.
+
+    Raises:
+        Stopped: a signal asked any process of a training run to stop. On all processes.
     """
     from mmcore.base.distributed import all_gather_json
 
     batches = _batches(datasets, stage, name, place)
+    _refuse_to_go_on(place)
     failure: str | None = None
     counts = [len(batches)] if place.world_size == 1 else all_gather_json(len(batches))
     if not min(counts):
         return None, "too few of its records can be learned"
     own: dict[str, list[float]] = {}
     try:
-        own = _sums(model, batches, max(counts), stage, device)
+        own = _sums(model, batches, max(counts), stage, device, place)
+    except Stopped:
+        raise
     except Exception as error:  # of a family that cannot do without what only training data has
         if place.world_size > 1 and not isinstance(error, MmcoreError):
             raise  # the others may be in the middle of it
@@ -98,7 +105,12 @@ def validation_loss(
 
 
 def _sums(
-    model: "nn.Module", batches: "Sequence[tuple[int, Batch]]", calls: int, stage: Stage, device: "torch.device"
+    model: "nn.Module",
+    batches: "Sequence[tuple[int, Batch]]",
+    calls: int,
+    stage: Stage,
+    device: "torch.device",
+    place: "Place",
 ) -> dict[str, list[float]]:
     """What the losses are divided by -> their sum and how many there are, over this process' batches.
 
@@ -115,6 +127,7 @@ def _sums(
     with evaluating(model), torch.no_grad():
         _as_in_training(model)
         for turn in range(calls):
+            _refuse_to_go_on(place)
             number, batch = batches[min(turn, len(batches) - 1)]
             torch.manual_seed(mix(name_key("validation loss"), number) >> 1)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -124,6 +137,19 @@ def _sums(
     return {
         per: [float(total), sum(batch.normalisers.get(per, 0.0) for _, batch in batches)] for per, total in sums.items()
     }
+
+
+def _refuse_to_go_on(place: "Place") -> None:
+    """Stop where a signal has asked this process or another to; all of them ask as often.
+
+    Raises:
+        Stopped: it has.
+    """
+    from mmcore.base.distributed import all_gather_json
+
+    stop = pending() if place.world_size == 1 else max(all_gather_json(pending()))
+    if stop:
+        raise Stopped(stop, "the loss of a validation set was interrupted by a signal")
 
 
 def _as_in_training(model: "nn.Module") -> None:
@@ -148,6 +174,8 @@ def _batches(datasets: "Datasets", stage: Stage, name: str, place: "Place") -> "
     for number, start in list(enumerate(starts))[place.rank :: place.world_size]:
         samples = []
         for position in range(start, min(start + stage.micro_batch, total)):
+            if pending():
+                return found  # no more is needed; the others are told behind this
             try:
                 sample = source.sample(Draw(name, position, mix(name_key("validation loss"), position)))
             except DataError:

@@ -1,15 +1,25 @@
 """The loss of a validation set: a function of the weights alone, and nothing that training would notice."""
 
+import os
 import random
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from mmcore import plugins
 from mmcore.base.distributed import Place
+from mmcore.base.signals import StopSignals
+from mmcore.contract.protocols import Datasets, DataSource
+from mmcore.contract.recipe import Stage, Validation
+from mmcore.contract.values import Batch, Draw, Loss, Losses
+from mmcore.errors import Stopped
 from mmcore.runs.build import build_datasets, build_model, prepare_demo
 from mmcore.runs.settings import Request, settle
 from mmcore.runs.validation_loss import learnable_sets, validation_loss
+from torch import nn
 
 CPU, ALONE = torch.device("cpu"), Place()
 
@@ -51,3 +61,56 @@ def test_the_loss_is_a_function_of_the_weights_and_changes_nothing(
         )
     )
     assert learnable_sets(family, none, names) == {}
+
+
+class Counted(DataSource):
+    """Five records of nothing, each counted when it is read."""
+
+    def __init__(self, ends_at: int | None = None) -> None:
+        self.read, self.ends_at = 0, ends_at
+
+    def __len__(self) -> int:
+        return 5
+
+    @property
+    def fingerprint(self) -> str:
+        return "five"
+
+    def sample(self, draw: Draw) -> Any:
+        self.read += 1
+        if self.read == self.ends_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw
+
+
+class Ending(nn.Module):
+    """A model during whose second batch the run is asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, batch: Batch) -> Losses:
+        self.calls += 1
+        if self.calls == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Losses(one=Loss(torch.ones(()), "samples"))
+
+
+@pytest.mark.parametrize(("ends_at", "calls"), [(None, 2), (3, 0)], ids=["in the model", "while records are read"])
+def test_a_signal_to_a_training_run_ends_the_loss_soon(ends_at: int | None, calls: int) -> None:
+    source, model = Counted(ends_at), Ending()
+    opened = Datasets(
+        {"mine": source}, {"mine": lambda samples, number: Batch("mine", tuple(samples), {"samples": 1.0})}
+    )
+    entry = Validation(format="toy", annotations="a.json")
+    stage = SimpleNamespace(validation={"mine": entry}, micro_batch=1, precision="fp32")
+    with StopSignals(), pytest.raises(Stopped) as caught:
+        validation_loss(model, opened, cast(Stage, stage), "mine", CPU, ALONE)
+    assert (caught.value.signal_number, model.calls, source.read) == (signal.SIGTERM, calls, ends_at or 5)
+    model = Ending()
+    model.calls = 2
+    assert validation_loss(model, opened, cast(Stage, stage), "mine", CPU, ALONE) == (
+        1.0,
+        None,
+    )  # nothing is left of it

@@ -6,25 +6,27 @@ images in order of their id, annotations in file order, categories numbered from
 polygons dropped, and an annotation that had polygons but none valid left out.
 """
 
-import itertools
 import json
-import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from mmcore.data.formats.categories import category_names, partitions, unannotated_root
+from mmcore.data.formats.coco_objects import to_object
 from mmcore.data.formats.jsonstream import FileBytes, walk
-from mmcore.data.formats.plain_values import area_of, clean_annotation, clean_image, flag, whole
-from mmcore.data.formats.rows import outline
+from mmcore.data.formats.plain_values import clean_annotation, clean_image, whole
+from mmcore.data.images import read_facts
 from mmcore.data.index import Prepared, Report
-from mmcore.data.records import Defect, Object, Record, box_defect, file_name_defect, is_side
+from mmcore.data.records import Defect, Object, Record, file_name_defect, is_side
+from mmcore.data.stray import uploaded
 from mmcore.errors import DataError
-from mmcore.geometry import masks
+
+if TYPE_CHECKING:
+    from mmcore.data.pictures import Pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class CocoInstances:
         box_tolerance_px: how far a box may reach outside its image; one that reaches farther is cut at the border and
             counted if most of it lies inside, else it makes the record unusable.
         boxes_only: masks are not looked at.
+        pictures: folder whose pictures say how large they are, where the file does not.
+        pictures_seen: hash of what lies there.
     """
 
     path: Path
@@ -51,6 +55,8 @@ class CocoInstances:
     url: str | None = None
     box_tolerance_px: float = 2.0
     boxes_only: bool = False
+    pictures: "Pictures | None" = None
+    pictures_seen: str = ""
 
     @property
     def format(self) -> str:
@@ -71,11 +77,13 @@ class CocoInstances:
             "url": self.url,
             "box_tolerance_px": self.box_tolerance_px,
             "boxes_only": self.boxes_only,
+            **({"pictures": self.pictures_seen} if self.pictures_seen else {}),
         }
 
     def prepare(self, folder: Path, report: Report) -> Prepared:
         """Find where each image and its annotations lie in the file; their values are decoded later, image by image."""
-        return prepare_groups(self.path, folder, report)
+        count, meta = prepare_groups(self.path, folder, report)
+        return Prepared(count, {**meta, "sized": True} if self.pictures is not None else meta)
 
     def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, Mapping[str, int]]]:
         numbers = category_numbers(folder)
@@ -84,11 +92,33 @@ class CocoInstances:
             record = self._record(clean_image(image), cleaned, numbers)
             yield record.to_bytes(), record.facts()
 
+    def with_pictures(self, folder: "Pictures", seen: str) -> Self:
+        """The parser for a file that does not say how large its pictures are, which lie in this folder."""
+        return replace(self, pictures=folder, pictures_seen=seen)
+
+    def _size(self, image: dict[str, Any], defects: list[Defect]) -> tuple[tuple[int, int], list[Defect]]:
+        """Height and width of a picture from its header, and the defects with what was done or is wrong."""
+        from mmcore.data.pictures import picture_at  # takes a second, which files that say it need not spend
+
+        assert self.pictures is not None
+        if any(defect.field == "file_name" and defect.fatal for defect in defects):
+            return (0, 0), defects
+        try:
+            facts = read_facts(picture_at(self.pictures, image["file_name"]))
+        except DataError as error:
+            problem = f"the file does not say it, and of the picture: {error.what}"
+            return (0, 0), [Defect("image", "size", problem, True)]
+        kept = [defect for defect in defects if defect.field not in ("height", "width")]
+        said = f"the file does not say it; {facts.width}x{facts.height} as the picture's header has it"
+        return (facts.height, facts.width), [*kept, Defect("image", "size", said, False)]
+
     def _record(self, image: dict[str, Any], annotations: list[dict[str, Any]], numbers: dict[int, int]) -> Record:
         if self.url and isinstance(address := image.get(self.url), str):
             image = {**image, "file_name": "/".join(address.split("/")[-2:])}
         defects = list(_image_defects(image))
         height, width = (image[side] if is_side(image.get(side)) else 0 for side in ("height", "width"))
+        if self.pictures is not None and not (height and width):
+            (height, width), defects = self._size(image, defects)
         objects, phrases = [], []
         if not height or not width:  # nothing can be said of boxes in it
             annotations = []
@@ -301,81 +331,11 @@ def read_elements(path: Path, places: Sequence[tuple[int, int]]) -> list[Any]:
 
 
 def _image_defects(image: dict[str, Any]) -> Iterator[Defect]:
-    problem = file_name_defect(image.get("file_name"))
-    if problem:
+    name = image.get("file_name")
+    if places := uploaded(name) if isinstance(name, str) else ():
+        yield Defect("image", "file_name", f"{name!r:.120} is looked for as {', '.join(places)}", False)
+    elif problem := file_name_defect(name):
         yield Defect("image", "file_name", problem, True)
     for side in ("height", "width"):
         if not is_side(image.get(side)):
             yield Defect("image", side, f"{image.get(side)!r} is not a positive whole number of pixels", True)
-
-
-def to_object(
-    annotation: dict[str, Any], height: int, width: int, numbers: dict[int, int], tolerance_px: float
-) -> list[Object | Defect]:
-    """The object of an annotation, or why there is none; both when it is there but cannot be used."""
-    where = f"annotation {annotation['id']}"
-    category = annotation.get("category_id")
-    box = annotation.get("bbox")
-    segmentation, problem = _segmentation(annotation.get("segmentation"), height, width)
-    if problem:
-        # The published code leaves such an annotation out and goes on.
-        return [Defect(where, "segmentation", problem, segmentation is not None)]
-    if "bbox" not in annotation and isinstance(segmentation, list):  # polygons alone say where the object is
-        x0, y0, x1, y1 = outline([number for polygon in segmentation for number in polygon])
-        box = [x0, y0, x1 - x0, y1 - y0]
-    found = box_defect(box, height, width, tolerance_px)
-    cut: list[Object | Defect] = []
-    if found:
-        inside = _cut(box, height, width)
-        if inside is None:
-            return [Defect(where, "bbox", found, True)]
-        box = inside
-        cut.append(Defect(where, "bbox", f"{found}; cut at the border", False))
-    if not isinstance(category, int) or category not in numbers:
-        known = ", ".join(itertools.chain(map(str, itertools.islice(numbers, 8)), ("...",) if len(numbers) > 8 else ()))
-        return [Defect(where, "category_id", f"category {category!r} is not among the file's ({known})", True)]
-    assert box is not None
-    crowd = flag(annotation.get("iscrowd"))
-    if crowd is None:
-        return [Defect(where, "iscrowd", f"iscrowd {annotation['iscrowd']!r:.60} is neither 0 nor 1", True)]
-    x, y, w, h = box
-    return [Object(annotation["id"], (x, y, w, h), numbers[category], crowd, segmentation, area_of(annotation)), *cut]
-
-
-def _cut(box: Any, height: int, width: int) -> list[float] | None:
-    """The part of an xywh box inside its image, if that is most of it."""
-    try:
-        x, y, w, h = box
-        left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-        kept = max(right - left, 0) * max(bottom - top, 0)
-        return [left, top, right - left, bottom - top] if kept > w * h / 2 > 0 else None
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _numbers(polygons: Sequence[Sequence[Any]]) -> int:
-    return sum(map(len, polygons))
-
-
-def _segmentation(given: Any, height: int, width: int) -> tuple[Any, str | None]:
-    """Valid polygons or compressed RLE, and what is wrong; wrong with something returned means it is unusable."""
-    if not given:
-        return None, None
-    if isinstance(given, dict):
-        try:
-            rle = masks.compress(given)
-            fits = rle["size"] == [height, width]
-            return rle, None if fits else f"mask of size {rle['size']} in an image of size {[height, width]}"
-        except DataError as error:
-            return given, error.what
-    if not isinstance(given, list) or not all(isinstance(polygon, list) for polygon in given):
-        return given, "neither polygons nor RLE"
-    valid = masks.valid_polygons(given)
-    if not valid:
-        box = " (four numbers are a box)" if _numbers(given) == 4 else ""
-        return None, f"no polygon has three points{box}; the annotation was left out"
-    try:
-        finite = math.isfinite(sum(map(sum, valid)))
-    except (TypeError, OverflowError):
-        finite = False
-    return valid, None if finite else "a polygon holds something that is not a finite number"

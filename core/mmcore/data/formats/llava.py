@@ -9,6 +9,7 @@ when it is read; `mmcore data check` lists all of them.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,9 +208,9 @@ class LlavaIndex:
             yield self._error(position, id_, RecordFault(*fault))
 
     def left_out(self) -> dict[str, int]:
-        """How many records cannot be used."""
-        count = int(np.count_nonzero(self.index.column("bad")))
-        return {"records unusable": count} if count else {}
+        """What is wrong with records that cannot be used, and with how many, the most frequent first."""
+        bad = np.flatnonzero(self.index.column("bad")).tolist()
+        return dict(Counter(RecordFault(*json.loads(self.index[one])[3]).what for one in bad).most_common())
 
     def _where(self, position: int, id_: object) -> str:
         return f"{self.index.label}, record {position} (id {id_})"

@@ -5,8 +5,11 @@ clearly a whole number or a flag is left as it is, for whoever needs it to refus
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from mmcore.base import tamed
 
 FLAGS: Mapping[Any, bool] = {
     **{None: False, 0: False, 1: True, "": False, "0": False, "1": True, "0.0": False, "1.0": True},
@@ -76,25 +79,58 @@ def clean_annotation(annotation: Any) -> Any:
 def clean_segmentation(given: Any) -> Any:
     """Run lengths and sizes as whole numbers; polygons of [x, y] points as x, y, x, y, ...
 
-    A polygon alone, one within further brackets and points of {"x": ..., "y": ...} are read as what they mean.
+    A polygon alone, one within further brackets and points of {"x": ..., "y": ...} are read as what they mean; so
+    are an RLE alone in a list, all of it as text, and run lengths and sizes in text.
 
     >>> clean_segmentation([1, 1, 6, 1, 6, 6]), clean_segmentation([[[1, 1, 6, 1, 6, 6]]])
     ([[1, 1, 6, 1, 6, 6]], [[1, 1, 6, 1, 6, 6]])
+    >>> clean_segmentation({"size": "[2, 3]", "counts": "1, 4, 1"})
+    {'size': [2, 3], 'counts': [1, 4, 1]}
     """
+    if isinstance(given, str):
+        given = _from_text(given)
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict) and "counts" in given[0]:
+        given = given[0]
     if isinstance(given, dict):
-        size, counts = given.get("size"), given.get("counts")
-        cleaned = dict(given)
-        if isinstance(size, list):
-            cleaned["size"] = [whole(side) for side in size]
-        if isinstance(counts, list) and any(type(count) is float for count in counts):
-            cleaned["counts"] = [whole(count) for count in counts]
-        return cleaned
+        return {**given, **{key: _runs(given[key]) for key in ("size", "counts") if key in given}}
     if not isinstance(given, list):
         return given
     if len(given) >= 6 and all(type(number) in (int, float) for number in given):
         return [given]
     polygons = list(_polygons(given, depth=4))
     return polygons if all(isinstance(polygon, list) for polygon in polygons) else given
+
+
+_LISTED = re.compile(r"\s*[\[(]?\s*(\d+(?:\.0*)?(?:(?:\s*,\s*|\s+)\d+(?:\.0*)?)+),?\s*[\])]?\s*")
+"""Numbers with blanks or commas between them, which compressed run lengths never have."""
+_BYTES = re.compile(r"""b'([^']*)'|b"([^"]*)\"""")
+
+
+def _runs(given: Any) -> Any:
+    """Run lengths or a size as a list of whole numbers, or as the compressed text that they are.
+
+    Compressed text that went through Python's `str` of bytes, `b'...'`, has its backslashes doubled.
+    """
+    if isinstance(given, list):
+        return [whole(one) for one in given] if any(type(one) is not int for one in given) else given
+    if not isinstance(given, str):
+        return given
+    if listed := _LISTED.fullmatch(given):
+        return [whole(one.removesuffix(".")) for one in re.split(r"[\s,]+", listed[1])]
+    if quoted := _BYTES.fullmatch(given.strip()):
+        return (quoted[1] or quoted[2] or "").replace("\\\\", "\\")
+    return given
+
+
+def _from_text(given: str) -> Any:
+    """What a segmentation means that is JSON or a Python literal in text; the text where it is neither."""
+    for text in (given, given.replace("'", '"')):
+        try:
+            found = tamed.loads(text)
+        except ValueError:
+            continue
+        return found if isinstance(found, list | dict) else given
+    return given
 
 
 def _polygons(given: list[Any], depth: int) -> Iterator[Any]:

@@ -18,7 +18,8 @@ from typing import Any
 from mmcore.contract.recipe import Recipe
 from mmcore.data.formats import miniature
 from mmcore.data.formats.categories import category_names
-from mmcore.data.formats.coco import CocoInstances, read_elements, to_object
+from mmcore.data.formats.coco import CocoInstances, read_elements
+from mmcore.data.formats.coco_objects import to_object
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse
 from mmcore.data.formats.jsonstream import FileBytes, walk

@@ -5,6 +5,8 @@
     messages   {"images": ["a.jpg"], "messages": [{"role": "user", "content": "<image>What?"}, ...], "objects": {...}}
                (OpenAI, LLaMA-Factory, ms-swift); content may be a list of parts, of text and of images
 
+    Alpaca     {"instruction": "What?", "input": "", "output": "A cup."}, and ms-swift's {"query": ..., "response": ...}
+
 A system text goes before the first question. `objects` is ms-swift's: `ref` has the names that stand for <ref-object>,
 `bbox` the boxes that stand for <bbox>, in their order; `bbox_type` is `real` (pixels), `norm1` or `norm1000`.
 """
@@ -17,6 +19,8 @@ from mmcore.errors import DataError
 from mmcore.language.conversation import MARKER, normalise
 
 REF, BOX = "<ref-object>", "<bbox>"
+ASKED_BY: Mapping[str, tuple[str, str]] = {"Alpaca": ("instruction", "output"), "query/response": ("query", "response")}
+"""Format -> the keys of a record's one question and of its answer."""
 SPEAKERS = {"user": "human", "assistant": "gpt", "human": "human", "gpt": "gpt"}
 CONVENTION_OF = {"real": "pixels", "norm1": "fractions", "norm1000": "thousandths"}
 """`bbox_type` -> name of the convention (`mmcore.geometry.coordinates`)."""
@@ -46,27 +50,59 @@ def understand(record: Any) -> Said | RecordFault:
     """A record in the one form, or what is wrong with it."""
     if not isinstance(record, dict):
         return RecordFault(f"the record is a {type(record).__name__}, not an object", "the whole record")
-    key = next((key for key in ("conversations", "messages") if key in record), "conversations")
-    given = record.get(key)
-    if not isinstance(given, list) or not given:
-        return RecordFault("the record has no list of turns", f"field {key}")
+    key, given = _given(record)
+    if isinstance(given, RecordFault):
+        return given
     turns, shown = _turns(given)
     images = [*_images(record), *shown]
     if len(images) > 1:
         return RecordFault(
-            f"the record names {len(images)} images; one is read", "field images", do="leave one, or join them"
+            f"the record names {len(images)} images; one is read",
+            "field images",
+            do="leave one, make a record of each, or join them side by side in one file",
         )
     image = images[0] if images else None
     if image is not None and (defect := file_name_defect(image)):
         return RecordFault(defect, "field image")
     image = None if image is None else str(image).replace("\\", "/")
-    if key == "messages" and image is not None:
+    if key != "conversations" and image is not None:
         _show(turns)
     turns = _with_system(turns, record.get("system"))
     boxes = _place_objects(turns, record.get("objects"))
     fault = boxes if isinstance(boxes, RecordFault) else _wrong_turns(turns, image)
     id_ = record.get("id")
     return fault or Said(id_ if isinstance(id_, int | str) else None, image, turns, boxes)  # type: ignore[arg-type]
+
+
+def _given(record: Mapping[str, Any]) -> tuple[str, list[Any] | RecordFault]:
+    """The key under which a record has its turns, and these."""
+    key = next((key for key in ("conversations", "messages") if key in record), None)
+    pair = next((pair for pair in ASKED_BY.values() if all(one in record for one in pair)), None)
+    if key is None and pair is not None:
+        return pair[0], _rounds(record, *pair)
+    given = record.get(key or "conversations")
+    if not isinstance(given, list) or not given:
+        return key or "conversations", RecordFault("the record has no list of turns", f"field {key or 'conversations'}")
+    return key or "conversations", given
+
+
+def _rounds(record: Mapping[str, Any], asked: str, answered: str) -> list[Any] | RecordFault:
+    """The turns of a record with one question and its answer, the earlier rounds of `history` first."""
+    question, history = record[asked], record.get("history") or []
+    if isinstance(question, str) and "<img>" in question:
+        return RecordFault(
+            "the question names a picture as <img>file</img>",
+            f"field {asked}",
+            f'"{asked}": "{MARKER}What?", "images": ["a.jpg"]',
+            f"write {MARKER} there, and the file under images",
+        )
+    more = record.get("input")
+    if asked == "instruction" and isinstance(question, str) and isinstance(more, str) and more.strip():
+        question = f"{question}\n{more}"
+    if not isinstance(history, list) or not all(isinstance(one, list | tuple) and len(one) == 2 for one in history):
+        return RecordFault(f"history {history!r:.60} is no list of pairs", "field history", "[[question, answer], ...]")
+    spoken = [*history, (question, record[answered])]
+    return [{"from": name, "value": text} for pair in spoken for name, text in zip(("human", "gpt"), pair)]
 
 
 def _turns(given: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -5,7 +5,7 @@
                           "0 0.5 0.5 0.2 0.1" (class, centre, size) or "0 0.1 0.1 0.9 0.1 0.5 0.8 ..." (class, polygon)
 
 An image without a label file has no objects. Roboflow writes `../train/images` for a folder beside data.yaml; it is
-found there. A file that mixes boxes and polygons is read as polygons, and its boxes have no masks.
+found there. Boxes among the polygons of a set are objects without masks, and counted.
 """
 
 import os
@@ -31,6 +31,9 @@ from mmcore.geometry.coordinates import convention
 SNIFFED = 20
 """Label files that are looked at to tell boxes from polygons."""
 
+BOX_AMONG = "box among polygons"
+"""The field by which boxes are counted that have no masks, though the set has."""
+
 _IMAGES = re.compile(r"(^|/)images(/|$)")
 
 
@@ -51,7 +54,7 @@ class YoloFolder(RowParser):
 
     @property
     def format(self) -> str:
-        return "yolo/2"
+        return "yolo/3" if self.polygons else "yolo/2"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -79,6 +82,8 @@ class YoloFolder(RowParser):
             for line, text in enumerate(label.read_text("utf-8-sig", errors="replace").splitlines(), 1):
                 if text.strip():
                     objects.append(self._object(text.split(), line, size, len(scanned.categories)))
+                    if self.polygons and len(text.split()) == 5 and isinstance(objects[-1], Object):
+                        objects.append(Defect(f"label line {line}", BOX_AMONG, "a box; it has no mask", False))
         return make_record(row, number, size, objects)
 
     def _object(self, words: list[str], line: int, size: tuple[int, int], num_classes: int) -> Object | Defect:

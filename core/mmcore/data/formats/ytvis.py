@@ -15,7 +15,8 @@ from typing import Any
 from mmcore.contract.recipe import Recipe
 from mmcore.data.demo.clips import as_ytvis, draw_clip
 from mmcore.data.formats import miniature
-from mmcore.data.formats.coco import category_numbers, groups, prepare_groups, to_object
+from mmcore.data.formats.coco import category_numbers, groups, prepare_groups
+from mmcore.data.formats.coco_objects import to_object
 from mmcore.data.formats.format import Format, Written
 from mmcore.data.formats.glimpse import Glimpse
 from mmcore.data.formats.plain_values import clean_annotation, clean_image, flag

@@ -262,8 +262,9 @@ def _evaluator(
     if opened.format.evaluator == "omnilabel":
         return partial(kind, opened.files[0])
     iou_types = ("bbox", "segm") if source.has_masks else ("bbox",)
+    truth = opened.truth(source.records.index) or source.records
     if source.task.words == "expression":
-        return partial(kind, opened.files[0] if opened.format.truth == "file" else source.records, iou_types=iou_types)
+        return partial(kind, truth, iou_types=iou_types)
     ids = np.full(len(words), -1)  # names without a category in the file: predicted, never right
     same_as: dict[int, int] = {}
     for label, id_ in zip(source.labels.tolist(), source.records.index.meta["category_ids"], strict=True):
@@ -272,5 +273,4 @@ def _evaluator(
         else:
             ids[label] = id_
     merge = {"same_as": same_as} if same_as else {}
-    truth = opened.files[0] if opened.format.truth == "file" else source.records
     return partial(kind, truth, iou_types=iou_types, category_ids=ids.tolist(), **merge)

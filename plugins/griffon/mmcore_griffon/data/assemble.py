@@ -258,7 +258,7 @@ def _wording(opened: Opened[Options], kind: Kind, first: str) -> str:
 def _evaluator(opened: Opened[Options], source: AskedSource) -> Callable[[], Evaluator]:
     if source.kind in ("DET", "RANDDET"):
         whole = opened.own if opened.options.whole_names is None else opened.options.whole_names
-        coco = opened.format.evaluator == "coco" and opened.format.truth == "file"
+        coco = opened.format.evaluator == "coco" and opened.truth(source.scenes.index) is not None
         truth = None if coco else partial(as_coco, source.scenes)
         named = reading.whole if whole else reading.published
         return partial(DetectionFromText, opened.files[0], reading.read_boxes, named, truth=truth)

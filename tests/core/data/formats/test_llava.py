@@ -4,13 +4,16 @@ import json
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from mmcore.contract.protocols import DataSource
 from mmcore.data.check import check_annotations
 from mmcore.data.formats.llava import LlavaIndex
+from mmcore.data.formats.registry import Formats
+from mmcore.data.records import told_left_out
 from mmcore.errors import DataError, MissingDataError, UnsafeDataError
 from mmcore.language.conversation import Turn
 from mmcore.language.conversation_templates import template
@@ -65,7 +68,43 @@ def test_another_content_is_another_index(tmp_path: Path) -> None:
     assert opened(tmp_path, [TEXT]).fingerprint != first
 
 
+SPELLINGS = {
+    "Alpaca": {"instruction": "What is it?", "input": "", "output": "A cup."},
+    "Alpaca, with an input": {"instruction": "What", "input": "is it?", "output": "A cup."},
+    "query/response": {"query": "<image>What is it?", "response": "A cup."},
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_one_question_a_record_is_a_conversation(tmp_path: Path, spelling: str) -> None:
+    more = {"images": ["a.jpg"], "system": "Be brief.", "history": [["Hello", "Hi"]]}
+    index = opened(tmp_path, [{**SPELLINGS[spelling], **more}, SPELLINGS["Alpaca"]])
+    assert Formats.of().recognise(tmp_path / "data.json").name == spelling.partition(",")[0]
+    [hello, hi, asked, said] = index[0].turns()
+    assert (index[0].image, hi.text, said.text) == ("a.jpg", "Hi", "A cup.")
+    marked = "<image>\n"
+    shown = hello if "query" not in SPELLINGS[spelling] else asked
+    assert shown.text.startswith(marked)
+    assert " ".join(asked.text.removeprefix(marked).split()) == "What is it?"
+    assert [turn.text for turn in index[1].turns()] == ["What is it?", "A cup."]
+
+
+def test_records_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
+    two = says(("human", "<image>"), ("gpt", "Ho"), images=["a.jpg", "b.jpg"])
+    index = opened(tmp_path, [PICTURE, two, two, {"query": "<img>a.jpg</img>What?", "response": "Ho"}, TEXT])
+    assert list(index.left_out().values()) == [2, 1]
+    [told] = [told_left_out("chats", cast(DataSource, SimpleNamespace(annotations=lambda: index)))]
+    assert told == (
+        "chats: 2 x the record names 2 images; one is read, 1 x the question names a "
+        "picture as <img>file</img>; `mmcore data check` lists them"
+    )
+    with pytest.raises(DataError) as caught:
+        index[1]
+    assert caught.value.do == "leave one, make a record of each, or join them side by side in one file"
+
+
 WRONG = [
+    ({"query": "Hi", "response": "Ho", "history": ["Hi"]}, "is no list of pairs", "field history"),
     (says(("gpt", "Hi")), "the conversation has no human turn", "field conversations"),
     (says(("human", "Hi"), ("human", "Ho")), "'human' speaks twice in a row", "turns 0 and 1"),
     (says(("human", "Hi"), ("robot", "Ho")), "unknown speaker 'robot'", "turn 1"),
