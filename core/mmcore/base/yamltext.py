@@ -55,6 +55,9 @@ def plain(text: str) -> Any:
     return text
 
 
+_ALIAS = re.compile("scanning an alias|undefined alias")
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The plain values of a YAML text.
 
@@ -71,7 +74,8 @@ def parse_yaml(text: str, where: str) -> Any:
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         said = [getattr(error, "context", None), getattr(error, "problem", None)]
         problem = ", ".join(part for part in said if part) or str(error)
-        raise RecipeError(f"not a valid configuration: {problem}", where=place, do="correct the YAML") from None
+        do = 'a bare * begins an alias: write "*" in quotes' if _ALIAS.search(problem) else "correct the YAML"
+        raise RecipeError(f"not a valid configuration: {problem}", where=place, do=do) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

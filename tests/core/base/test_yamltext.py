@@ -75,6 +75,13 @@ def test_hostile_or_broken_yaml_is_refused_quickly(text: str, words: str) -> Non
     assert time.process_time() - start < 5
 
 
+def test_a_bare_star_is_told_to_be_quoted() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_yaml("trainable: [*]", "--set")
+    assert caught.value.do == 'a bare * begins an alias: write "*" in quotes'
+    assert parse_yaml('trainable: ["*"]', "--set") == {"trainable": ["*"]}
+
+
 def test_aliases_within_the_bound_are_followed() -> None:
     parsed = parse_yaml("a: &a {lr: 1e-4}\nb: [" + ", ".join(["*a"] * 500) + "]", "test")
     assert parsed["b"] == [{"lr": 1e-4}] * 500
