@@ -246,6 +246,17 @@ def test_a_few_named_classes_are_judged_as_detection_is(root: Path) -> None:
     assert figures["parse_rate"] == 1.0
 
 
+@pytest.mark.parametrize(("options", "best"), [({}, 1.0), ({"whole_names": False}, 0.0)], ids=["found", "as published"])
+def test_a_class_with_a_hyphen_is_found(root: Path, options: Any, best: float) -> None:
+    line = json.loads((root / "griffon/det.jsonl").read_text().splitlines()[0])
+    line["objects"] = [{"category_name": "t-shirt", "bboxes": line["objects"][0]["bboxes"]}]
+    (root / "griffon/hyphen.jsonl").write_text(json.dumps(line) + "\n")
+    val = Validation(format="DET lines", annotations="griffon/hyphen.jsonl", images="griffon/pictures", options=options)
+    assert judged(STAGES["finetune"].replace(validation={"v": val}), root, "v", truth)["bbox/AP50"] == pytest.approx(
+        best
+    )
+
+
 def test_questions_know_their_records_where_these_are_asked_several_times(root: Path) -> None:
     line = json.loads((root / "griffon/visj_val.jsonl").read_text().splitlines()[0])
     line["objects"].append({**line["objects"][0], "category_name": "another"})

@@ -74,7 +74,8 @@ class Options(Recipe):
     answer_format: bool | None = None
     """Say in questions of detection how to answer. The published evaluation does not; None does so for own data."""
     whole_names: bool | None = None
-    """Take all that stands before a box for its class, not what follows the last hyphen; None does so for own data."""
+    """Take all that stands before a box for its class, not what follows the last hyphen; None does so for own data, and
+    where a class has a hyphen, which the published rule never finds."""
     classes_per_question: int = NUM_CLASSES
     """Classes that one question of detection names; files with more are asked several times a picture."""
     max_new_tokens: int | None = None
@@ -257,7 +258,9 @@ def _wording(opened: Opened[Options], kind: Kind, first: str) -> str:
 
 def _evaluator(opened: Opened[Options], source: AskedSource) -> Callable[[], Evaluator]:
     if source.kind in ("DET", "RANDDET"):
-        whole = opened.own if opened.options.whole_names is None else opened.options.whole_names
+        whole = opened.options.whole_names
+        if whole is None:
+            whole = opened.own or any("-" in name for name in source.scenes.categories())
         coco = opened.format.evaluator == "coco" and opened.truth(source.scenes.index) is not None
         truth = None if coco else partial(as_coco, source.scenes)
         named = reading.whole if whole else reading.published
