@@ -22,6 +22,7 @@ from mmcore.data.cache.features import CacheJob, FeatureCache, Field, Item
 from mmcore.data.cache.fill import fill
 from mmcore.data.cache.survey import size_text
 from mmcore.data.images import read_image
+from mmcore.data.pictures import Inside
 from mmcore.vision.extractors import Extractor, Extractors
 from mmcore_visper.teachers import DepthTeacher, GenTeacher, SegTeacher
 from mmcore_visper.teachers.depth import DepthNetwork
@@ -69,8 +70,8 @@ def run(size: str, batch: int, rounds: int, device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         paths = write_pictures(Path(scratch), batch)
 
-        def inputs(path: Path) -> dict[str, torch.Tensor]:
-            rgb = read_image(path)
+        def inputs(path: Path | Inside) -> dict[str, torch.Tensor]:
+            rgb = read_image(path.held() if isinstance(path, Inside) else path)
             return {teacher.name: teacher.inputs(rgb) for teacher in described}
 
         def make(given: Any) -> dict[str, torch.Tensor]:

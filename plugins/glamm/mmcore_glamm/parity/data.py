@@ -18,8 +18,9 @@ from mmcore.contract.values import MAIN, SEGMENT, ConversationSample, Draw, Enco
 from mmcore.data.conversations import ConversationSource
 from mmcore.data.formats.coco_regions import MIN_SIDE_PX, MIN_WORDS
 from mmcore.data.grounded import Grounded
-from mmcore.data.images import read_facts, safe_join
+from mmcore.data.images import read_facts
 from mmcore.data.parts import Indexed
+from mmcore.data.pictures import picture_at
 from mmcore.language.conversation import MARKER
 from mmcore.language.labels import encode
 from mmcore.language.sequence import IGNORE
@@ -308,7 +309,7 @@ def _nothing_asked(source: GroundedSource | ConversationSource) -> int:
     index, count = source.records.index, 0
     for row in np.flatnonzero(np.asarray(index.column("parts")) == 0).tolist():
         record = Grounded.from_bytes(index[row])
-        facts = read_facts(safe_join(source.images, record.image))
+        facts = read_facts(picture_at(source.images, record.image))
         short = source.manner == "gcg" and len(record.caption.split(" ")) < MIN_WORDS
         fair = min(facts.height, facts.width) >= MIN_SIDE_PX and not short
         count += fair or source.manner == "region_group"

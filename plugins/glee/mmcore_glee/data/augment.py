@@ -23,8 +23,11 @@ class Pipeline(Protocol):
     """Whether boxes are the tight boxes of the transformed masks, where there are masks."""
     squared: bool
     """Whether images are padded to a square."""
-    size_divisibility: int
-    """Sides of a batch are multiples of this many pixels."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """Sides of a batch are multiples of this many pixels."""
+        ...
 
     def train(self, size: Size, rng: np.random.Generator, *, crop: bool = True) -> Transform:
         """Draw the steps for one training image; `crop=False` when its words depend on the whole image."""
