@@ -16,6 +16,7 @@ from mmcore_glee.data.samples import Sample
 from mmcore_glee.data.tasks import TASKS
 from mmcore_glee.model import Glee
 from mmcore_glee.parity import settings
+from mmcore_glee.parity.data import _pipeline
 from mmcore_glee.parity.settings import FIXED, PARTS, SETTINGS, TOLD, TRANSLATED, UNREAD, WIDTH, config_of
 from mmcore_glee.tokenizer import tokenise
 
@@ -97,6 +98,12 @@ def test_a_key_of_one_value_takes_that_and_refuses_others_by_name(key: str, size
 def test_what_has_no_counterpart_is_named(given: dict[str, Any], more: dict[str, Any], told: str) -> None:
     with pytest.raises(NotRun, match=told):
         config_of(case(given, **more))
+
+
+def test_numbers_of_a_pipeline_that_are_not_read_are_named() -> None:
+    assert _pipeline("multiscale", {"INPUT.MIN_SIZE_TEST": 60, "INPUT.IMAGE_SIZE": 64}).test_min_size == 60
+    with pytest.raises(NotRun, match=r"INPUT\.FORMAT"):
+        _pipeline("multiscale", {"INPUT.FORMAT": "BGR"})
 
 
 @pytest.mark.parametrize(

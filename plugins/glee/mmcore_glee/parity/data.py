@@ -26,7 +26,7 @@ from mmcore.data.transforms import Crop, Flip, Pad, Resize, Size, Step, Transfor
 from mmcore.data.videos import VideoRecord, VideoRecords
 from mmcore.evaluate.refcoco import RefCocoEvaluator
 from mmcore.geometry import masks
-from mmcore.parity import Case, Check, Report
+from mmcore.parity import Case, Check, NotRun, Report
 
 from mmcore_glee import vocabulary
 from mmcore_glee.data.augment import NO_LIMIT, LargeScaleJitter, Multiscale, Pipeline
@@ -284,22 +284,27 @@ def _check_kept(case: Case, report: Report) -> None:
             report.equal(f"kept_ids.{number}", found, case.data["kept_ids"][str(number)])
 
 
+SQUARES = {"INPUT.IMAGE_SIZE": "image_size", "INPUT.MIN_SCALE": "min_scale", "INPUT.MAX_SCALE": "max_scale"}
+SIZES = {
+    "INPUT.MIN_SIZE_TRAIN": "min_sizes",
+    "INPUT.MAX_SIZE_TRAIN": "max_size",
+    "INPUT.CROP.SIZE": "crop_range",
+    "INPUT.MIN_SIZE_TEST": "test_min_size",
+    "INPUT.MAX_SIZE_TEST": "test_max_size",
+}
+"""Numbers of the two published pipelines, and ours."""
+GIVEN = frozenset(
+    {"INPUT.SAMPLING_FRAME_NUM", "INPUT.SAMPLING_FRAME_RANGE", "INPUT.SAMPLING_INTERVAL", "INPUT.CROP.SIZE (video)"}
+)
+"""What frames and steps, which cases store as they were drawn, already say."""
+
+
 def _pipeline(mapper: str, overrides: Mapping[str, Any]) -> Pipeline:
     """The pipeline a sample was made with; overrides are entries of upstream's configuration."""
     lsj = mapper.endswith("lsj")
-    names = {
-        "INPUT.IMAGE_SIZE": "image_size",
-        "INPUT.MIN_SCALE": "min_scale",
-        "INPUT.MAX_SCALE": "max_scale",
-    }
-    if not lsj:
-        names = {
-            "INPUT.MIN_SIZE_TRAIN": "min_sizes",
-            "INPUT.MAX_SIZE_TRAIN": "max_size",
-            "INPUT.CROP.SIZE": "crop_range",
-            "INPUT.MIN_SIZE_TEST": "test_min_size",
-            "INPUT.MAX_SIZE_TEST": "test_max_size",
-        }
+    if unknown := set(overrides) - set(SIZES) - set(SQUARES) - GIVEN:
+        raise NotRun(f"the case changes {', '.join(sorted(unknown))}, which has no counterpart here")
+    names = SQUARES if lsj else SIZES
     values = {names[key]: value for key, value in overrides.items() if key in names}
     values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return LargeScaleJitter(**values) if lsj else Multiscale(**values)
