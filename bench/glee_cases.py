@@ -7,7 +7,7 @@
 Images, objects and scripted draws are the stored case's, weights the deterministic ones of every case; what the
 published code then draws for itself is written down with its losses, outputs, matching and gradients, in the format of
 the stored cases, which `python -m mmcore_glee.parity` reads. How the published code comes to run here is told in
-published.py. `--clip` changes the text encoder (`--clip num_attention_heads=2`), `--images` sizes of the pictures.
+published.py. `--task` asks for another data set's names, `--clip num_attention_heads=2` changes the text encoder.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import published
 import torch
 from mmcore.geometry.masks import decode_all, encode_all
 from mmcore.parity import Case, deterministic_array, deterministic_image
+from mmcore_glee.tokenizer import MAX_TOKENS, tokenise
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -146,10 +147,11 @@ def inputs(like: Case, pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
         clip = len(frames[0]) > 1
         one: dict[str, Any] = {"image": [m[0] for m in made] if clip else made[0][0]}
         one["instances"] = [m[1] for m in made] if clip else made[0][1]
-        if "expressions" in like.data:
-            one["expressions"] = like.data["expressions"][int(sample)]
-        else:
+        if like.data.get("task") != "grounding":
             one["dataset_name"] = like.data["task"]
+        if "expressions" in like.data:
+            said = like.data["expressions"][int(sample)]
+            one["expressions"] = [said] * len(frames) if clip else said
         batch.append(one)
     return batch
 
@@ -307,6 +309,22 @@ def outputs_of(seen: Recorder) -> None:
         seen.keep(f"prompt.level{level}.pad_mask", extra["visual_prompt_nonzero_mask"][level].to(torch.uint8))
 
 
+def asked(network: Any, like: Case, task: str) -> None:
+    """Make a stored case one of another data set: its task, names and their tokens, and classes that it has."""
+    names, expressions = network.dataset_name_dicts[task], task in ("grounding", "rvos")
+    like.data |= {"task": task, "names": list(names)}
+    like.tensors["input_ids"], like.tensors["attention_mask"] = tokenise(names)
+    for name, value in like.tensors.items():
+        if name.startswith("in.") and name.endswith(".classes"):
+            like.tensors[name] = value % len(names)
+    if expressions:
+        clips = sorted({name.split(".")[1] for name in like.data["images"]})
+        like.data["expressions"] = [f"the thing number {clip} on the left" for clip in clips]
+        said = [like.data["expressions"][clips.index(name.split(".")[1])] for name in sorted(like.data["images"])]
+        ids, mask = tokenise(said, MAX_TOKENS)
+        like.tensors["grounding_input_ids"], like.tensors["grounding_attention_mask"] = ids, mask
+
+
 def assignments(given: list[str]) -> dict[str, Any]:
     """KEY=VALUE pairs; values as Python writes them, else as they stand."""
     values = {}
@@ -325,6 +343,7 @@ def main() -> None:
     parser.add_argument("--like", type=Path, required=True, help="a stored training case whose inputs are taken")
     parser.add_argument("--out", type=Path, required=True, help="folder of the new case; its name begins with train_")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the published config.py")
+    parser.add_argument("--task", help="another data set of the published code, whose names are asked for")
     parser.add_argument("--clip", action="append", default=[], metavar="KEY=VALUE", help="of CLIP's text config")
     options = parser.parse_args()
     checkout, like = options.published.resolve(), Case(options.like)
@@ -335,6 +354,8 @@ def main() -> None:
     cfg = configuration(checkout, config["base_config"], config["overrides"])
     network = build(checkout, cfg, config["clip_text"])
     keys = fill(network)
+    if options.task:
+        asked(network, like, options.task)
     layers = cfg.MODEL.MaskDINO.DEC_LAYERS - (0 if cfg.MODEL.MaskDINO.INITIAL_PRED else 1)
     clips = like.data.get("task") in network.video_task_list and not like.data.get("prompt_mode")
     decoder = cfg.MODEL.MaskDINO

@@ -235,7 +235,7 @@ def make_batch(
     **rest: Any,
 ) -> GleeBatch:
     """A batch with the words of a case; without objects for inference."""
-    grounding = task == "grounding"
+    grounding = task in ("grounding", "rvos")
     ids, mask = words_of(case, grounding)
     num_objects = tuple(map(len, labels)) or (0,) * len(images)
     return GleeBatch(
