@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcore.language.conversation import Template
-from mmcore.language.tokens import load_tokenizer
+from mmcore.language.tokens import load_tokenizer, open_auto
 
 FOLDER = "tokenizer"
 """Where a run or an export keeps its own copy."""
@@ -127,10 +127,7 @@ def _original_files(source: str) -> list[Path]:
 
 
 def _has_grown(tokenizer: Any, source: Path) -> bool:
-    from transformers import AutoTokenizer
-
-    opened = AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
-    return len(opened) != len(tokenizer)
+    return len(open_auto(source, local_files_only=True)) != len(tokenizer)
 
 
 _UNKNOWN_BEFORE_5 = ("TokenizersBackend", "SentencePieceBackend", "PythonBackend")

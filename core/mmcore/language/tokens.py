@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmcore.base import hub
+from mmcore.base.jsonfile import read_json
 from mmcore.errors import MissingDataError, RecipeError, WeightsError
 from mmcore.language.conversation import MARKER, Template
 from mmcore.language.sequence import IMAGE
@@ -210,8 +211,23 @@ def _splitter(markers: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join(map(re.escape, markers))})")
 
 
+def open_auto(source: str | Path, *, local_files_only: bool) -> Any:
+    """A tokenizer by transformers' own choice of class.
+
+    It asks `config.json` for the kind of model first, and warns of every kind that it does not know; that of a folder
+    that mmcore exported is ours, and the tokenizer's own files say all there is to know.
+    """
+    from transformers import AutoTokenizer, PreTrainedConfig
+
+    config = read_json(path, {}) if (path := Path(source) / "config.json").is_file() else {}
+    known = {"config": PreTrainedConfig()} if "mmcore" in config else {}
+    return AutoTokenizer.from_pretrained(
+        str(source), local_files_only=local_files_only, trust_remote_code=False, **known
+    )
+
+
 def _open(source: str | Path) -> Any:
-    from transformers import AutoTokenizer, LlamaTokenizer
+    from transformers import LlamaTokenizer
 
     path = Path(source)
     if path.exists() and path.is_dir() and not any(path.glob("*token*")):
@@ -223,7 +239,7 @@ def _open(source: str | Path) -> Any:
             return LlamaTokenizer.from_pretrained(str(path.parent), trust_remote_code=False)
         quiet = not path.is_dir() and hub.silence() is not None
         here = path.is_dir() or quiet
-        return AutoTokenizer.from_pretrained(str(source), local_files_only=here, trust_remote_code=False)
+        return open_auto(source, local_files_only=here)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         if not path.exists() and hub.silence() is not None:
             raise hub.missing(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmcore.base import hub
+from mmcore.base.figures import written
 from mmcore.base.jsonfile import read_json_lines
 from mmcore.base.yamltext import to_yaml
 from mmcore.contract.recipe import Stage
@@ -153,7 +154,7 @@ def _classes(stage: Stage) -> str:
 
 
 def _evaluation(run_dir: Path | None) -> str:
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in last_metrics(run_dir).items())
+    rows = "\n".join(f"| {name} | {written(name, value)} |" for name, value in last_metrics(run_dir).items())
     return f"## Evaluation\n\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
 
 

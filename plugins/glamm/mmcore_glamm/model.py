@@ -27,6 +27,7 @@ from mmcore.geometry.square import Frame, frame
 from mmcore.language.llava.checkpoints import merged, with_new_words
 from mmcore.language.llava.model import LlavaModel
 from mmcore.language.models import Hidden
+from mmcore.language.tokenizer_files import save_tokenizer
 from mmcore.losses.full_masks import mask_totals
 from mmcore.vision.clip_vit import ClipVit
 from mmcore.vision.frozen import is_frozen
@@ -209,7 +210,7 @@ class Glamm(LlavaModel):
         from mmcore_glamm.export import write_files
 
         if format == "hf":
-            self.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.tokenizer, folder)
             return
         write_files(self.config, self.tokenizer, folder)
 

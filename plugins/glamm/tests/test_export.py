@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mmcore_glamm.config import TINY
 from mmcore_glamm.data.demo import write_demo
 from mmcore_glamm.model import Glamm
 from mmcore_glamm.tokens import TokenIds
+from transformers import AutoTokenizer
 
 QUICK = ["--workers", "0", "--variant", "tiny", "--plugin", "glamm", "--stage", "gcg", "--init", "random"]
 LORA = ["--set", "lora.rank=4", "--set", "lora.alpha=8", "--set", "lora.targets=[q_proj,v_proj]"]
@@ -105,3 +107,14 @@ def test_the_words_of_boxes_and_masks_travel_with_an_export(runs: Path) -> None:
     opened = load(runs / "hf").model
     ids = TokenIds.of(opened.tokenizer)
     assert ids.box < ids.seg < TINY.language["vocab_size"]
+
+
+def test_a_tokenizer_of_an_export_is_named_as_every_transformers_knows_it(runs: Path, capfd: Any) -> None:
+    written = json.loads((runs / "hf" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not {"backend", "is_local", "local_files_only"} & set(written)
+    text = "What is in [SEG] <bbox>?  <p> a red ring </p>"
+    capfd.readouterr()
+    said = load(runs / "hf").model.tokenizer(text).input_ids
+    assert capfd.readouterr().err == ""
+    assert AutoTokenizer.from_pretrained(runs / "hf")(text).input_ids == said

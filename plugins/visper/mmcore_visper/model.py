@@ -21,6 +21,7 @@ from mmcore.language.batch import ConversationBatch
 from mmcore.language.llava.model import LlavaModel
 from mmcore.language.models import Hidden
 from mmcore.language.sequence import with_positions_at_padding
+from mmcore.language.tokenizer_files import save_tokenizer
 from mmcore.weights.maps import WeightMap
 from torch import Tensor, nn
 
@@ -246,7 +247,7 @@ class Visper(LlavaModel):
         from mmcore_visper.export import export_upstream_files
 
         if format == "hf":
-            self.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.tokenizer, folder)
             return
         export_upstream_files(self.config, self.tokenizer, folder)
 

@@ -128,7 +128,7 @@ def test_a_card_says_what_the_hub_reads_and_shows_the_newest_picture(tmp_path, o
     for part in (
         "1. fork lift",
         "2. Palette ü",
-        "| AP | 0.5000 |",
+        "| AP | 50.0% |",
         "(example.jpg)",
         'names=["fork lift", "Palette ü"]',
     ):
