@@ -106,3 +106,42 @@ def test_no_file_holds_both_sides_of_a_merge() -> None:
     files = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
     texts = [path for path in files if path.suffix in (".md", ".py", ".toml", ".yml", ".txt", ".in", ".json")]
     assert not [path for path in texts if marks.search(path.read_text(encoding="utf-8"))]
+
+
+WRITTEN = sorted(
+    path
+    for folder in (ROOT / "core", ROOT / "docs", ROOT / "plugins", ROOT / "bench")
+    for path in folder.rglob("*")
+    if path.suffix in (".py", ".md", ".in", ".toml") and "tests" not in path.relative_to(ROOT).parts
+)
+STRANGERS = re.compile(
+    r"pypi\.org/project/mmcore(?!-trainer)|pip3? install [^`\n]*(?<![\w./-])mmcore(?!-trainer)(?![\w/])"
+)
+"""A link to the package of our name, or an instruction to install it or one that is on no index (`mmcore-glee`)."""
+
+
+def strangers(text: str) -> list[str]:
+    """Every place of a text that leads to a package of somebody else's."""
+    return [found[0] for found in STRANGERS.finditer(text) if " -e " not in found[0] and "--upgrade" not in found[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("pip install mmcore", 1),
+        ("do: pip install -U 'mmcore[app]'", 1),
+        ("see https://pypi.org/project/mmcore/", 1),
+        ("pip install mmcore-glee", 1),
+        ("pip install 'mmcore-trainer[app]'", 0),
+        ("pip install --no-deps -e mmcore-otter", 0),
+        ("pip install -c constraints.txt -e . -e plugins/glee", 0),
+    ],
+)
+def test_what_leads_to_a_strangers_package_is_seen(text: str, count: int) -> None:
+    assert len(strangers(text)) == count
+
+
+def test_no_instruction_leads_to_a_strangers_package() -> None:
+    pages = [*WRITTEN, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "Makefile"]
+    found = {str(path.relative_to(ROOT)): told for path in pages if (told := strangers(path.read_text()))}
+    assert not found

@@ -109,7 +109,7 @@ def _versions(report: Report) -> None:
 
 def _extras(requirements: list[Requirement]) -> dict[str, str]:
     """What only some runs need, by extra: "there", or what is missing and how to get it."""
-    wanted = ("captions", "lmdb", "convnext")  # those of users; the others are of developers
+    wanted = ("app", "captions", "lmdb", "video", "convnext")  # those of users; the others are of developers
     found: dict[str, str] = {}
     for extra in wanted:
         of_it = [one for one in requirements if one.marker is not None and one.marker.evaluate({"extra": extra})]

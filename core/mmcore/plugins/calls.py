@@ -11,7 +11,7 @@ import pluggy
 from mmcore.base.failure import refusal
 from mmcore.contract import hookspecs
 from mmcore.errors import MmcoreError, PluginError
-from mmcore.plugins.explain import explain_error, upgrade
+from mmcore.plugins.explain import explain_error, failure_remedy, upgrade
 from mmcore.plugins.find import load
 from mmcore.plugins.plugin import GROUP, Plugin
 
@@ -20,11 +20,11 @@ REQUIRED = ("stage_params", "build_model", "build_datasets")
 
 
 class Manager(pluggy.PluginManager):
-    """pluggy's, with the labels of what is registered."""
+    """pluggy's, with what is registered by name."""
 
     def __init__(self) -> None:
         super().__init__(GROUP)
-        self.labels: dict[str, str] = {}
+        self.plugins: dict[str, Plugin] = {}
         self.add_hookspecs(hookspecs)
 
 
@@ -50,7 +50,7 @@ def manager(family: str | Plugin, extensions: Sequence[str] = ()) -> Manager:
         if result.is_registered(plugin.module):
             raise PluginError(f"{plugin.label} is there twice under two names", where="--plugin and --with")
         result.register(plugin.module, name=plugin.name)
-        result.labels[plugin.name] = plugin.label
+        result.plugins[plugin.name] = plugin
     result.check_pending()
     if os.environ.get("MMCORE_TRACE") == "1":
         result.add_hookcall_monitoring(_trace_before, _trace_after)
@@ -88,7 +88,8 @@ def call(hooks: Manager, plugin: Plugin, hook: str, **arguments: Any) -> Any:
     """
     caller = vars(hooks.hook)[hook]
     if hook in REQUIRED and not caller.get_hookimpls():
-        raise PluginError(f"does not implement {hook}", where=f"plugin {plugin.label}", do=upgrade(plugin.distribution))
+        do = upgrade(plugin.distribution, plugin.name)
+        raise PluginError(f"does not implement {hook}", where=f"plugin {plugin.label}", do=do)
     try:
         return caller(**arguments)
     except (MmcoreError, KeyboardInterrupt, MemoryError):
@@ -96,21 +97,22 @@ def call(hooks: Manager, plugin: Plugin, hook: str, **arguments: Any) -> Any:
     except (Exception, SystemExit) as error:
         if (refused := refusal(error)) is not None:
             raise refused from error
+        culprit = _culprit(hooks, hook, error) or plugin
         raise PluginError(
             f"{hook} failed: {explain_error(error)}",
-            where=f"plugin {_culprit(hooks, hook, error) or plugin.label}",
-            do="run again with --debug for the traceback; report it to the plugin's author",
+            where=f"plugin {culprit.label}",
+            do=failure_remedy(error, culprit.distribution),
         ) from error
 
 
-def _culprit(hooks: Manager, hook: str, error: BaseException) -> str | None:
-    """The label of the plugin whose implementation stands deepest in the traceback."""
+def _culprit(hooks: Manager, hook: str, error: BaseException) -> Plugin | None:
+    """The plugin whose implementation stands deepest in the traceback."""
     owners = {impl.function.__code__: impl.plugin_name for impl in vars(hooks.hook)[hook].get_hookimpls()}
     found, frame = None, error.__traceback__
     while frame is not None:
         found = owners.get(frame.tb_frame.f_code, found)
         frame = frame.tb_next
-    return hooks.labels.get(found) if found else None
+    return hooks.plugins.get(found) if found else None
 
 
 # MMCORE_TRACE=1

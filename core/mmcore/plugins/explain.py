@@ -1,8 +1,10 @@
 """Words for what somebody else's code did: exceptions on one line, and what a user can do about a plugin."""
 
 import json
+import traceback
 from importlib import metadata
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -31,15 +33,33 @@ def import_remedy(error: BaseException, point: EntryPoint, distribution: str) ->
     if missing and missing != point.module:
         package = missing.partition(".")[0]
         if folder := editable_folder(distribution):
-            return f"pip install {package}, and name it among the dependencies of {folder}/pyproject.toml"
+            return _to_install(missing, folder)
         return f"install what it needs ({package}): pip install --upgrade {distribution}"
-    return upgrade(distribution)
+    return upgrade(distribution, point.name)
 
 
-def upgrade(distribution: str) -> str:
+def failure_remedy(error: BaseException, distribution: str) -> str:
+    """What to do about a hook that raised: its author corrects the line, everybody else tells the author."""
+    folder = editable_folder(distribution)
+    if folder is None:
+        return "run again with --debug for the traceback; report it to the plugin's author"
+    if isinstance(error, ModuleNotFoundError) and error.name and not (Path(folder) / error.name.split(".")[0]).exists():
+        return _to_install(error.name, folder)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)
+    ]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else folder
+    return f"correct it at {place}; --debug shows the traceback"
+
+
+def _to_install(module: str, folder: str) -> str:
+    return f"pip install {module.partition('.')[0]}, and name it among the dependencies of {folder}/pyproject.toml"
+
+
+def upgrade(distribution: str, name: str = "NAME") -> str:
     """What to do about a plugin that does not fit: its author corrects it, everybody else takes another version."""
     if folder := editable_folder(distribution):
-        return f"correct it in {folder}; `mmcore plugins check NAME --debug` shows file, line and traceback"
+        return f"correct it in {folder}; `mmcore plugins check {name} --debug` shows file, line and traceback"
     return f"pip install --upgrade {distribution}, or pip uninstall {distribution}"
 
 

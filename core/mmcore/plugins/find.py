@@ -94,9 +94,11 @@ def inspect(points: Sequence[EntryPoint]) -> Plugin:
         return broken(f"cannot be imported: {explain_error(error)}", do, error)
     if not isinstance(module, ModuleType):
         kind = type(module).__name__
-        return broken(f"its entry point {point.value!r} names a {kind}, not a module", upgrade(distribution))
+        return broken(
+            f"its entry point {point.value!r} names a {kind}, not a module", upgrade(distribution, point.name)
+        )
     wrong, family = what_is_wrong(module, point.name, point.dist), None
     if wrong is None:
         family, wrong = who_it_is(module, point.name)
-    trouble = Problem(wrong, upgrade(distribution)) if wrong else None
+    trouble = Problem(wrong, upgrade(distribution, point.name)) if wrong else None
     return Plugin(point.name, distribution, version, summary, module, family, trouble)

@@ -115,5 +115,5 @@ class OpenedPlugin:
 
     def _unfit(self, hook: str, what: str) -> PluginError:
         owners = [impl.plugin_name for impl in vars(self.hooks.hook)[hook].get_hookimpls()]
-        labels = " or ".join(self.hooks.labels[name] for name in reversed(owners))
+        labels = " or ".join(self.hooks.plugins[name].label for name in reversed(owners))
         return PluginError(f"{hook} {what}", where=f"plugin {labels}", do="report this to the plugin's author")

