@@ -19,7 +19,10 @@ PAGES = [
     ROOT / "README.md",
     *[ROOT / "docs" / f"{name}.md" for name in ("index", "own-data", "lora", "many", "logs", "recipes", "data")],
     *[ROOT / "docs" / f"{name}.md" for name in ("checkpoints", "evaluation", "prediction", "chat", "app", "tutorial")],
-    *[ROOT / "docs" / f"{name}.md" for name in ("hooks", "base-models", "python", "troubleshooting")],
+    *[ROOT / "docs" / f"{name}.md" for name in ("hooks", "base-models", "python", "troubleshooting", "torchvision")],
+    *[ROOT / "docs" / f"{name}.md" for name in ("values", "architecture", "benchmarks", "STATUS")],
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "plugins").glob("*/README.md")),
 ]
 FENCE = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -34,6 +37,11 @@ NOT_RUN = {
     r"recipes\.md: mmcore (plan|train) .*": "published data; tests/core/runs/test_config.py changes the same entries",
     r"data\.md: mmcore data (check|show|index) .*": "published data; plugins/glee/tests/test_data_commands.py",
     r"data\.md: mmcore data convert .*": "published data; tests/core/data/test_convert.py",
+    r"glamm README\.md: mmcore .*--own refs\.yaml.*": "own expressions; tests/slow/test_excerpts.py",
+    r"griffon README\.md: mmcore train .*eight\.yaml.*": "hours; plugins/griffon/tests/test_data.py opens the same",
+    r"griffon README\.md: mmcore (predict|chat) RUN .*": "a trained run; plugins/griffon/tests/test_chat.py",
+    r"torchvision\.md: .*retina.*": "a new plugin; tests/docs/test_torchvision.py runs all of the page",
+    r"torchvision\.md: .*runs/shelves.*": "the same plugin's; tests/docs/test_torchvision.py",
     r"tutorial\.md: .*otter.*": "a new plugin is installed and run by tests/third_party",
     r"README\.md: mmcore .*--with mydata": "a figure; extensions are run by tests/core/cli/test_plugins.py",
     r".*mmcore report runs/demo runs/two": "compares figures, and one step logs none; tests/core/runs has some that do",
@@ -44,26 +52,39 @@ NOT_RUN = {
     r"own-data\.md: mmcore train .*own\.yaml.*": "an hour's figures; shelves.yaml above it runs the same",
 }
 
-OF_FAMILIES = re.compile(r"(glamm|griffon) ")
-"""Pages whose commands the family's own tests run: they train, evaluate and ask its tiny variant."""
+OTHERS = re.compile(r"^(?:\$ )?(?:\w+=\S+ )*(?:pip|make|python3?|git|torchrun|srun) .+$")
+"""Printed lines for other programs."""
+
+OTHERS_NOT_RUN = {
+    r"make test.*": "CI itself: .ci/run",
+    r"make demo.*": "minutes each; what they consist of is run above, a step of each",
+    r"pip install -c constraints\.txt .*": "what `make setup` has just done for CI, for one family or for all",
+    r"pip install -c constraints-app\.txt .*": "another Pillow than the suite's; tests/core/runs/test_app.py",
+    r"pip install --no-deps -e mmcore-otter": "tests/third_party does, in an environment of its own",
+    r"pip install --no-deps -e mmcore-retina": "tests/docs/test_torchvision.py puts it on the path instead",
+    r"python -m mmcore\.data\.formats\.sa1b .*": "published data; plugins/glee/tests/test_sa1b.py calls the same main",
+}
+
+
+def code() -> list[tuple[str, str]]:
+    """(page, line) of every line of code that is not marked on its page."""
+    found: list[tuple[str, str]] = []
+    for page in PAGES:
+        family = f"{page.parent.name} " if page.parent.parent.name == "plugins" else ""
+        for mark, _, text in FENCE.findall(page.read_text()):
+            lines = [] if mark else re.sub(r"\\\n\s*", " ", text).splitlines()
+            found += [(family + page.name, line.split("  #")[0].split(" #")[0].strip()) for line in lines]
+    return found
 
 
 def printed() -> list[tuple[str, str, str]]:
     """(page, what is piped in, command) of every printed command that is not marked on its page."""
-    found: list[tuple[str, str, str]] = []
-    for page in PAGES:
-        family = f"{page.parent.name} " if page.parent.parent.name == "plugins" else ""
-        for mark, _, code in FENCE.findall(page.read_text()):
-            for line in [] if mark else re.sub(r"\\\n\s*", " ", code).splitlines():
-                if told := COMMAND.match(line.split("  #")[0].split(" #")[0].strip()):
-                    found.append((family + page.name, told[1] or "", " ".join(told[2].split())))
-    return found
+    told = [(page, COMMAND.match(line)) for page, line in code()]
+    return [(page, one[1] or "", " ".join(one[2].split())) for page, one in told if one]
 
 
 def reason(page: str, command: str) -> str | None:
     """Why a command is not run."""
-    if OF_FAMILIES.match(page):
-        return "the family's tests run it"
     return next((why for what, why in NOT_RUN.items() if re.fullmatch(what, f"{page}: mmcore {command}")), None)
 
 
@@ -81,6 +102,12 @@ def test_every_reason_is_needed_and_no_command_is_forgotten():
     told = {f"{page}: mmcore {command}" for page, _, command in printed()}
     assert not [what for what in NOT_RUN if not any(re.fullmatch(what, one) for one in told)]
     assert len([one for one in printed() if reason(one[0], one[2]) is None]) > 25
+    assert (
+        sorted(path for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")] if path not in PAGES) == []
+    )
+    others = {line for _, line in code() if OTHERS.match(line)}
+    assert not [line for line in others if not any(re.fullmatch(what, line) for what in OTHERS_NOT_RUN)]
+    assert not [what for what in OTHERS_NOT_RUN if not any(re.fullmatch(what, line) for line in others)]
 
 
 @pytest.fixture
@@ -88,7 +115,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's folder: a photograph, a folder of them, and own data in COCO's form."""
     from mmcore.data.demo.write import write_demo
 
-    for family in ("mmcore_glee", "mmcore_visper"):
+    for family in ("mmcore_glamm", "mmcore_glee", "mmcore_griffon", "mmcore_visper"):
         pytest.importorskip(family)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MMCORE_CACHE", str(tmp_path / "cache"))
