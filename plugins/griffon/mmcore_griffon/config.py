@@ -22,6 +22,8 @@ from mmcore.vision.clip_vit import ClipTower
 
 from mmcore_griffon.answers import BOXES
 
+VERSIONS = {"llava_llama_3": "llama_3_turns"}
+"""Published conversation version -> our template, where another family's has that name."""
 REGION_MARKER = "<region>"
 """Where a visual prompt stands in the text."""
 CLIP_336 = "openai/clip-vit-large-patch14-336"
@@ -53,6 +55,7 @@ class GriffonConfig(LlavaConfig):
     the published code does without `unshared_visual_encoder`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "template", VERSIONS.get(self.template, self.template))
         LlavaConfig.__post_init__(self)
         if self.region_tower is not None and self.region_tower.num_tokens != 1:
             raise RecipeError(

@@ -8,6 +8,8 @@ import torch
 from mmcore.contract.protocols import DataContext
 from mmcore.contract.values import CROP, MAIN, ConversationSample, Draw, Encoded
 from mmcore.language.batch import ConversationBatch
+from mmcore.language.conversation import TurnMask
+from mmcore.language.conversation_templates import template
 from mmcore.language.sequence import IGNORE, IMAGE, REGION
 from mmcore_griffon import family
 from mmcore_griffon.config import VARIANTS, GriffonConfig
@@ -42,6 +44,12 @@ def test_every_published_picture_has_its_number_of_rows() -> None:
     rows = {name: config.image_tokens for name, config in VARIANTS.items() if not name.startswith("tiny")}
     assert rows.pop("v1-llama2-13b") == 1024
     assert set(rows.values()) == {1369}
+
+
+def test_a_conversation_version_is_griffons_own_whatever_other_families_call_theirs() -> None:
+    written = template(VARIANTS["tiny"].replace(template="llava_llama_3").template)
+    assert written.system == template("llava_llama_2").system
+    assert isinstance(written.mask, TurnMask)
 
 
 @pytest.mark.parametrize("variant", TINY)

@@ -11,16 +11,16 @@ from mmcore.language.sequence import IGNORE, IMAGE, Turn
 from mmcore.language.tokens import load_tokenizer, tokenize
 from mmcore.parity import Case, Check, Report
 
+from mmcore_griffon.config import VERSIONS
+
 MARKERS = {"<image>": IMAGE, "<region>": IMAGE}
 """A region is written as a second image before it is tokenised."""
-OTHER = {"llava_llama_3": "llama_3_turns"}
-"""Version -> our template where it has another name; what the published table does not have is Vicuna's."""
 
 
 def style_of(version: str) -> Template:
-    """The template of a published version."""
+    """The template of a published version; what the published table does not have is Vicuna's."""
     try:
-        return template(OTHER.get(version, version))
+        return template(VERSIONS.get(version, version))
     except RecipeError:
         return template("vicuna_v1")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from mmcore import AdamW, Constant, Data, Source, Stage
-from mmcore.language.conversation_templates import ALIASES, TEMPLATES, template
 from mmcore.language.tokens import load_tokenizer
 from mmcore.parity import Case, Check, Report
 from mmcore.train.optim import freeze
@@ -16,6 +15,7 @@ from mmcore.train.optim import freeze
 from mmcore_griffon.config import GriffonConfig
 from mmcore_griffon.model import Griffon
 from mmcore_griffon.parity.common import published
+from mmcore_griffon.parity.conversations import style_of
 from mmcore_griffon.published_config import to_published
 from mmcore_griffon.recipes import SHORTHANDS
 
@@ -72,7 +72,7 @@ def _check_row(case: Case, report: Report, label: str, row: Mapping[str, Any]) -
     report.equal(f"{label} parts", others, [])
     tokenizer = load_tokenizer(case.folder.parent / TOKENIZERS[family] / "tokenizer", pad="unknown")
     report.equal(f"{label} pad", (tokenizer.pad_token, tokenizer.pad_token_id), (row["pad_token"], row["pad_token_id"]))
-    style = STYLES[template(row["version"]).name]
+    style = STYLES[style_of(row["version"]).name]
     report.equal(f"{label} conversation", style, (row["conversation_version"], row["sep_style"]))
     written = to_published(config.replace(max_length=row["config"]["tokenizer_model_max_length"]))
     report.equal(f"{label} padding side", written["tokenizer_padding_side"], row["padding_side"])
@@ -151,8 +151,7 @@ def _model(config: GriffonConfig) -> Griffon:
 
 def _check_version(case: Case, report: Report, one: Mapping[str, Any]) -> None:
     version = one["version"]
-    known = version in {*TEMPLATES, *ALIASES} and version != "v0"
-    style = STYLES[template(version if known else DEFAULT).name]
+    style = STYLES.get(style_of(version).name, STYLES[DEFAULT])
     report.equal(f"version {version}", style, (one["conversation_version"], one["sep_style"]))
     tokenizer = load_tokenizer(case.folder.parent / "conv_llama" / "tokenizer", pad="unknown")
     if "vocabulary_after" in one:
