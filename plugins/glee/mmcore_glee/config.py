@@ -127,6 +127,8 @@ class GleeConfig:
     triton: bool = True
     """Whether deformable attention runs as a Triton kernel where it can: on GPUs, with Triton installed."""
     decoder_ffn: int = 2048
+    decoder_input_proj: bool = False
+    """Whether each level is projected once more before the query decoder reads it."""
     two_stage: bool = True
     """Whether the best pixels become queries; otherwise contents and boxes of the queries are learned."""
     learned_content: bool = False

@@ -130,6 +130,9 @@ class QueryDecoder(nn.Module):
         dim = config.hidden_dim
         self.num_queries = config.num_queries
         self.initial_prediction, self.deep_supervision = config.initial_prediction, config.deep_supervision
+        levels = range(config.num_levels if config.decoder_input_proj else 0)
+        self.input_proj = nn.ModuleList(nn.Conv2d(dim, dim, 1) for _ in levels)
+        """By level, from fine to coarse; none reads the pixels as they are."""
         self.two_stage, self.denoise_masks = config.two_stage, config.denoising == "seg"
         if self.two_stage:
             self.proposal_proj = nn.Linear(dim, dim)
@@ -197,7 +200,7 @@ class QueryDecoder(nn.Module):
         # (dim, classes) or (images, dim, 1): class scores are one product with the hidden state.
         classifier = (classes @ self.class_proj.t()).t()
         classifier = classifier.t()[..., None] if per_image else classifier
-        memory, shapes = _coarse_to_fine(pixels, shapes)
+        memory, shapes = _coarse_to_fine(self._projected(pixels, shapes), shapes)
         interm = None
         if self.two_stage:
             content, box_logits = self.propose(memory, shapes, classifier, by_confidence=_by_confidence(prompt))
@@ -222,6 +225,13 @@ class QueryDecoder(nn.Module):
         outputs.sets = {"final": final, **outputs.sets, **({} if interm is None else {"interm": interm})}
         outputs.denoising_groups = denoising.groups if denoising else 0
         return outputs
+
+    def _projected(self, pixels: Float[Tensor, "batch pixels dim"], shapes: Shapes) -> Tensor:
+        if not self.input_proj:
+            return pixels
+        levels = pixels.split([height * width for height, width in shapes], dim=1)
+        matrices = [(conv.get_parameter("weight"), conv.get_parameter("bias")) for conv in self.input_proj]
+        return torch.cat([F.linear(x, w.flatten(1), b) for x, (w, b) in zip(levels, matrices, strict=True)], dim=1)
 
     def _predict(
         self, outputs: DecoderOutputs, states: list[Tensor], boxes: list[Tensor], classifier: Tensor, slots: int

@@ -98,6 +98,7 @@ def query_decoder_rules() -> list[Rule]:
     ]
     return [
         Rule("predictor.category_embed", f"{ours}.class_proj"),
+        Rule("predictor.input_proj.*", f"{ours}.input_proj.*"),
         Rule("predictor.query_feat.*", f"{ours}.query_content.*"),
         Rule("predictor.query_embed.*", f"{ours}.query_boxes.*"),
         Rule("predictor.enc_output.*", f"{ours}.proposal_proj.*"),

@@ -185,6 +185,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "learned queries": (
         {"two_stage": False}, {n for n in ALL if n.endswith("_interm") or n.endswith("_dn_0")}, set(),
     ),
+    "levels projected again": ({"decoder_input_proj": True}, set(), set()),
     "learned contents": ({"learned_content": True}, set(), set()),
     "no first prediction": ({"initial_prediction": False}, {n for n in ALL if n.endswith("_2")}, set()),
     "last layer only": ({"deep_supervision": False}, {n for n in ALL if n[-1].isdigit()}, set()),

@@ -31,6 +31,7 @@ SETTINGS = {
     "MODEL.MaskDINO.DIM_FEEDFORWARD": "decoder_ffn",
     "MODEL.MaskDINO.DEC_LAYERS": "decoder_layers",
     "MODEL.MaskDINO.NUM_OBJECT_QUERIES": "num_queries",
+    "MODEL.MaskDINO.ENFORCE_INPUT_PROJ": "decoder_input_proj",
     "MODEL.MaskDINO.TWO_STAGE": "two_stage",
     "MODEL.MaskDINO.LEARN_TGT": "learned_content",
     "MODEL.MaskDINO.INITIAL_PRED": "initial_prediction",
@@ -125,7 +126,6 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "MODEL.MaskDINO.HIDDEN_DIM": (256,),
     "MODEL.DIM_PROJ": (256,),
     "MODEL.MaskDINO.TRANSFORMER_DECODER_NAME": ("MaskDINODecoder",),
-    "MODEL.MaskDINO.ENFORCE_INPUT_PROJ": (False,),
     "MODEL.MaskDINO.INITIALIZE_BOX_TYPE": ("no",),
     # With one of these the published losses end in an error.
     "MODEL.MaskDINO.PANO_BOX_LOSS": (False,),
