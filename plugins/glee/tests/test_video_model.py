@@ -171,6 +171,23 @@ def test_boxes_are_where_masks_are_unless_the_published_way_is_asked() -> None:
     torch.testing.assert_close(found[False], found[True] * scale)
 
 
+def test_boxes_in_grey_squares_are_where_masks_are_whatever_is_asked() -> None:
+    """The published code takes fractions of Pro's square for fractions of the frame, which is never repeated."""
+    square = torch.zeros(1, 3, 96, 96, dtype=torch.uint8)
+    square[:, :, :48] = 100
+    video = dataclasses.replace(clips((1,)), images=square, image_sizes=((96, 96),), original_sizes=((48, 96),))
+    found = []
+    for squared, published in ((True, True), (True, False), (False, True)):
+        torch.manual_seed(2)
+        model = Glee(CONFIG.replace(padded_video_boxes=published)).eval()
+        found.append(model.predict(dataclasses.replace(video, squared=squared))[0].boxes_xyxy)
+    torch.testing.assert_close(found[0], found[1])
+    fractions = found[2] / torch.tensor([96, 48, 96, 48])
+    torch.testing.assert_close(
+        found[0], (fractions * torch.tensor([1, 2, 1, 2])).clamp(0, 1) * torch.tensor([96, 48, 96, 48])
+    )
+
+
 def test_tao_has_one_class_a_track_and_leaves_out_frames_that_do_not_show_it() -> None:
     torch.manual_seed(0)
     video = dataclasses.replace(clips((2,)), task="tao_video")

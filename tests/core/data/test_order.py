@@ -218,8 +218,10 @@ def test_a_source_of_weight_zero_is_never_drawn():
     assert {order.source(m) for m in range(200)} == {"a", "c"}
 
 
-def test_eleven_million_records_need_no_list():
-    column = np.zeros(11_000_000, np.uint8)
+@pytest.mark.parametrize("records", [11_000_000, (1 << 24) + 5])
+def test_millions_of_records_need_no_list(records):
+    """More than 2**24 are too many for `torch.multinomial`, with which the published GLEE draws."""
+    column = np.zeros(records, np.uint8)
     column[::3] = 1
     order = SourcePerBatchOrder({"a": len(column)}, {"a": 1.0}, {"a": 2}, {"a": column}, whole_epochs=True)
     for m in (0, 1, 10**8):
