@@ -14,20 +14,19 @@ _NEVER_TOLD = ("stage.origin", "stage.notes", "stage.title")
 def differences(runs: Sequence[Path]) -> dict[str, list[Any]]:
     """Entry -> its value in each run, for every entry of the settings in which they are not all equal.
 
-    An entry that a run does not have is None.
+    An entry that a run does not have is None; of a group of entries that it does not have, such as a validation set,
+    the whole group is told in one.
 
     Raises:
         CheckpointError: one of them is not a run folder.
     """
-    found = [dict(_leaves(to_tree(read_settings(run)))) for run in runs]
-    keys = dict.fromkeys(key for one in found for key in one)
-    values = {key: [one.get(key) for one in found] for key in keys if not key.startswith(_NEVER_TOLD)}
-    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+    trees = [to_tree(read_settings(run)) for run in runs]
+    return {key: each for key, each in _differing(trees, "") if not key.startswith(_NEVER_TOLD)}
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _differing(trees: Sequence[Any], path: str) -> Iterator[tuple[str, list[Any]]]:
+    if all(isinstance(tree, Mapping) and tree for tree in trees):
+        for key in dict.fromkeys(key for tree in trees for key in tree):
+            yield from _differing([tree.get(key) for tree in trees], f"{path}.{key}" if path else key)
+    elif any(tree != trees[0] for tree in trees):
+        yield path, list(trees)

@@ -129,11 +129,15 @@ def plot_comparison(runs: Mapping[str, Path], output: Path) -> Path:
     figure = Figure(figsize=(5.5 * columns, 4 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
-    for axis, (title, series) in zip(axes, panels):
+    for place, (axis, (title, series)) in enumerate(zip(axes, panels)):
         axis.set_title(title, fontsize=11)
-        drawn = [number for number, one in enumerate(found.values()) if _draw_series(axis, series(one), number)]
+        lines = [series(one) for one in found.values()]
+        drawn = [number for number, line in enumerate(lines) if _draw_series(axis, line, number)]
         if not drawn:
             _say(axis, "not logged")
+        elif title.endswith("percent"):
+            _from_zero(axis, [value for _, values in lines for value in values])
+        axis.tick_params(labelbottom=place + columns >= len(panels))  # also above a place that stays empty
         axis.grid(True, alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel("optimiser step")
@@ -161,6 +165,14 @@ def _draw_series(axis: Any, series: tuple[Sequence[int], Sequence[float]], numbe
         steps, values, color=_colour(number), linewidth=1.6, marker="o" if len(steps) < 12 else None, markersize=3
     )
     return True
+
+
+def _from_zero(axis: Any, values: Sequence[float]) -> None:
+    """An axis of shares begins at zero, also where all of them are zero."""
+    found = np.asarray(values, np.float64)
+    found = found[np.isfinite(found)]
+    if len(found) and found.min() >= 0:
+        axis.set_ylim(0, 1.05 * found.max() or 1)
 
 
 def _colour(number: int) -> str:
@@ -206,7 +218,7 @@ def _draw_total(axis: Any, curves: Curves) -> None:
         _say(axis, "no training step logged")
         return
     many = len(curves.steps) > 20
-    axis.plot(curves.steps, curves.total, color=_COLOURS[0], alpha=0.3 if many else 1.0, linewidth=1)
+    axis.plot(curves.steps, curves.total, color=_COLOURS[0], alpha=0.3 if many else 1.0, linewidth=1, label="training")
     if many:
         axis.plot(curves.steps, smooth(curves.total), color=_COLOURS[0], linewidth=2, label="running mean")
     losses = [name for name in curves.metrics if is_loss(name)]

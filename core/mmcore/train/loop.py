@@ -186,7 +186,8 @@ class _Run:
         if not self.evaluations.exhausted:
             return False
         step, best = self.position.step, self.position.best_step
-        why = f"no better {self.stage.best_metric} in {self.stage.patience} evaluations, the best at step {best}"
+        several = f"{self.stage.patience} evaluations" if self.stage.patience != 1 else "one evaluation"
+        why = f"no better {self.stage.best_metric} in {several}, the best at step {best}"
         self._say(f"the run ends at step {step}: {why}")
         if self.recorder is not None and self.recorder.ended() is None:
             self.recorder.write({"step": step, "ended": why})

@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from mmcore.errors import CheckpointError
-from mmcore.show.plots import choose_metrics, group_losses, plot_curves, read_curves, smooth
+from mmcore.show import plots
+from mmcore.show.plots import choose_metrics, group_losses, plot_comparison, plot_curves, read_curves, smooth
 from PIL import Image
 
 
@@ -78,3 +80,34 @@ def test_headline_metrics_are_chosen() -> None:
     names = ["a/bbox/AP", "a/bbox/APs", "a/bbox/AP50", "b/segm/oIoU"]
     assert choose_metrics(names) == ["a/bbox/AP", "a/bbox/AP50", "b/segm/oIoU"]
     assert choose_metrics(["x/odd"]) == ["x/odd"]
+
+
+@pytest.fixture
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Two runs `a` and `b` whose scores are all zero, and the figures that are drawn of them."""
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, output: figures.append(figure) or output)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        found = {"val/bbox/AP": 0.0, "val/bbox/AP50": 0.0, "val/loss": 2.0}
+        records = [{"step": 1, "total": 3.0, "lr": 1e-4}, {"step": 2, "total": 2.5, "lr": 1e-4}]
+        lines = [*records, {"step": 2, "eval": found}]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return figures
+
+
+def test_panels_of_shares_begin_at_zero_and_the_lowest_of_a_column_says_its_steps(
+    tmp_path: Path, drawn: list[Any]
+) -> None:
+    plot_comparison({name: tmp_path / name for name in "ab"}, tmp_path / "c.png")
+    axes = [axis for axis in drawn[0].axes if axis.get_visible()]
+    scores = [axis for axis in axes if axis.get_title().endswith("percent")]
+    assert [axis.get_ylim() for axis in scores] == [(0, 1), (0, 1)]
+    says = [axis.xaxis.get_tick_params()["labelbottom"] for axis in axes]
+    assert says == [False, False, True, True, True]
+
+
+def test_the_training_loss_is_named_beside_that_of_validation(tmp_path: Path, drawn: list[Any]) -> None:
+    plot_curves(tmp_path / "a")
+    legend = drawn[0].axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "val/loss"]

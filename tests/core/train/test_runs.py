@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from mmcore.cli.report import labels, report
 from mmcore.cli.runs import runs
-from mmcore.contract.recipe import AdamW
+from mmcore.contract.recipe import AdamW, Validation
 from mmcore.errors import CheckpointError
 from mmcore.runs.settings import Settings, read_settings, write_config
 from PIL import Image
@@ -89,6 +89,19 @@ def test_runs_with_equal_settings_say_so(folder: Path, monkeypatch) -> None:
     record = json.loads(invoke(report, "finished", "stopped", "--json"))
     assert [run["label"] for run in record["runs"]] == ["finished", "stopped"]
     assert record["differences"] == {}
+
+
+def test_a_validation_set_that_only_one_run_has_is_one_difference(folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    settings = read_settings(folder / "finished")
+    sets = {"one": Validation(format="toy", annotations="a.json"), "two": Validation(format="toy")}
+    for run, names in (("finished", ("one", "two")), ("stopped", ("two",))):
+        stage = settings.stage.replace(validation={name: sets[name] for name in names})
+        write_config(settings.replace(stage=stage), folder / run)
+    found = json.loads(invoke(report, "finished", "stopped", "--json"))["differences"]
+    assert list(found) == ["stage.validation.one"]
+    assert found["stage.validation.one"][0]["annotations"] == "a.json"
+    assert found["stage.validation.one"][1] is None
 
 
 def test_labels_tell_runs_of_one_name_apart() -> None:
