@@ -10,11 +10,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mmcore.language.sequence import Sequences
 from mmcore.show.marks import PALETTE, SMALLEST_SIDE
-from mmcore.show.text import FAINT, INK, PAPER, Colour, font_for, missing_letters
+from mmcore.show.text import FAINT, INK, PAPER, Colour, Face, missing_letters
 
 LEARNED, FEATURE, WORD = PALETTE[1], (214, 214, 218), (255, 255, 255)
 _FONT, _PAD, _GAP, _MARGIN, _BAR = 14, 4, 3, 10, 5
@@ -64,7 +64,7 @@ def draw_tokens(tokens: Sequence[Token], width: int) -> Image.Image:
     """A strip of boxes, broken into lines of at most `width` pixels."""
     note = missing_letters(token.text for token in tokens)
     tokens = [*tokens, Token(note)] if note else tokens
-    font = font_for("".join(token.text for token in tokens), _FONT)
+    font = Face(_FONT)
     line = _FONT + 2 * _PAD + _GAP
     placed: list[tuple[float, int, Token]] = []
     x, row = float(_MARGIN), 0
@@ -81,7 +81,7 @@ def draw_tokens(tokens: Sequence[Token], width: int) -> Image.Image:
         box = (left, top, left + font.getlength(token.text) + 2 * _PAD, top + _FONT + 2 * _PAD)
         fill = FEATURE if token.feature else LEARNED if token.learned else WORD
         draw.rectangle(box, fill=fill, outline=FAINT)
-        draw.text((left + _PAD, (box[1] + box[3]) / 2), token.text, font=font, fill=INK, anchor="lm")
+        font.write(draw, (left + _PAD, (box[1] + box[3]) / 2), token.text, INK)
     return sheet
 
 
@@ -151,7 +151,7 @@ def lines(
     """Texts under each other, broken into lines between words; `bar` colours a bar on their left."""
     note = missing_letters(texts)
     texts = [*texts, note] if note else texts
-    font = font_for("".join(texts), font_size)
+    font = Face(font_size)
     room = width - 2 * _MARGIN - (_BAR + _PAD if bar is not None else 0)
     lines = [line for text in texts for line in _broken(text, font, room)]
     step = round(font_size * 1.4)
@@ -162,11 +162,11 @@ def lines(
         draw.rectangle((left, _MARGIN // 2, left + _BAR - 1, _MARGIN // 2 + len(lines) * step), fill=bar)
         left += _BAR + _PAD
     for number, line in enumerate(lines):
-        draw.text((left, _MARGIN // 2 + (number + 0.5) * step), line, font=font, fill=ink, anchor="lm")
+        font.write(draw, (left, _MARGIN // 2 + (number + 0.5) * step), line, ink)
     return sheet
 
 
-def _broken(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def _broken(text: str, font: Face, width: float) -> list[str]:
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""

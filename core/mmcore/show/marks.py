@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from mmcore.contract.values import Box
 from mmcore.geometry import masks
-from mmcore.show.text import INK, PAPER, Colour, Run, fit, font_for, missing_letters, readable, with_text
+from mmcore.show.text import INK, PAPER, Colour, Face, Run, fit, missing_letters, readable, with_text
 
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
@@ -89,8 +89,8 @@ def contact_sheet(
         y = margin + number // columns * (tall + margin + line)
         sheet.paste(image, (x + (cell - image.width) // 2, y + line + (tall - image.height) // 2))
         if titles:
-            font = font_for(titles[number], 16)
-            draw.text((x, y + 4), fit(titles[number], font, cell), font=font, fill=INK)
+            font = Face(16)
+            font.write(draw, (x, y + 4), fit(titles[number], font, cell), INK, middle=False)
     return sheet
 
 
@@ -168,7 +168,7 @@ def _labels(
     for mark, box in zip(marks, boxes):
         if not mark.label or box is None:
             continue
-        font = font_for(mark.label, font_size)
+        font = Face(font_size)
         text = fit(mark.label, font, size[0] - 2 * pad)
         width, height = font.getlength(text) + 2 * pad, font_size + 2 * pad
         spots = _spots(box, width, height, size)
@@ -176,7 +176,7 @@ def _labels(
         best = min(spots, key=lambda spot: _cost(spot, taken, others) + 0.01 * spots.index(spot))
         taken.append(best)
         draw.rectangle(best, fill=mark.colour)
-        draw.text((best[0] + pad, best[1] + height / 2), text, font=font, fill=readable(mark.colour), anchor="lm")
+        font.write(draw, (best[0] + pad, best[1] + height / 2), text, readable(mark.colour))
 
 
 def _spots(box: Box, width: float, height: float, size: tuple[int, int]) -> list[Box]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from mmcore.show.conversation import LEARNED, lines, stacked
 from mmcore.show.marks import PALETTE
-from mmcore.show.text import FAINT, INK, PAPER, fit, font_for
+from mmcore.show.text import FAINT, INK, PAPER, Face, fit
 
 RECORDS = 16
 """Records of a strip."""
@@ -39,8 +39,8 @@ def cell(title: str, left: Image.Image | None, right: Image.Image) -> Image.Imag
     """One record: its title above, both halves fitted side by side."""
     sheet = Image.new("RGB", _CELL, PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((2, _LINE / 2), fit(title, font_for(title, _FONT), 2 * SIDE - 4), font=font_for(title, _FONT), fill=INK,
-              anchor="lm")  # fmt: skip
+    font = Face(_FONT)
+    font.write(draw, (2, _LINE / 2), fit(title, font, 2 * SIDE - 4), INK)
     for picture, x in ((left, 0), (right, SIDE)):
         if picture is None:
             continue
@@ -70,8 +70,7 @@ def sheet(cells: Sequence[Image.Image], title: str) -> Image.Image:
     rows = math.ceil(len(cells) / columns)
     size = (columns * (_CELL[0] + _GAP) + _GAP, _LINE + rows * (_CELL[1] + _GAP) + _GAP)
     whole = Image.new("RGB", size, PAPER)
-    font = font_for(title, _FONT)
-    ImageDraw.Draw(whole).text((_GAP, _LINE / 2), title, font=font, fill=FAINT, anchor="lm")
+    Face(_FONT).write(ImageDraw.Draw(whole), (_GAP, _LINE / 2), title, FAINT)
     for number, one in enumerate(cells):
         whole.paste(one, _place(number))
     return whole
@@ -101,7 +100,7 @@ def over_time(
         columns = [*((title, image, 0) for title, image in opened), ("truth", last, SIDE)]
     for column, (title, image, offset) in enumerate(columns):
         left = _GAP + column * (SIDE + _GAP)
-        draw.text((left, _LINE), title, font=font_for(title, _FONT), fill=INK, anchor="lm")
+        Face(_FONT).write(draw, (left, _LINE), title, INK)
         for row in range(rows):
             x, y = _place(row)
             part = image.crop((x + offset, y + _LINE, x + offset + SIDE, y + _LINE + SIDE))

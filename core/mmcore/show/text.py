@@ -1,7 +1,8 @@
 """Text in pictures: fonts with Latin, Greek, Cyrillic and, where the system has one, CJK letters; lines, highlights.
 
-Matplotlib ships DejaVu Sans, so every machine has the first three. A letter that no font has is drawn as an empty
-box, and `missing_letters` says so below the picture, rather than leaving a reader to guess.
+Matplotlib ships DejaVu Sans, so every machine has the first three. Each letter is drawn by the first font that has it,
+since a font with CJK letters may have no others. One that no font has is drawn as an empty box, and `missing_letters`
+says so below the picture, rather than leaving a reader to guess.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,11 +25,46 @@ class Run(NamedTuple):
     colour: Colour | None = None
 
 
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The first font that has all letters of a text, else the one that lacks fewest."""
-    wanted = {ord(letter) for letter in text if not letter.isspace()}
-    path = min(_fonts(), key=lambda one: len(wanted - _letters(one)))
-    return _font(path, max(8, size))
+class Face:
+    """All fonts of this machine in one size, as one font.
+
+    Args:
+        size: pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._fonts = [(_letters(path), _font(path, max(8, size))) for path in _fonts()]
+
+    def getlength(self, text: str) -> float:
+        """How wide a text is, pixels."""
+        return sum(font.getlength(piece) for piece, font in self._pieces(text))
+
+    def write(
+        self, draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fill: Colour, *, middle: bool = True
+    ) -> None:
+        """Draw a text whose left end is `at`, by the middle of its height or by its top."""
+        pieces = self._pieces(text)
+        if len(pieces) < 2:
+            for piece, font in pieces:
+                draw.text(at, piece, font=font, fill=fill, anchor="lm" if middle else "la")
+            return
+        ascent, descent = self._fonts[0][1].getmetrics()
+        x, line = at[0], at[1] + ((ascent - descent) / 2 if middle else ascent)
+        for piece, font in pieces:
+            draw.text((x, line), piece, font=font, fill=fill, anchor="ls")
+            x += font.getlength(piece)
+
+    def _pieces(self, text: str) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+        """The text cut where its font changes; blanks stay with what is before them."""
+        pieces: list[tuple[str, ImageFont.FreeTypeFont]] = []
+        for letter in text:
+            known = (font for letters, font in self._fonts if ord(letter) in letters)
+            font = pieces[-1][1] if pieces and letter.isspace() else next(known, self._fonts[0][1])
+            if pieces and pieces[-1][1] is font:
+                pieces[-1] = pieces[-1][0] + letter, font
+            else:
+                pieces.append((letter, font))
+        return pieces
 
 
 def missing_letters(texts: Iterable[str]) -> str | None:
@@ -37,7 +73,8 @@ def missing_letters(texts: Iterable[str]) -> str | None:
     lost = {letter for letter in letters if all(ord(letter) not in _letters(path) for path in _fonts())}
     if not lost:
         return None
-    return f"({len(lost)} letters have no glyph in this machine's fonts; a font such as Noto Sans CJK shows them)"
+    many = "1 letter has" if len(lost) == 1 else f"{len(lost)} letters have"
+    return f"({many} no glyph in this machine's fonts; a font such as Noto Sans CJK may show what is missing)"
 
 
 @lru_cache(maxsize=1)
@@ -66,8 +103,7 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 def with_text(picture: Image.Image, runs: Sequence[Run], font_size: int) -> Image.Image:
     """The picture with a strip below it that holds the text, broken into lines."""
-    said = "".join(run.text for run in runs)
-    font, margin = font_for(said, font_size), font_size // 2
+    font, margin = Face(font_size), font_size // 2
     line = round(font_size * 1.5)
     placed = lay_out(runs, font, picture.width - 2 * margin)
     num_lines = 1 + max((row for _, row, _, _ in placed), default=0)
@@ -79,13 +115,11 @@ def with_text(picture: Image.Image, runs: Sequence[Run], font_size: int) -> Imag
         if colour is not None:
             draw.rectangle((left - 1, top + 1, left + font.getlength(word) + 1, top + line - 2), fill=colour)
         ink = INK if colour is None else readable(colour)
-        draw.text((left, top + line / 2), word, font=font, fill=ink, anchor="lm")
+        font.write(draw, (left, top + line / 2), word, ink)
     return sheet
 
 
-def lay_out(
-    runs: Sequence[Run], font: ImageFont.FreeTypeFont, width: float
-) -> list[tuple[float, int, str, Colour | None]]:
+def lay_out(runs: Sequence[Run], font: Face, width: float) -> list[tuple[float, int, str, Colour | None]]:
     """Words with their place: x in pixels, number of the line, the text with the blank before it, colour."""
     placed: list[tuple[float, int, str, Colour | None]] = []
     x, row = 0.0, 0
@@ -103,7 +137,7 @@ def lay_out(
     return placed
 
 
-def _words(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def _words(text: str, font: Face, width: float) -> list[str]:
     """Words, each with the blanks before it; one wider than a line is cut."""
     words: list[str] = []
     start = 0
@@ -121,7 +155,7 @@ def _words(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     return pieces
 
 
-def fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def fit(text: str, font: Face, width: float) -> str:
     """The text in one line, shortened with an ellipsis when it is wider than `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

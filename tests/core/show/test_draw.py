@@ -90,10 +90,10 @@ def test_text_stands_below_in_as_many_lines_as_it_needs() -> None:
 
 def test_no_word_is_lost_when_text_is_broken_into_lines() -> None:
     runs = [Run("one two "), Run("three", (0, 0, 0)), Run(" four\nfive six" + "x" * 300)]
-    placed = texts.lay_out(runs, texts.font_for("x", 14), 120)
+    placed = texts.lay_out(runs, texts.Face(14), 120)
     joined = "".join(word for _, _, word, _ in placed)
     assert joined.replace(" ", "") == "onetwothreefourfivesix" + "x" * 300
-    assert all(x + texts.font_for("x", 14).getlength(word) <= 121 for x, _, word, _ in placed)
+    assert all(x + texts.Face(14).getlength(word) <= 121 for x, _, word, _ in placed)
 
 
 def sample(expression: str | None = None) -> Sample:
@@ -145,7 +145,7 @@ def test_a_contact_sheet_holds_every_picture() -> None:
 
 def test_letters_that_no_font_has_are_told_and_others_are_not() -> None:
     assert texts.missing_letters(["Straße, όνομα, имя"]) is None
-    assert "1 letters" in str(texts.missing_letters(["\U0010fffd cat"]))
+    assert "1 letter has" in str(texts.missing_letters(["\U0010fffd cat"]))
     image = Image.new("RGB", (600, 400))
     plain = draw_prediction(image, prediction(400, 600, text="cat"))
     told = draw_prediction(image, prediction(400, 600, text="\U0010fffd"))
