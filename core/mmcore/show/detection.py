@@ -3,6 +3,7 @@
 Drawn from the `curves.json` that an evaluation of boxes or masks leaves.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mmcore.base.jsonfile import read_json
+from mmcore.show.text import families, missing_letters
 
 PRECISION_NAME, CONFUSION_NAME = "precision-recall.png", "confusion.png"
 MOST_CLASSES = 24
@@ -100,12 +102,16 @@ def _confusion(found: Mapping[str, Any], path: Path) -> Path:
     for row, column in zip(*np.nonzero(counts), strict=True):
         ink = "white" if share[row, column] > 55 else "black"
         axis.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink)
-    places = range(len(counts))
-    axis.set_xticks(places, [*classes, "not found"], rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
-    axis.set_yticks(places, [*classes, "nothing there"], fontsize=9)
+    places, words = range(len(counts)), {"fontfamily": families(), "parse_math": False, "fontsize": 9}
+    axis.set_xticks(places, [*classes, "not found"], rotation=45, ha="right", rotation_mode="anchor", **words)
+    axis.set_yticks(places, [*classes, "nothing there"], **words)
     axis.set(xlabel="found", ylabel="true")
     title = f"objects, from score {found['score']:g} and IoU {found['overlap']:g}"
     axis.set_title(title, fontsize=11)
+    if lost := missing_letters(classes):
+        figure.supxlabel(lost, fontsize=8)
     figure.colorbar(image, ax=axis, shrink=0.7, label="percent of the row")
-    figure.savefig(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # it stands in the picture
+        figure.savefig(path)
     return path

@@ -88,6 +88,15 @@ def _fonts() -> tuple[Path, ...]:
     return (*found, *[path for path in system if path.name.startswith(_CJK)][:1])
 
 
+def families() -> list[str]:
+    """The same fonts by the names that Matplotlib knows them by, for the words of a figure."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    for path in _fonts():
+        fontManager.addfont(str(path))
+    return [FontProperties(fname=str(path)).get_name() for path in _fonts()]
+
+
 @lru_cache(maxsize=4)
 def _letters(path: Path) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font

@@ -68,7 +68,8 @@ def test_classes_without_anything_are_not_drawn_and_many_are_summed() -> None:
 def test_pictures_of_a_detector_are_drawn_of_whatever_it_left(tmp_path: Path) -> None:
     path = tmp_path / "curves.json"
     curve = {"recall": [0, 0.5, 1], "precision": {"0.5": [1, 0.5, 0], "0.5:0.95": [0.5, 0.2, 0]}}
-    confusion = {"classes": ["cup"], "counts": [[3, 1], [2, 0]], "score": 0.3, "overlap": 0.5}
+    names = ["猫 of $5 and $6", "\U0010fffd"]  # what a figure would set as a formula, and what no font has
+    confusion = {"classes": names, "counts": [[3, 1, 0], [2, 0, 1], [1, 1, 0]], "score": 0.3, "overlap": 0.5}
     import json
 
     path.write_text(json.dumps({"bbox": curve, "segm": {}, "confusion": confusion}))
