@@ -124,7 +124,23 @@ def test_several_folders_make_one_index_in_their_order(root: Path, tmp_path: Pat
     content = json.loads((tmp_path / "out.json").read_text())
     assert counts == (2, 6) == (len(content["images"]), len(content["annotations"]))
     assert [image["id"] for image in content["images"]] == [2, 1]
+    assert write_index(images, ["sa_000001", "sa_000000"], tmp_path / "parts") == counts
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert [path.name for path in parts] == ["sa_000000.json", "sa_000001.json"]
+    assert [json.loads(path.read_text())["images"][0]["id"] for path in parts] == [1, 2]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_index_in_many_files_is_one_source(root: Path) -> None:
+    images = root / "SA1B_scaleup" / "images"
+    shutil.copytree(images / "sa_000000", images / "sa_000001")
+    write_index(images, ["sa_000000", "sa_000001"], root / "SA1B_scaleup" / "parts")
+    stage = stages("lite")[1]
+    sa1b = stage.data.sources["sa1b"].replace(annotations="SA1B_scaleup/parts/*.json")
+    changed = stage.replace(data=stage.data.replace(sources={"sa1b": sa1b}))
+    made = build(changed, "train", DataContext(root, root / "cache", "lite", 0, ("sa1b",))).sources["sa1b"]
+    assert [record.image for record in made.records] == ["sa_000000/sa_1.png", "sa_000001/sa_1.png"]
+    assert made.sample(Draw("sa1b", 1, 3)) is not None
 
 
 def test_a_missing_file_a_foreign_one_and_a_missing_mask_are_named(root: Path) -> None:

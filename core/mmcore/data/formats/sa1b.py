@@ -105,7 +105,7 @@ def index_of(root: Path, folders: Sequence[str]) -> Iterator[tuple[dict[str, Any
     for folder in folders:
         for where, image, found in sidecars(root, folder):
             number = image["image_id"]
-            name = f"{folder.removesuffix('.tar')}/{image['file_name']}"
+            name = f"{_folder(folder)}/{image['file_name']}"
             entry = {"file_name": name, "height": image["height"], "width": image["width"], "id": number}
             chosen = [found[i] for i in kept(found, where)]
             fixed = {"image_id": number, "iscrowd": 0, "category_id": 1}
@@ -126,11 +126,11 @@ def _write_part(job: _Job) -> _Counts:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("root", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.argument("folders", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The index.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The index: a .json, or a folder.")
 @click.option("--workers", type=click.IntRange(min=1), default=min(os.cpu_count() or 1, 8), help="Processes.")
 def main(root: Path, folders: tuple[str, ...], out: Path, workers: int) -> None:
     """Write the index of some FOLDERS of SA-1B below ROOT, or of its tars (sa_000000.tar, or a pattern such as
-    'sa_*.tar'); nothing there is changed."""
+    'sa_*.tar'); nothing there is changed. In a folder it is a file for each, which training reads as one source."""
     try:
         images, kept_masks = write_index(root, folders, out, workers=workers)
     except MmcoreError as error:
@@ -142,7 +142,8 @@ def main(root: Path, folders: tuple[str, ...], out: Path, workers: int) -> None:
 def write_index(root: Path, folders: Sequence[str], out: Path, *, workers: int = 1) -> tuple[int, int]:
     """Write the index of some folders or tars; returns its numbers of images and masks.
 
-    Nothing of it is kept in memory: every folder writes its part, and the parts are put behind one another.
+    Into one file where `out` ends with .json, else into a folder with a file for each. Nothing of it is kept in memory:
+    every folder writes its part, and the parts are put behind one another.
 
     Raises:
         MissingDataError: a folder or tar is not there, or holds no JSON files.
@@ -161,13 +162,27 @@ def write_index(root: Path, folders: Sequence[str], out: Path, *, workers: int =
             if len(jobs) > 1:
                 told = f"{number} of {len(jobs)} folders: {total.images:,} images, {total.masks:,} masks kept"
                 print(told, file=sys.stderr)
-        with replacing(out) as fresh, fresh.open("xb") as file:
-            file.write(b'{"images": [')
-            _append(file, [job.images for job in jobs])
-            file.write(b'], "annotations": [')
-            _append(file, [job.annotations for job in jobs])
-            file.write(b'], "categories": [{"id": 1, "name": "object"}]}')
+        if out.suffix == ".json":
+            _write_file(out, jobs)
+        else:
+            out.mkdir(exist_ok=True)
+            for job in jobs:
+                _write_file(out / f"{_folder(job.name).replace('/', '-')}.json", [job])
     return total
+
+
+def _write_file(out: Path, jobs: Sequence[_Job]) -> None:
+    with replacing(out) as fresh, fresh.open("xb") as file:
+        file.write(b'{"images": [')
+        _append(file, [job.images for job in jobs])
+        file.write(b'], "annotations": [')
+        _append(file, [job.annotations for job in jobs])
+        file.write(b'], "categories": [{"id": 1, "name": "object"}]}')
+
+
+def _folder(name: str) -> str:
+    """Before the names of a folder's or a tar's images."""
+    return name.removesuffix(".tar")
 
 
 def _named(root: Path, given: str) -> list[str]:
