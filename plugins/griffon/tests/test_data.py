@@ -21,6 +21,7 @@ from mmcore_griffon.data.formats import FORMATS
 from mmcore_griffon.stages import stages
 
 STAGES = {stage.name: stage for stage in stages("tiny")}
+PICTURES = "griffon/pictures"
 LEARNS = ("detect", "refer", "ground", "region_caption", "count", "converse", "caption")
 
 
@@ -31,6 +32,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def context(root: Path, **more: Any) -> DataContext:
     return DataContext(root=root, cache=root / "cache", variant="tiny", seed=0, formats=FORMATS, **more)
+
+
+def named(variant: str) -> dict[str, Stage]:
+    return {stage.name: stage for stage in stages(variant)}
 
 
 def reading(format: str, annotations: str, images: str, **options: Any) -> Stage:
@@ -57,6 +62,31 @@ def test_every_stage_reads_its_sample_data(root: Path, name: str) -> None:
         assert lengths is not None
         assert len(lengths) == len(source)
         assert lengths.all()
+
+
+@pytest.mark.parametrize(("stage", "picture"), [("pretrain", 128), ("instruct", 0)])
+@pytest.mark.parametrize("kind", ["DET", "RANDDET", "VG", "REG", "VISJ"])
+def test_records_are_as_long_as_the_published_samplers_take_them_for(
+    root: Path, kind: str, stage: str, picture: int
+) -> None:
+    """30 words a box and 128 a picture where batches are grouped by modality; by task the boxes alone, at least 1."""
+    mixture = named("g-gemma2-9b")[stage].data.mixture
+    source = Source(
+        weight=1.0,
+        format=f"{kind} lines",
+        annotations=f"griffon/{kind.lower()}.jsonl",
+        images=PICTURES,
+        group=None if picture else "localisation",
+    )
+    built = build(STAGES[stage].replace(data=Data(sources={"one": source}, mixture=mixture)), "train", context(root))
+    lines = [json.loads(line) for line in (root / f"griffon/{kind.lower()}.jsonl").read_text().splitlines()]
+    boxes = [
+        1 if kind == "REG" else len(line["bboxes"]) if kind == "VG" else sum(len(o["bboxes"]) for o in line["objects"])
+        for line in lines
+    ]
+    lengths = built.sources["one"].lengths()
+    assert lengths is not None
+    assert lengths.tolist() == [max(1, 30 * count + picture) for count in boxes]
 
 
 @pytest.mark.parametrize("kind", ["det", "vg", "randdet"])

@@ -75,6 +75,11 @@ def test_sources_are_those_of_the_published_lists(name: str) -> None:
     assert stage.data.mixture.kind == GROUPING[name]
 
 
+def test_captions_are_conversations_though_their_file_is_called_coco() -> None:
+    (captions,) = named("g-gemma2-9b")["alignment"].data.sources.values()
+    assert (captions.format, "coco" in str(captions.annotations)) == ("LLaVA JSON", True)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stages_follow_each_other_and_are_numbered(variant: str) -> None:
     every = stages(variant)
