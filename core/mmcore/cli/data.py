@@ -89,10 +89,11 @@ def check(split: str, quick: bool, limit: int | None, workers: int | None, as_js
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     found: dict[str, dict[str, Any]] = {}
     for part, name in _sources(family, settings, split):
-        problems, records = _check_one(family, settings, part, name, quick, limit, workers)
-        found[f"{part}/{name}"] = {"records": records, "problems": [problem._asdict() for problem in problems]}
+        problems, records, read = _check_one(family, settings, part, name, quick, limit, workers)
+        listed = [problem._asdict() for problem in problems]
+        found[f"{part}/{name}"] = {"records": records, "problems": listed, "read_anyway": read}
         if not as_json:
-            _print_problems(f"{part} {name}", records, problems)
+            _print_problems(f"{part} {name}", records, problems, read)
     total = sum(len(entry["problems"]) for entry in found.values())
     if as_json:
         click.echo(json.dumps({"ok": total == 0, "num_problems": total, "sources": found}, indent=1))
@@ -268,25 +269,28 @@ def _build(family: "OpenedPlugin", settings: "Settings", split: str, name: str) 
 
 def _check_one(
     family: "OpenedPlugin", settings: "Settings", split: str, name: str, quick: bool, limit: int | None, workers: int
-) -> "tuple[list[Problem], int]":
-    """The problems of one source, and its number of records."""
+) -> "tuple[list[Problem], int, str | None]":
+    """The problems of one source, its number of records, and what was read although it is written in its own way."""
     from mmcore.base.progress import Count
     from mmcore.data.check import Problem, check_annotations, check_samples
+    from mmcore.data.records import told_read_anyway
     from mmcore.errors import DataError
 
     try:
         source = _build(family, settings, split, name).sources[name]
     except DataError as error:
-        return [Problem.of(name, error)], 0
+        return [Problem.of(name, error)], 0, None
     problems = list(check_annotations(name, source))
     if not quick:
         with Count(f"{split} {name}", "records", quiet_s=0.5) as line:
             problems += check_samples(name, source, limit=limit, workers=workers, report=line)
-    return problems, len(source)
+    return problems, len(source), told_read_anyway(source)
 
 
-def _print_problems(title: str, records: int, problems: "list[Problem]") -> None:
+def _print_problems(title: str, records: int, problems: "list[Problem]", read: str | None) -> None:
     click.echo(f"{title}: {records} records, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+    if read:
+        click.echo(f"  {read}")
     for problem in problems[:_SHOWN]:
         click.echo(f"  {problem.what}\n    where: {problem.where}")
         if problem.do:

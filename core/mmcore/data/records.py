@@ -57,6 +57,11 @@ class Defect(NamedTuple):
     fatal: bool
     """Whether the record cannot be used; otherwise the annotation was left out, as the published code does."""
 
+    @property
+    def harmless(self) -> bool:
+        """Whether nothing is lost by it: what the file says was read another way."""
+        return not self.fatal and self.field in ("file_name", "size")
+
 
 class Record(NamedTuple):
     """One image with its annotations, or one referred object with its expressions."""
@@ -208,7 +213,7 @@ class Records:
     def problems(self) -> Iterator[DataError]:
         """Every defect of the whole index, records that are not kept included, and annotations without an image."""
         for number, record in enumerate(self.whole()):
-            for defect in record.defects:
+            for defect in (one for one in record.defects if not one.harmless):
                 yield defect_error(record, defect, self.index.label_of(number))
         if not len(self) and len(self.index):
             yield DataError(
@@ -266,7 +271,18 @@ TOLD = {
     "size": "read from the picture",
     "box among polygons": "without a mask",
 }
-"""Field of a defect that costs nothing -> what was done about it."""
+"""Field of a defect that leaves the record usable -> what was done about it."""
+
+
+READ_ANYWAY = tuple(f"{field} {TOLD[field]}" for field in ("file_name", "size"))
+"""What `left_out` calls the harmless ones."""
+
+
+def told_read_anyway(source: "DataSource") -> str | None:
+    """A line about what a source's file says in a way of its own, and how it was read; None where there is nothing."""
+    records = source.annotations()
+    found = records.left_out() if isinstance(records, Records) else {}
+    return ", ".join(f"{found[what]} x {what}" for what in READ_ANYWAY if what in found) or None
 
 
 def counted_defects(defects: Iterable[Defect]) -> dict[str, int]:
@@ -284,9 +300,10 @@ def told_left_out(name: str, source: "DataSource") -> str | None:
     if records is None:
         return None
     found, meta = records.left_out(), records.index.meta
-    told = [f"{some([f'{count} x {what}' for what, count in found.items()])}; `mmcore data check` lists them"]
-    if not found:
-        told = []
+    lost = {what: count for what, count in found.items() if what not in READ_ANYWAY}
+    told = [some([f"{count} x {what}" for what, count in found.items()])] if found else []
+    if lost:
+        told.append("`mmcore data check` lists them")
     if root := meta.get("root"):
         told.append(f"the category {root!r}, which an export put above all others and no object is of, is left out")
     if isinstance(records, Records) and (gone := meta.get("classes_left_out")):

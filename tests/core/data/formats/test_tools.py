@@ -3,16 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from mmcore.contract.protocols import DataSource
 from mmcore.data.formats.coco import CocoInstances
 from mmcore.data.formats.registry import Formats
 from mmcore.data.images import safe_join
 from mmcore.data.index import open_index
 from mmcore.data.own import Part, describe
-from mmcore.data.records import TOLD, Records
+from mmcore.data.records import TOLD, Records, told_left_out, told_read_anyway
 from mmcore.errors import DataError, UnsafeDataError
 from mmcore.evaluate.ground_truth import as_coco, ground_truth_mask, read_annotations
 from mmcore.geometry import masks
@@ -201,6 +203,10 @@ def test_label_studios_way_to_its_store_is_dropped_and_told(tmp_path: Path, plac
     found = read(tmp_path, part)
     assert safe_join(part.root / part.images, found[0].image).samefile(tmp_path / place)
     assert found.left_out() == {f"file_name {TOLD['file_name']}": 1}
+    assert list(found.problems()) == []  # nothing is lost
+    source = cast(DataSource, SimpleNamespace(annotations=lambda: found))
+    assert told_read_anyway(source) == f"1 x file_name {TOLD['file_name']}"
+    assert told_left_out("mine", source) == f"mine: 1 x file_name {TOLD['file_name']}"
     (tmp_path / place).unlink()
     with pytest.raises(UnsafeDataError, match=r"not there as upload/4/a.png, images/a.png or a.png") as caught:
         safe_join(tmp_path, found[0].image)
