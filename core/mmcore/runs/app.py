@@ -228,9 +228,9 @@ def serve(page: Any, *, host: str, port: int, browser: bool = False) -> str:
             max_file_size=LARGEST_UPLOAD,
             theme=gr.themes.Default(font=plain, font_mono=["monospace"]),
         )
-    except OSError as error:
+    except OSError:  # Gradio's words are about its own settings
         raise UsageError(
-            f"cannot listen on {host}, port {port}: {error}",
+            f"cannot listen on {host}, port {port}: another program does, or it is not allowed",
             where="--port",
             do="choose another --port; 0 takes a free one",
         ) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmcore.base.jsonfile import read_json
 from mmcore.contract.model import Model, overrides
 from mmcore.contract.values import Prediction, Turn
 from mmcore.errors import UsageError
@@ -191,6 +192,12 @@ def _pictures(folder: Path, most: int) -> list[str]:
 def serving(predictor: Predictor) -> str:
     """How the model is served to programs, in Markdown."""
     target = predictor.opened.run_dir or predictor.opened.origin
+    config = Path(target) / "config.json"
+    if predictor.opened.run_dir is None and config.is_file() and read_json(config).get("model_type") == "llava":
+        return (
+            f'This folder is one of transformers: `AutoModelForImageTextToText.from_pretrained("{target}")`, '
+            f"`transformers serve` and `vllm serve {target}` need no mmcore."
+        )
     text = f'From Python: `mmcore.load({str(target)!r}).predict("photo.jpg")`.\n\n'
     if not overrides(predictor.model, Model.export_hf):
         return text + "transformers has no architecture of this family: an export opens with `mmcore.load` as well."

@@ -19,7 +19,7 @@ from mmcore.contract.values import Batch, Phrase, Prediction, Turn
 from mmcore.errors import UsageError
 from mmcore.geometry import masks
 from mmcore.runs.app import build_page, gradio, serve
-from mmcore.runs.demonstrate import Abilities, Talk, abilities, sample_pictures, shown
+from mmcore.runs.demonstrate import Abilities, Talk, abilities, sample_pictures, serving, shown
 from mmcore.runs.load import Predictor
 from PIL import Image
 
@@ -133,6 +133,14 @@ def test_sample_pictures_are_those_of_a_folder_or_of_validation(photo, tmp_path)
     assert sample_pictures(predictor_of(Seer()), None) == []
 
 
+def test_a_page_says_how_its_model_is_served(tmp_path):
+    predictor = predictor_of(Seer())
+    assert "opens with `mmcore.load`" in serving(predictor)
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    predictor.opened.origin = str(tmp_path)  # type: ignore[misc]
+    assert f"`vllm serve {tmp_path}` need no mmcore" in serving(predictor)
+
+
 def test_without_gradio_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UsageError, match="pip install 'mmcore-trainer\\[app\\]'"):
@@ -157,6 +165,14 @@ def test_the_page_listens_on_this_machine_only_and_sends_no_analytics(address):
     with urllib.request.urlopen(f"{address}config") as answer:
         config = json.load(answer)
     assert config["analytics_enabled"] is False
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_port_that_is_taken_is_told_in_our_words(address):
+    page = build_page(predictor_of(Seer()))
+    with pytest.raises(UsageError, match=r"cannot listen on 127\.0\.0\.1, port \d+: another program does"):
+        serve(page, host="127.0.0.1", port=int(address.rstrip("/").rpartition(":")[2]))
+    page.close(verbose=False)
 
 
 @pytest.mark.filterwarnings("ignore")
