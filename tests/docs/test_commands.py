@@ -1,4 +1,5 @@
-"""Every printed `mmcore` command is run, shortened to a step or a few records, or is listed here with why it is not.
+"""Every printed `mmcore` command, and the Python of the pages on use, is run, shortened to a step or a few records, or
+is listed here with why it is not.
 
 The commands of all pages run in one folder, in the order in which a reader meets them; equal ones once.
 """
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import mmcore
 import pytest
 from mmcore.cli import main
 from PIL import Image
@@ -51,6 +53,8 @@ NOT_RUN = {
     r".*mmcore plan .*--probe": "measures; tests/core/runs/test_plan.py",
     r"own-data\.md: mmcore train .*own\.yaml.*": "an hour's figures; shelves.yaml above it runs the same",
 }
+
+PYTHON_NOT_RUN = {r'example="crop\.jpg"': "another family's; plugins/griffon/tests/test_chat.py"}
 
 OTHERS = re.compile(r"^(?:\$ )?(?:\w+=\S+ )*(?:pip|make|python3?|git|torchrun|srun) .+$")
 """Printed lines for other programs."""
@@ -142,7 +146,23 @@ def test_every_printed_command_runs(desk: Path, monkeypatch: pytest.MonkeyPatch,
         code, said = _run(shortened(shlex.split(command)), capsys.readouterr)
         if code:
             failed.append(f"{page}: mmcore {command}\n{said}")
+    failed += _python_fails()
     assert not failed, "\n\n".join(failed)
+
+
+def _python_fails() -> list[str]:
+    """What the Python lines of the pages cannot do in the reader's folder, block by block."""
+    failed: list[str] = []
+    for page in (ROOT / "docs" / "python.md", ROOT / "docs" / "chat.md"):
+        names: dict[str, object] = {"mmcore": mmcore}
+        for _, language, text in FENCE.findall(page.read_text()):
+            lines = [line for line in text.splitlines() if line and language == "py"]
+            for line in [line for line in lines if not any(re.search(what, line) for what in PYTHON_NOT_RUN)]:
+                try:
+                    exec(line, names)
+                except mmcore.errors.MmcoreError as error:
+                    failed.append(f"{page.name}: {line}\n{error}")
+    return failed
 
 
 def _made(command: str) -> bool:

@@ -10,6 +10,7 @@ from mmcore.runs.build import choose_device
 from mmcore.runs.conversation import Conversation
 from mmcore.runs.opened import OpenedModel, open_model
 from mmcore.runs.predict import Example, Question, draw, predict_image, to_json, with_class_names
+from mmcore.runs.visual import read_visual
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +68,7 @@ class Predictor:
         names: Sequence[str] | None = None,
         prompt: str | None = None,
         example: "Picture | None" = None,
+        visual: str | None = None,
         threshold: float | None = None,
         top: int | None = None,
     ) -> "Answer":
@@ -77,7 +79,10 @@ class Predictor:
             names: what to look for; None is the classes of own data that it was trained on, else the family's names.
             prompt: an expression or a question, instead of names.
             example: what to look for, shown; with a prompt, what is asked about it. For families with visual prompts.
-            threshold: least score of an object; None is 0.3 with names and else 0, as `mmcore predict`.
+            visual: what to find, pointed at in pixels of the picture: `point:X,Y`, `box:L,T,R,B`,
+                `scribble:X,Y,X,Y,...` or `mask:FILE`. For families with visual prompts.
+            threshold: least score of an object; None is 0.3 where only names are asked for and else 0, as
+                `mmcore predict`.
             top: at most so many objects, the best.
 
         Raises:
@@ -87,11 +92,16 @@ class Predictor:
         if names is not None and (prompt is not None or example is not None):
             what = f"names and {'an example' if prompt is None else 'prompt'} are two ways of asking"
             raise UsageError(what, where="predict()", do="give one of them; only prompt and example go together")
-        least = (0.3 if prompt is None and example is None else 0.0) if threshold is None else threshold
+        if visual is not None and (prompt is not None or example is not None):
+            what = "what is pointed at is all that is meant"
+            raise UsageError(what, where="predict()", do="give visual without prompt and example")
+        alone = prompt is None and example is None and visual is None
+        least = (0.3 if alone else 0.0) if threshold is None else threshold
         listed = None if names is None else tuple(names)
         said = str(example) if isinstance(example, str | Path) else "a picture"
         shown = None if example is None else Example(said, picture=_pixels(example))
-        asked = Question(names=listed, prompt=prompt, example=shown, threshold=least, top=top)
+        pointed = None if visual is None else read_visual(visual)
+        asked = Question(names=listed, prompt=prompt, example=shown, visual=pointed, threshold=least, top=top)
         asked = with_class_names(asked, self.opened.settings.stage)
         pixels = _pixels(image)
         return Answer(predict_image(self.model, pixels, asked, self.device), asked, pixels)

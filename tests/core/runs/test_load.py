@@ -95,6 +95,20 @@ def test_a_question_goes_with_what_is_shown(predictor, pixels, monkeypatch) -> N
     assert (second.prompt, second.names, second.threshold) == (None, None, 0.0)
 
 
+def test_what_is_meant_is_pointed_at_as_on_the_command_line(predictor, pixels, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("mmcore.runs.load.predict_image", lambda model, image, question, device: asked.append(question))
+    predictor.predict(pixels, visual="box:1,2,30,20")
+    (question,) = asked
+    assert question.visual.prompt.points_xy.flatten().tolist() == [1, 2, 30, 20]
+    assert question.threshold == 0.0
+    for more in ({"prompt": "the cat"}, {"example": pixels}):
+        with pytest.raises(UsageError, match="all that is meant"):
+            predictor.predict(pixels, visual="point:1,2", **more)
+    with pytest.raises(UsageError, match="no visual prompt"):
+        predictor.predict(pixels, visual="ring:1,2")
+
+
 def test_a_model_on_the_hub_that_cannot_be_had_says_so(monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
