@@ -98,9 +98,7 @@ def fill(network: Any) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     first: dict[int, str] = {}
     for own, tensor in network.state_dict(keep_vars=True).items():
-        name = own if ".text_model." in own else own.replace("text_encoder.", "text_encoder.text_model.")
-        name = name.replace("text_encoder_teacher.", "text_encoder_teacher.text_model.") if name == own else name
-        name = name.replace(".text_model.text_model.", ".text_model.")
+        name = published_name(own)
         kind = "fill"
         if name.endswith(CONSTANT):
             kind = "constant"
@@ -149,6 +147,8 @@ def inputs(like: Case, pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
         one["instances"] = [m[1] for m in made] if clip else made[0][1]
         if like.data.get("task") != "grounding":
             one["dataset_name"] = like.data["task"]
+        if not clip:
+            one["object_descriptions"] = [f"thing {sample} {i}" for i in range(len(one["instances"]))]
         if "expressions" in like.data:
             said = like.data["expressions"][int(sample)]
             one["expressions"] = [said] * len(frames) if clip else said
@@ -242,6 +242,13 @@ def hook(network: Any, seen: Recorder) -> None:
         seen.seen["noised"] = None if mask_dict is None else mask_dict["output_known_lbs_bboxes"]
         return found
 
+    run = glee.forward
+
+    def named(*given: Any) -> Any:
+        seen.seen["names"] = given[4]
+        return run(*given)
+
+    glee.forward = named
     glee.get_template, glee.predictor.forward, network.criterion.forward = shown, predicted, judged
     prepare = network.preprocess_image
 
@@ -257,6 +264,7 @@ def step(network: Any, like: Case, batch: list[dict[str, Any]], seen: Recorder, 
     """One step; what `case.json` says of it."""
     hook(network, seen)
     torch.manual_seed(0)
+    random.seed(0)
     with chdir(checkout), published.OnDevice("cpu"), watched(network, like, seen):
         losses = network(batch)
     total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
@@ -310,10 +318,9 @@ def outputs_of(seen: Recorder) -> None:
 
 
 def asked(network: Any, like: Case, task: str) -> None:
-    """Make a stored case one of another data set: its task, names and their tokens, and classes that it has."""
-    names, expressions = network.dataset_name_dicts[task], task in ("grounding", "rvos")
-    like.data |= {"task": task, "names": list(names)}
-    like.tensors["input_ids"], like.tensors["attention_mask"] = tokenise(names)
+    """Make a stored case one of another data set: its task, classes that it has, and expressions."""
+    names, expressions = network.dataset_name_dicts.get(task, ["object"]), task in ("grounding", "rvos")
+    like.data["task"] = task
     for name, value in like.tensors.items():
         if name.startswith("in.") and name.endswith(".classes"):
             like.tensors[name] = value % len(names)
@@ -381,6 +388,9 @@ def main() -> None:
         for name, value in like.tensors.items()
         if name.startswith("in.") or "input_ids" in name or "attention_mask" in name
     }
+    if seen.seen.get("names") and "expressions" not in like.data:
+        data["names"] = list(seen.seen["names"])
+        stored["input_ids"], stored["attention_mask"] = tokenise(data["names"])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "keys.json").write_text(json.dumps(keys))
     (options.out / "case.json").write_text(json.dumps(data))
