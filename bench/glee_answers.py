@@ -17,7 +17,7 @@ from unittest import mock
 
 import published
 import torch
-from glee_cases import assignments, build, configuration, fill
+from glee_cases import build, configuration, fill
 from mmcore.geometry.masks import encode_all
 from mmcore.parity import Case, deterministic_image
 from safetensors.torch import save_file
@@ -163,8 +163,8 @@ def main() -> None:
     checkout, like = options.published.resolve(), Case(options.like)
     published.use(checkout)
     config = like.data["config"]
-    config["overrides"] |= assignments(options.set)
-    config["clip_text"] |= assignments(options.clip)
+    config["overrides"] |= published.assignments(options.set)
+    config["clip_text"] |= published.assignments(options.clip)
     config["base_config"] = options.base or config["base_config"]
     like.data["images"] = options.images or like.data["images"]
     for record in like.data.get("records", ()) if options.original else ():

@@ -11,7 +11,6 @@ published.py. `--task` asks for another data set's names, `--clip num_attention_
 """
 
 import argparse
-import ast
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -332,18 +331,6 @@ def asked(network: Any, like: Case, task: str) -> None:
         like.tensors["grounding_input_ids"], like.tensors["grounding_attention_mask"] = ids, mask
 
 
-def assignments(given: list[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; values as Python writes them, else as they stand."""
-    values = {}
-    for one in given:
-        key, _, text = one.partition("=")
-        try:
-            values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[key] = text
-    return values
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, required=True, help="checkout of FoundationVision/GLEE")
@@ -356,8 +343,8 @@ def main() -> None:
     checkout, like = options.published.resolve(), Case(options.like)
     published.use(checkout)
     config = like.data["config"]
-    config["overrides"] |= assignments(options.set)
-    config["clip_text"] |= assignments(options.clip)
+    config["overrides"] |= published.assignments(options.set)
+    config["clip_text"] |= published.assignments(options.clip)
     cfg = configuration(checkout, config["base_config"], config["overrides"])
     network = build(checkout, cfg, config["clip_text"])
     keys = fill(network)

@@ -10,6 +10,7 @@ attention, as on any machine without its CUDA extension. A few more packages mus
     PYTHONPATH=DEPS python bench/loader.py --coco FOLDER --published CHECKOUT
 """
 
+import ast
 import importlib
 import logging
 import os
@@ -162,6 +163,18 @@ def inputs(batch: Any) -> list[dict[str, Any]]:
         instances.gt_masks = BitMasks(batch.masks[objects].bool())
         given.append({"image": image, "instances": instances, "task": batch.task, "height": height, "width": width})
     return given
+
+
+def assignments(given: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; values as Python writes them, else as they stand."""
+    values = {}
+    for one in given:
+        key, _, text = one.partition("=")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return values
 
 
 os.environ.setdefault("DETECTRON2_DATASETS", os.devnull)
