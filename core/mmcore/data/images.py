@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmcore.data import stray
 from mmcore.data.jpeg import lacks_data, plain_corner
-from mmcore.errors import DataError, MissingDataError, UnsafeDataError
+from mmcore.errors import DataError, MissingDataError, PluginError, UnsafeDataError
 
 MAX_PIXELS = 178_956_970
 """Default budget, Pillow's own (a 24 bit image of 512 MiB); recipes set `data.max_pixels`."""
@@ -126,7 +126,13 @@ def safe_join(root: str | os.PathLike[str], relative: str) -> Path:
     Raises:
         UnsafeDataError: the path is absolute and elsewhere, climbs out, names a drive or URL, contains NUL or follows a
             link out.
+        PluginError: the root is no folder but tars, which `mmcore.data.pictures.picture_at` reads.
     """
+    if not isinstance(root, str | os.PathLike):
+        raise PluginError(
+            f"the plugin reads pictures of folders alone, and these are in {root}",
+            do="unpack them, or have it read `mmcore.data.pictures.picture_at(images, name)`",
+        )
     reason = unsafe_reason(relative)
     if reason and isinstance(relative, str) and (found := stray.inside(root, relative)):
         relative, reason = found, None

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mmcore.contract.values import Box
+from mmcore.data import stray
 from mmcore.data.images import MAX_PIXELS, Held, locate, read_image, safe_join, unsafe_reason
 from mmcore.data.lmdb_store import Store
 from mmcore.data.patterns import is_pattern, locate_all
@@ -88,7 +89,10 @@ class Inside:
 def place_at(images: Pictures, name: str) -> Path | Inside:
     """What `picture_at` would read, for whoever asks for its bytes later; raises as that."""
     if isinstance(images, Shards):
-        if reason := unsafe_reason(name):
+        reason = unsafe_reason(name)
+        if reason and isinstance(name, str) and (found := stray.inside(images.base, name)):
+            name, reason = found, None
+        if reason:
             raise UnsafeDataError(f"path {name!r:.120} {reason}", where=images.base, do="name members of the tars")
         return Inside(images, name, images.base / name)
     return Inside(Store(images), name, images / name) if _is_store(images) else safe_join(images, name)

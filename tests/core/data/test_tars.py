@@ -15,11 +15,11 @@ from mmcore.data import spread as spread_module
 from mmcore.data import tar_shards
 from mmcore.data.cache.choice import key_of
 from mmcore.data.cache.features import digest_of
-from mmcore.data.images import read_image
+from mmcore.data.images import read_image, safe_join
 from mmcore.data.pictures import bytes_at, open_images, picture_at, place_at
 from mmcore.data.tar_members import members
 from mmcore.data.tar_shards import Shards
-from mmcore.errors import DataError, MissingDataError, UnsafeDataError
+from mmcore.errors import DataError, MissingDataError, PluginError, UnsafeDataError
 from PIL import Image
 
 
@@ -60,7 +60,12 @@ def test_a_folder_and_a_pattern_of_tars_stand_in_the_place_of_a_folder(root: Pat
     images = opened(root, relative)
     assert len(images) == 12
     below = "images/" if relative.startswith("*") else ""
-    for name in ("sa_12.png", "./sa_12.png", f"{below}sa_000001/sa_12.png"):
+    for name in (
+        "sa_12.png",
+        "./sa_12.png",
+        str(root / "images" / "sa_000001" / "sa_12.png"),
+        f"{below}sa_000001/sa_12.png",
+    ):
         assert read_image(picture_at(images, name))[0, 0].tolist() == [12, 2, 3]
     assert bytes_at(images, f"{below}sa_000000/sa_02.json")[0] == b'{"of": 2}'
 
@@ -277,3 +282,8 @@ def test_caches_of_features_know_a_member_as_the_file_that_it_would_be(root: Pat
     assert key_of(place, root) == key_of(root / "images/sa_000000/sa_01.png", root)
     with pytest.raises(MissingDataError):
         digest_of(place_at(images, "sa_77.png"))
+
+
+def test_a_plugin_that_knows_folders_alone_is_told_how_to_read_them(root: Path) -> None:
+    with pytest.raises(PluginError, match="pictures of folders alone"):
+        safe_join(opened(root, "images"), "sa_00.png")  # type: ignore[arg-type]
