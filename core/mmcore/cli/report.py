@@ -55,11 +55,12 @@ def labels(runs: tuple[Path, ...]) -> list[str]:
 
 
 def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> None:
-    from mmcore.runs.pictures import draw_over_time
+    from mmcore.runs.pictures import draw_over_time, strips_of
     from mmcore.show.plots import plot_curves
 
     picture = plot_curves(run, output=out)
     strips = draw_over_time(run)
+    newest = [paths[-1][1] for paths in strips_of(run).values() if paths]
     records = [record for record in read(run / METRICS_NAME) if "total" in record]
     first, last = records[0], records[-1]
     figures: dict[str, Any] = {
@@ -71,6 +72,7 @@ def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> Non
         "timing": last.get("timing", {}),
         "before": _before(run),
         "strips": [str(path) for path in strips],
+        "newest_strips": [str(path) for path in newest],
     }
     if as_json:
         click.echo(json.dumps({**asdict(summary), **figures}, indent=2))
@@ -89,6 +91,8 @@ def _one(run: Path, summary: RunSummary, out: Path | None, as_json: bool) -> Non
     click.echo(f"  curves {picture}")
     for path in strips:
         click.echo(f"  predictions over time {path}")
+    for path in newest:
+        click.echo(f"  newest predictions, all pictures of the strip {path}")
     for path in sorted((run / "evals").glob("*/*.png")):
         click.echo(f"  {path.stem} {path}")
 

@@ -70,7 +70,8 @@ def test_four_commands_lead_from_a_coco_file_to_a_model_that_answers_with_its_na
     names = {one["category_name"] for one in json.loads((judged / "predictions.json").read_text())}
     assert names <= {f"my {kind}" for kind in miniature.kinds()}
     code, said = run("report", "runs/shelves")
-    assert all(word in said for word in ("at the start", "predictions over time", "confusion")), said
+    told = ("at the start", "predictions over time", "newest predictions", "step-00000002.jpg", "confusion")
+    assert all(word in said for word in told), said
     code, said = run(*export)
     assert code == 0, said
 
