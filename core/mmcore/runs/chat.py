@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from mmcore.contract.values import Prediction
 from mmcore.data.images import read_image
-from mmcore.errors import MissingDataError, UsageError, suggest
+from mmcore.errors import UsageError, suggest
 from mmcore.runs.conversation import Conversation, can_be_shown
 from mmcore.runs.load import Predictor
-from mmcore.runs.predict import SUFFIXES, Example, free_stem, read_example
+from mmcore.runs.predict import SUFFIXES, Example, free_stem, missing_picture, read_example
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,8 +83,7 @@ class Chat:
             DataError: it is not there or cannot be read.
         """
         if not path.is_file():
-            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise MissingDataError(f"there is no picture {path}", do=suggest(path.name, near, "check the path"))
+            raise missing_picture(path)
         image = read_image(path)
         self._begin(image)
         height, width = image.shape[:2]

@@ -9,7 +9,7 @@ from mmcore.errors import UsageError
 from mmcore.runs.build import choose_device
 from mmcore.runs.conversation import Conversation
 from mmcore.runs.opened import OpenedModel, open_model
-from mmcore.runs.predict import Example, Question, draw, predict_image, to_json, with_class_names
+from mmcore.runs.predict import Example, Question, draw, missing_picture, predict_image, to_json, with_class_names
 from mmcore.runs.visual import read_visual
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _pixels(image: "Picture") -> "np.ndarray":
     from mmcore.data.images import MAX_PIXELS, read_image
 
     if isinstance(image, str | Path):
+        if not Path(image).exists():
+            raise missing_picture(Path(image))
         return read_image(Path(image), max_pixels=MAX_PIXELS)
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))

@@ -78,7 +78,10 @@ def read_example(said: str) -> Example:
                 f"{said!r} is no box", where="--example", do="write left,top,right,bottom in pixels, or name an image"
             ) from None
         return Example(said, box_xyxy=(left, top, right, bottom))
-    return Example(said, picture=read_image(said))
+    path = Path(said).expanduser()
+    if not path.exists():
+        raise missing_picture(path, "--example")
+    return Example(said, picture=read_image(path))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +128,14 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise MissingDataError(
-                f"there is no image {path}", where="IMAGE", do=suggest(path.name, near, "check the path")
-            )
+            raise missing_picture(path, "IMAGE")
     return found
+
+
+def missing_picture(path: Path, where: str | None = None) -> MissingDataError:
+    """What is told of a picture that a person named and that is not there."""
+    near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return MissingDataError(f"there is no image {path}", where=where, do=suggest(path.name, near, "check the path"))
 
 
 def predict_image(model: Model, image: np.ndarray, question: Question, device: torch.device | str) -> Prediction:

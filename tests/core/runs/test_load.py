@@ -12,6 +12,7 @@ from mmcore.contract.model import Model
 from mmcore.contract.values import Batch, Prediction
 from mmcore.errors import DataError, MissingDataError, UsageError
 from mmcore.runs.load import Predictor, load
+from mmcore.runs.predict import read_example
 from PIL import Image
 
 
@@ -77,6 +78,14 @@ def test_an_answer_is_values_json_and_a_drawing(predictor, pixels) -> None:
 def test_what_is_no_picture_is_refused(predictor, picture, error) -> None:
     with pytest.raises(error):
         predictor.predict(picture)
+
+
+def test_a_picture_that_is_not_there_is_told_with_its_neighbour(predictor, pixels, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    for ask in (lambda path: predictor.predict(path), lambda path: read_example(str(path))):
+        with pytest.raises(MissingDataError, match="there is no image") as caught:
+            ask(tmp_path / "phoot.png")
+        assert caught.value.do == "did you mean 'photo.png'?"
 
 
 @pytest.mark.parametrize("other", ["prompt", "example"])
