@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmcore.base import hub
 from mmcore.contract.recipe import Stage
-from mmcore.errors import MissingDataError, UsageError, WeightsError
+from mmcore.errors import MissingDataError, UsageError, WeightsError, some
 from mmcore.runs.build import adapt, attach, build_model
 from mmcore.runs.plugin import OpenedPlugin
 from mmcore.runs.settings import CONFIG_NAME, Settings, read_settings
@@ -154,14 +154,27 @@ def _refuse_gaps(gaps: Mapping[str, str]) -> None:
         )
 
 
-def by_module(names: Sequence[str]) -> str:
+def by_module(names: Sequence[str], depth: int = 1) -> str:
     """How many of these names lie in each part of the model.
 
     >>> by_module(["text_encoder.a", "text_encoder.b", "fusion.c"])
     'text_encoder 2, fusion 1'
     """
-    counts = Counter(name.partition(".")[0] for name in names)
-    return ", ".join(f"{module} {count}" for module, count in counts.most_common())
+    counts = Counter(".".join(name.split(".")[:depth]) for name in names)
+    return some([f"{module} {count}" for module, count in counts.most_common()])
+
+
+def by_part(names: Sequence[str]) -> str:
+    """How many names of a file lie in each part of its model; what all of them begin with (`model.`) is no part.
+
+    >>> by_part(["model.heads.0.a", "model.heads.1.a", "model.norm.a"])
+    'model.heads 2, model.norm 1'
+    """
+    parts = [name.split(".") for name in names]
+    depth = 1
+    while len(parts) > 1 and min(map(len, parts)) > depth + 1 and len({tuple(one[:depth]) for one in parts}) == 1:
+        depth += 1
+    return by_module(names, depth)
 
 
 def told_start(record: Mapping[str, Any]) -> str:
@@ -169,7 +182,8 @@ def told_start(record: Mapping[str, Any]) -> str:
     new, misfits = record["new"], record.get("misfits", [])
     parts = [f"{record['filled']} tensors filled"]
     parts += [f"{len(new)} new ({by_module(new)})"] if new else ["none new"]
-    parts += [f"{record['ignored']} of the file left out"] * bool(record["ignored"])
+    where = f" ({record['ignored_by_part']})" if record.get("ignored_by_part") else ""  # older records lack it
+    parts += [f"{record['ignored']} of the file left out{where}"] * bool(record["ignored"])
     parts += [f"{len(misfits)} of another shape"] * bool(misfits)
     return f"weights from {record['source']}: {', '.join(parts)}"
 
@@ -255,6 +269,7 @@ def _load(model: "Model", chosen: Start) -> tuple[dict[str, Any], LoadReport]:
     is_run = (run_dir / CONFIG_NAME).is_file()
     report = _load_run(model, run_dir, which or "last") if is_run else _load_published(model, path, part)
     record["filled"], record["new"], record["ignored"] = len(report.filled), report.new, len(report.ignored)
+    record["ignored_by_part"] = by_part(report.ignored)
     record["misfits"] = report.misfits
     return record, report
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmcore import AdamW, Constant, Data, Init, Model, Source, Stage
 from mmcore.errors import MissingDataError
-from mmcore.runs.initialise import initialise
+from mmcore.runs.initialise import by_part, initialise, told_start
 from mmcore.weights.maps import LoadReport
 
 STARTS = ("hf://owner/language", "hf://owner/tower")
@@ -72,3 +72,11 @@ def test_a_published_file_that_no_hub_has_is_asked_for_by_its_folder(stage: Stag
     model = Recording()
     initialise(model, with_file, [], tmp_path)
     assert model.filled == [tmp_path / "weights" / "backbone.pth"]
+
+
+def test_a_start_tells_what_of_its_file_is_left_out_by_part() -> None:
+    record = {"source": "a.pt", "filled": 3, "new": ["head.a"], "ignored": 3}
+    names = ["model.depth.a", "model.depth.b", "model.scale.c"]
+    told = "weights from a.pt: 3 tensors filled, 1 new (head 1), 3 of the file left out"
+    assert told_start({**record, "ignored_by_part": by_part(names)}) == f"{told} (model.depth 2, model.scale 1)"
+    assert told_start(record) == told  # of a run of an older version
