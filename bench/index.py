@@ -5,7 +5,10 @@
     python bench/index.py --kind grit --images 1000000 --files 10 --index-only       # 2 GB of disk
     python bench/index.py --kind sa1b --images 200000 --files 20 --index-only        # 2 GB of disk
 
-`coco` has masks, `grit` two to four phrases with boxes an image, `sa1b` 46 boxes an image as its index has them.
+    python bench/index.py --kind made --images 11000000 --index-only                 # as many as SA-1B: 2 GB of disk
+
+`coco` has masks, `grit` two to four phrases with boxes an image, `sa1b` 46 boxes an image as its index has them. `made`
+has no annotations: its parser repeats one record, so that the index alone is measured.
 
 Every figure comes from a process of its own. Private memory is what a data worker has to itself (unique set size)
 after it read 20 000 random records: workers are forked by the real loader, as in training.
@@ -32,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import common
 import numpy as np
@@ -110,7 +113,37 @@ def write_sa1b(path: Path, images: int, seed: int = 0) -> None:
         file.write('], "categories": [{"id": 1, "name": "object"}]}')
 
 
-WRITERS = {"coco": write_coco, "grit": write_grit, "sa1b": write_sa1b}
+@dataclass(frozen=True)
+class Made:
+    """A parser of one record, many times; `path` is a file that says how often."""
+
+    path: Path
+
+    format = "made/1"
+    options: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def prepare(self, folder: Path, report: Any) -> Any:
+        from mmcore.data.index import Prepared
+
+        return Prepared(int(self.path.read_text()), {"categories": ["object"], "category_ids": [1]})
+
+    def records(self, folder: Path, start: int, stop: int) -> Iterator[tuple[bytes, dict[str, int]]]:
+        from mmcore.data.records import Object, Record
+
+        record = Record("sa_000000/sa_1.jpg", 1, 1500, 2250, (Object(1, (1, 2, 30, 40), 0, False, None),))
+        content, facts = record.to_bytes(), record.facts()
+        turned = {**facts, "width": facts["height"], "height": facts["width"]}
+        for number in range(start, stop):
+            yield content, turned if number % 3 else facts
+
+
+def write_made(path: Path, images: int, seed: int = 0) -> None:
+    """How many records there are; no annotations."""
+    path.write_text(str(images))
 
 
 def _shape(rng: random.Random) -> tuple[str, str]:
@@ -130,12 +163,16 @@ class Way:
     open: Callable[[Path, Path], tuple[int, Callable[[int], Any]]]
 
 
+WRITERS = {"coco": write_coco, "grit": write_grit, "sa1b": write_sa1b, "made": write_made}
+
+
 def _index(path: Path, cache: Path) -> Any:
     from mmcore.data.formats.coco import CocoInstances, Phrases
     from mmcore.data.index import open_index
     from mmcore.data.many_files import ManyFiles
 
-    parser = Phrases if path.name.startswith("grit") else CocoInstances
+    kind = path.name.split(".")[0].split("_")[0]
+    parser: Any = {"grit": Phrases, "made": Made}.get(kind, CocoInstances)
     files = sorted(path.parent.glob(path.name))
     return open_index(parser(files[0]) if len(files) == 1 else ManyFiles(tuple(map(parser, files))), cache)
 
