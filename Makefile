@@ -149,6 +149,7 @@ types: $(STAMP) ## pyright
 # PUBLISHED=CHECKOUT of FoundationVision/GLEE runs its code beside ours (bench/published.py says what else it needs).
 bench: $(STAMP) ## Ratios of time and memory; JSON goes to bench/results
 	$(BIN)/python bench/start.py
+	$(BIN)/python bench/plans.py --stages 1
 	$(BIN)/python bench/glee_step.py
 	$(BIN)/python bench/deformable.py
 	$(BIN)/python bench/language.py
