@@ -92,11 +92,10 @@ def request_from(values: dict[str, Any]) -> Request:
     """A `Request` from the values of `recipe_options` and whatever else of its fields the command offers.
 
     Raises:
-        click.UsageError: --plugin or --stage is missing.
+        click.UsageError: --plugin is missing.
     """
-    for name in ("plugin",) if values.get("own") else ("plugin", "stage"):
-        if not values.get(name):
-            raise click.UsageError(f"--{name} is needed. See `mmcore plugins` for what is installed.")
+    if not values.get("plugin"):
+        raise click.UsageError("--plugin is needed. See `mmcore plugins` for what is installed.")
     known = Request.__dataclass_fields__
     fields = {key: value for key, value in values.items() if key in known}
     if fields.get("sources"):

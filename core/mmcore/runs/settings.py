@@ -70,6 +70,13 @@ def settle(request: Request) -> tuple[OpenedPlugin, Settings, Origins]:
     """
     family = OpenedPlugin.open(request.plugin, request.extensions)
     variant = request.variant or _default_variant(family.plugin, request.demo)
+    if request.stage is None and request.own is None:
+        raise UsageError(
+            "--stage is needed",
+            where=f"plugin {family.plugin.label}",
+            known=[f"{stage.number} {stage.name}" for stage in family.stages(variant)],
+            do=f"choose one; `mmcore plugins show {family.plugin.name}` says what each does",
+        )
     recipe = plugins.find_stage(family.stages(variant), request.stage or "finetune", family.plugin)
     stage, brought = _with_own_data(recipe, request, family)
     stage, origins = resolve(stage, request.config, request.sets, family.family.shorthands)

@@ -48,7 +48,8 @@ def change(root: Path, edit: Callable[[dict], None]) -> None:
         (["--plugin", "glee", "--stage", "2", "--set", "optim.lrr=1"], ["no recipe key 'lrr'", "did you mean 'lr'?"]),
         (["--plugin", "glee", "--stage", "2", "--sources", "refcco"], ["no data source 'refcco'", "'refcoco'"]),
         (["--plugin", "glee", "--stage", "2", "--variant", "light"], ["no variant 'light'", "'lite'"]),
-        (["--plugin", "glee"], ["--stage is needed"]),
+        (["--plugin", "glee"], ["--stage is needed", "2 joint", "mmcore plugins show glee"]),
+        (["--plugin", "gle"], ["no plugin named 'gle'", "did you mean 'glee'?"]),
     ],
 )
 def test_a_wrong_name_is_wrong_usage_and_answered_with_the_nearest(run: Run, arguments: list, words: list) -> None:
