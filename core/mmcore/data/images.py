@@ -217,6 +217,10 @@ def unsafe_reason(relative: str) -> str | None:
         return "is not relative"
     if ".." in relative.replace("\\", "/").split("/"):
         return "climbs out of its folder"
+    try:
+        os.fsencode(relative)
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, so no file is called so"
     return None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from mmcore.base import tamed
 from mmcore.data.formats import miniature
 from mmcore.data.formats.format import Format, Written
-from mmcore.data.formats.plain_values import clean_annotation, flag
+from mmcore.data.formats.plain_values import clean_annotation, clean_image, flag, whole
 from mmcore.data.formats.rows import RowParser, Scanned, make_record
 from mmcore.data.images import MAX_PIXELS, read_facts
 from mmcore.data.index import Report
@@ -65,8 +65,8 @@ class OmniLabel(RowParser):
         content = read(self.path)
         asked: dict[Any, list[tuple[Any, str, int]]] = {}
         for one in content["descriptions"]:
-            for image_id in one["image_ids"]:
-                asked.setdefault(image_id, []).append((one["id"], one["text"], int(is_description(one))))
+            for image_id in map(whole, one["image_ids"]):
+                asked.setdefault(image_id, []).append((whole(one["id"]), one["text"], int(is_description(one))))
         boxes: dict[Any, list[Any]] = {}
         for one in map(clean_annotation, content["annotations"]):
             boxes.setdefault(one["image_id"], []).append(
@@ -75,7 +75,7 @@ class OmniLabel(RowParser):
         rows = [
             [image["id"], image["file_name"], image.get("height"), image.get("width"),
              asked.get(image["id"], []), boxes.get(image["id"], [])]
-            for image in content["images"]
+            for image in map(clean_image, content["images"])
         ]  # fmt: skip
         return Scanned(rows, CATEGORIES)
 
@@ -94,8 +94,8 @@ class OmniLabel(RowParser):
             if wrong := box_defect(box, *size, tolerance_px=2.0):
                 found.append(Defect(where, "bbox", wrong, True))
                 continue
-            for text_id in text_ids if isinstance(text_ids, list) else ():
-                if text_id not in texts:
+            for text_id in map(whole, text_ids if isinstance(text_ids, list) else ()):
+                if not _is_id(text_id) or text_id not in texts:
                     told = f"description {text_id} is not one that the image is asked about"
                     found.append(Defect(where, "description_ids", told, True))
                     continue
@@ -145,7 +145,17 @@ def read(path: Path) -> dict[str, Any]:
                 raise DataError(f"element {place} of {key} has no {' or no '.join(wanted)}", where=path)
             if key == "descriptions" and not (isinstance(one["text"], str) and isinstance(one["image_ids"], list)):
                 raise DataError(f"element {place} of {key} has no text, or no list of images", where=path)
+            ids = [one[field] for field in ("id", "image_id") if field in wanted]
+            ids += one["image_ids"] if key == "descriptions" else []
+            for id_ in ids:
+                if not _is_id(id_):
+                    told = f"element {place} of {key} has {id_!r:.40} for an id"
+                    raise DataError(told, where=path, do="ids are whole numbers or texts")
     return content
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def is_description(one: Mapping[str, Any]) -> bool:
