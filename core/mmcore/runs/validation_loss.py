@@ -79,20 +79,11 @@ def validation_loss(
     from mmcore.base.distributed import all_gather_json
 
     batches = _batches(datasets, stage, name, place)
-    _refuse_to_go_on(place)
-    failure: str | None = None
+    _agreed(place, None)
     counts = [len(batches)] if place.world_size == 1 else all_gather_json(len(batches))
     if not min(counts):
         return None, "too few of its records can be learned"
-    own: dict[str, list[float]] = {}
-    try:
-        own = _sums(model, batches, max(counts), stage, device, place)
-    except Stopped:
-        raise
-    except Exception as error:  # of a family that cannot do without what only training data has
-        if place.world_size > 1 and not isinstance(error, MmcoreError):
-            raise  # the others may be in the middle of it
-        failure = failure_text(error)
+    own, failure = _sums(model, batches, max(counts), stage, device, place)
     gathered: list[list[Any]] = [[own, failure]] if place.world_size == 1 else all_gather_json([own, failure])
     if failures := [failure for _, failure in gathered if failure]:
         return None, failures[0]
@@ -111,8 +102,8 @@ def _sums(
     stage: Stage,
     device: "torch.device",
     place: "Place",
-) -> dict[str, list[float]]:
-    """What the losses are divided by -> their sum and how many there are, over this process' batches.
+) -> tuple[dict[str, list[float]], str | None]:
+    """What the losses are divided by -> their sum and how many there are, over this process' batches; and what failed.
 
     Every process calls the model as often, since families speak to each other in training mode: one with fewer batches
     repeats its last and leaves it out of the sums.
@@ -124,32 +115,42 @@ def _sums(
 
     dtype = DTYPES[stage.precision]
     sums: dict[str, Any] = {}
+    failure: str | None = None
     with evaluating(model), torch.no_grad():
         _as_in_training(model)
         for turn in range(calls):
-            _refuse_to_go_on(place)
+            if failure := _agreed(place, failure):
+                return {}, failure
             number, batch = batches[min(turn, len(batches) - 1)]
             torch.manual_seed(mix(name_key("validation loss"), number) >> 1)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                losses: Mapping[str, Any] = model(batch.to(device))
+            try:
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                    losses: Mapping[str, Any] = model(batch.to(device))
+            except Exception as error:  # of a family that cannot do without what only training data has
+                if place.world_size > 1 and not isinstance(error, MmcoreError):
+                    raise  # the others may be in the middle of it
+                failure = failure_text(error)
+                continue  # the others are told at their next turn
             for loss in losses.values() if turn < len(batches) else ():
                 sums[loss.per] = sums.get(loss.per, 0.0) + loss.total.float()
-    return {
+    counted = {
         per: [float(total), sum(batch.normalisers.get(per, 0.0) for _, batch in batches)] for per, total in sums.items()
     }
+    return counted, failure
 
 
-def _refuse_to_go_on(place: "Place") -> None:
-    """Stop where a signal has asked this process or another to; all of them ask as often.
+def _agreed(place: "Place", failure: str | None) -> str | None:
+    """What failed on this process or another; all of them ask as often, so that none waits for one that has ended.
 
     Raises:
-        Stopped: it has.
+        Stopped: a signal has asked any of them to stop.
     """
     from mmcore.base.distributed import all_gather_json
 
-    stop = pending() if place.world_size == 1 else max(all_gather_json(pending()))
-    if stop:
+    told: list[list[Any]] = [[pending(), failure]] if place.world_size == 1 else all_gather_json([pending(), failure])
+    if stop := max(number for number, _ in told):
         raise Stopped(stop, "the loss of a validation set was interrupted by a signal")
+    return next((text for _, text in told if text), None)
 
 
 def _as_in_training(model: "nn.Module") -> None:

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,12 +12,13 @@ from typing import Any, cast
 import pytest
 import torch
 from mmcore import plugins
+from mmcore.base import distributed
 from mmcore.base.distributed import Place
 from mmcore.base.signals import StopSignals
 from mmcore.contract.protocols import Datasets, DataSource
 from mmcore.contract.recipe import Stage, Validation
 from mmcore.contract.values import Batch, Draw, Loss, Losses
-from mmcore.errors import Stopped
+from mmcore.errors import ShapeError, Stopped
 from mmcore.runs.build import build_datasets, build_model, prepare_demo
 from mmcore.runs.settings import Request, settle
 from mmcore.runs.validation_loss import learnable_sets, validation_loss
@@ -114,3 +117,54 @@ def test_a_signal_to_a_training_run_ends_the_loss_soon(ends_at: int | None, call
         1.0,
         None,
     )  # nothing is left of it
+
+
+class Exchange:
+    """`all_gather_json` of two processes, each a thread; one that asks less often than the other breaks it."""
+
+    def __init__(self) -> None:
+        self.barrier, self.told, self.rank = threading.Barrier(2, timeout=20), [None, None], threading.local()
+
+    def __call__(self, value: Any) -> list[Any]:
+        self.told[self.rank.number] = value
+        self.barrier.wait()
+        found = list(self.told)
+        self.barrier.wait()
+        return found
+
+
+class Failing(nn.Module):
+    """A model that cannot do one of its batches."""
+
+    def __init__(self, at: int | None) -> None:
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, batch: Batch) -> Losses:
+        self.calls += 1
+        if self.calls == self.at:
+            raise ShapeError("a batch does not fit")
+        return Losses(one=Loss(torch.ones(()), "samples"))
+
+
+@pytest.mark.parametrize(("at", "calls"), [(1, [1, 1]), (2, [2, 2]), (3, [3, 3]), (None, [3, 3])])
+def test_what_fails_on_one_process_is_known_on_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, at: int | None, calls: list[int]
+) -> None:
+    exchange, models = Exchange(), [Failing(at), Failing(None)]
+    monkeypatch.setattr(distributed, "all_gather_json", exchange)
+    stage = cast(Stage, SimpleNamespace(validation={"mine": Validation()}, micro_batch=1, precision="fp32"))
+    opened = Datasets(
+        {"mine": Counted()}, {"mine": lambda samples, number: Batch("mine", tuple(samples), {"samples": 1.0})}
+    )
+
+    def measured(rank: int) -> tuple[float | None, str | None]:
+        exchange.rank.number = rank
+        return validation_loss(models[rank], opened, stage, "mine", CPU, Place(rank, 2))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(measured, range(2))
+    assert first == second
+    assert first == ((1.0, None) if at is None else (None, first[1]))
+    assert at is None or "a batch does not fit" in str(first[1])
+    assert [model.calls for model in models] == calls
