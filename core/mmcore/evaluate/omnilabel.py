@@ -7,6 +7,7 @@ pycocotools computes it, each pair of image and text being an image of its own; 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,6 @@ class OmniLabelEvaluator(Evaluator):
 
     def __init__(self, annotations: Path) -> None:
         self.annotations = Path(annotations)
-        self._content: dict[str, Any] | None = None
         self._items: list[Item] = []
 
     @property
@@ -88,9 +88,9 @@ class OmniLabelEvaluator(Evaluator):
             DataError: an image that is not annotated.
         """
         by_text: dict[Any, dict[str, list[Any]]] = {}
-        for one in self._asked():
+        for one in self._asked:
             by_text.setdefault(one.image_id, {}).setdefault(one.text, []).append(one.text_id)
-        known = {image["id"]: None for image in self._truth()["images"]}
+        known = {image["id"]: None for image in self._truth["images"]}
         found = []
         for item in once_per_image(items, known, self.annotations):
             texts = by_text.get(item["image_id"], {})
@@ -108,7 +108,7 @@ class OmniLabelEvaluator(Evaluator):
         """
         results = self.results(items)
         taken = {item["image_id"] for item in items}
-        asked = [one for one in self._asked() if one.image_id in taken]
+        asked = [one for one in self._asked if one.image_id in taken]
         with quietly():
             evaluation = self._run(asked, results)
             figures = {group: _figures(evaluation, asked, group) for group in GROUPS}
@@ -120,15 +120,15 @@ class OmniLabelEvaluator(Evaluator):
             metrics = {"AP": 2 * first * second / (first + second + _EPSILON), **metrics}
         return metrics
 
+    @cached_property
     def _truth(self) -> dict[str, Any]:
-        if self._content is None:
-            self._content = read(self.annotations)
-        return self._content
+        return read(self.annotations)
 
+    @cached_property
     def _asked(self) -> list[Asked]:
         """Every pair of image and text, by image in order of ids, then as the file lists the texts."""
-        content = self._truth()
-        fits = {(one["image_id"], id_) for one in content["annotations"] for id_ in one.get("description_ids") or ()}
+        content = self._truth
+        fits = {(one["image_id"], id_) for one in content["annotations"] for id_ in one["description_ids"]}
         found: dict[Any, list[Asked]] = {}
         for one in content["descriptions"]:
             for image_id in one["image_ids"]:
@@ -148,8 +148,8 @@ class OmniLabelEvaluator(Evaluator):
         def split(listed: Sequence[Mapping[str, Any]], *, scored: bool) -> COCO:
             rows = []
             for one in listed:
-                scores = one["scores"] if scored else one.get("description_ids") or ()
-                for id_, score in zip(one.get("description_ids") or (), scores, strict=True):
+                scores = one["scores"] if scored else one["description_ids"]
+                for id_, score in zip(one["description_ids"], scores, strict=True):
                     if (number := numbers.get((one["image_id"], id_))) is None:
                         continue
                     area = max(0.0, one["bbox"][2] * one["bbox"][3])  # as published, whatever the file says
@@ -157,7 +157,7 @@ class OmniLabelEvaluator(Evaluator):
                     rows.append(row | {"iscrowd": one.get("iscrowd", 0)} | ({"score": score} if scored else {}))
             return _indexed(rows, len(asked))
 
-        annotations = [ground_truth_object(one, self.annotations) for one in self._truth()["annotations"]]
+        annotations = [ground_truth_object(one, self.annotations) for one in self._truth["annotations"]]
         evaluation = COCOeval(split(annotations, scored=False), split(results, scored=True), "bbox")
         evaluation.params.imgIds = list(numbers.values())
         evaluation.params.maxDets = [LIMIT]

@@ -176,3 +176,24 @@ def test_boxes_that_mean_nothing_asked_make_a_record_unusable(tmp_path: Path) ->
     records = Records(open_index(OmniLabel(write(tmp_path, more=more)), tmp_path / "cache"))
     with pytest.raises(DataError, match="description 99 is not one that the image is asked about"):
         records[0]
+
+
+def test_ids_as_text_mean_the_same_for_records_and_protocol(tmp_path: Path) -> None:
+    content = json.loads(write(tmp_path).read_text())
+    for one in content["images"] + content["descriptions"]:
+        one["id"] = str(one["id"])
+    for one in content["descriptions"]:
+        one["image_ids"] = [float(id_) for id_ in one["image_ids"]]
+    for one in content["annotations"]:
+        one |= {"image_id": "1", "description_ids": [str(id_) for id_ in one["description_ids"]]}
+    path = tmp_path / "text.json"
+    path.write_text(json.dumps(content))
+    [record] = Records(open_index(OmniLabel(path), tmp_path / "cache", workers=1), keep_empty=True)
+    assert (record.id, len(record.objects), record.defects) == (1, sum(map(len, FITS.values())), ())
+    assert judged(path, perfect()) == judged(write(tmp_path), perfect())
+
+
+def test_an_object_that_no_text_means_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, fits={**FITS, 7: []})
+    [record] = Records(open_index(OmniLabel(path), tmp_path / "cache", workers=1), keep_empty=True)
+    assert [defect.message for defect in record.defects] == ["no text means the object"]

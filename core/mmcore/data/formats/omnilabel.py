@@ -65,17 +65,17 @@ class OmniLabel(RowParser):
         content = read(self.path)
         asked: dict[Any, list[tuple[Any, str, int]]] = {}
         for one in content["descriptions"]:
-            for image_id in map(whole, one["image_ids"]):
-                asked.setdefault(image_id, []).append((whole(one["id"]), one["text"], int(is_description(one))))
+            for image_id in one["image_ids"]:
+                asked.setdefault(image_id, []).append((one["id"], one["text"], int(is_description(one))))
         boxes: dict[Any, list[Any]] = {}
-        for one in map(clean_annotation, content["annotations"]):
+        for one in content["annotations"]:
             boxes.setdefault(one["image_id"], []).append(
-                [one.get("id"), one.get("bbox"), one.get("description_ids"), flag(one.get("iscrowd")) or False]
+                [one.get("id"), one.get("bbox"), one["description_ids"], flag(one.get("iscrowd")) or False]
             )
         rows = [
             [image["id"], image["file_name"], image.get("height"), image.get("width"),
              asked.get(image["id"], []), boxes.get(image["id"], [])]
-            for image in map(clean_image, content["images"])
+            for image in content["images"]
         ]  # fmt: skip
         return Scanned(rows, CATEGORIES)
 
@@ -94,8 +94,10 @@ class OmniLabel(RowParser):
             if wrong := box_defect(box, *size, tolerance_px=2.0):
                 found.append(Defect(where, "bbox", wrong, True))
                 continue
-            for text_id in map(whole, text_ids if isinstance(text_ids, list) else ()):
-                if not _is_id(text_id) or text_id not in texts:
+            if not text_ids:
+                found.append(Defect(where, "description_ids", "no text means the object", False))
+            for text_id in text_ids:
+                if text_id not in texts:
                     told = f"description {text_id} is not one that the image is asked about"
                     found.append(Defect(where, "description_ids", told, True))
                     continue
@@ -121,18 +123,25 @@ class OmniLabel(RowParser):
         return facts.height, facts.width
 
 
+_FIELDS = {
+    "images": ("id", "file_name"),
+    "descriptions": ("id", "text", "image_ids"),
+    "annotations": ("image_id", "description_ids"),
+}
+"""What the elements of each list must have."""
+
+
 def read(path: Path) -> dict[str, Any]:
-    """A file with the lists of its form; one without annotations, as of the test split, is refused.
+    """A file with the lists of its form, ids as whole numbers where they are that; parser and protocol read it alike.
 
     Raises:
-        DataError: it is something else.
+        DataError: it is something else, or has no annotations, as the test split.
     """
     try:
         content = tamed.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"the annotation file cannot be read: {error}", where=path) from None
-    fields = {"images": ("id", "file_name"), "descriptions": ("id", "text", "image_ids"), "annotations": ("image_id",)}
-    for key, wanted in fields.items():
+    for key in _FIELDS:
         listed = content.get(key) if isinstance(content, dict) else None
         if not isinstance(listed, list):
             raise DataError(
@@ -140,22 +149,28 @@ def read(path: Path) -> dict[str, Any]:
                 where=path,
                 do="give a file of OmniLabel's validation split; its test split has no annotations",
             )
-        for place, one in enumerate(listed):
-            if not isinstance(one, dict) or any(field not in one for field in wanted):
-                raise DataError(f"element {place} of {key} has no {' or no '.join(wanted)}", where=path)
-            if key == "descriptions" and not (isinstance(one["text"], str) and isinstance(one["image_ids"], list)):
-                raise DataError(f"element {place} of {key} has no text, or no list of images", where=path)
-            ids = [one[field] for field in ("id", "image_id") if field in wanted]
-            ids += one["image_ids"] if key == "descriptions" else []
-            for id_ in ids:
-                if not _is_id(id_):
-                    told = f"element {place} of {key} has {id_!r:.40} for an id"
-                    raise DataError(told, where=path, do="ids are whole numbers or texts")
+        content[key] = [_checked(one, key, f"{path}, element {place} of {key}") for place, one in enumerate(listed)]
     return content
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
+def _checked(one: Any, key: str, where: str) -> dict[str, Any]:
+    """An element of a list of the file, its ids as whole numbers where they are that."""
+    if not isinstance(one, dict) or any(field not in one for field in _FIELDS[key]):
+        raise DataError(f"it has no {' or no '.join(_FIELDS[key])}", where=where)
+    if key == "descriptions" and not isinstance(one["text"], str):
+        raise DataError(f"its text is {one['text']!r:.40}", where=where)
+    cleaned = {"images": clean_image, "annotations": clean_annotation}.get(key, dict)(one)
+    for field in ("image_ids", "description_ids"):
+        if field in _FIELDS[key]:
+            if not isinstance(one[field], list):
+                raise DataError(f"its {field} are {one[field]!r:.40}, no list", where=where)
+            cleaned[field] = [whole(id_) for id_ in one[field]]
+    cleaned |= {field: whole(one[field]) for field in ("id", "image_id") if field in _FIELDS[key]}
+    ids = [cleaned[field] for field in ("id", "image_id") if field in _FIELDS[key]]
+    for id_ in (*ids, *cleaned.get("image_ids", ()), *cleaned.get("description_ids", ())):
+        if not isinstance(id_, int | str) or isinstance(id_, bool):
+            raise DataError(f"{id_!r:.40} is no id", where=where, do="ids are whole numbers or texts")
+    return cleaned
 
 
 def is_description(one: Mapping[str, Any]) -> bool:
