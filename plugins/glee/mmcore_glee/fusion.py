@@ -42,7 +42,7 @@ class BiAttention(nn.Module):
         self, visual: Float[Tensor, "batch pixels dim"], text: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch pixels dim"]:
         """What the text tells every pixel."""
-        if self.training and self.dropout and not visual.is_cuda:
+        if self.training and self.dropout and visual.device.type == "cpu":
             return self._folded(visual, text)
         return self.visual_out(self._attend(self.query(visual), self.key(text), self.text_value(text)))
 

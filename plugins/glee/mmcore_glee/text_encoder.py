@@ -169,7 +169,8 @@ def hidden_states(
         attention_mask: needed only when padding positions are used afterwards; without it what stands there is
             whatever comes, for on a CPU texts of one length go through together, without padding.
     """
-    if attention_mask is None and not input_ids.is_cuda:
+    # By the weights' device: a plan follows a GPU's step on meta, with ids that are real.
+    if attention_mask is None and next(clip.parameters()).device.type == "cpu":
         groups = _of_equal_length(input_ids)
         if groups is not None:
             return _by_length(clip, input_ids, groups)
