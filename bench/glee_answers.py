@@ -8,16 +8,14 @@ As bench/glee_cases.py does for training. Cases of images, clips, TAO's protocol
 what they store; `--images` and `--frames` give other pictures, `--original` another size of the original.
 """
 
-import argparse
 import json
 from contextlib import chdir
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import published
 import torch
-from glee_cases import build, configuration, fill
+from glee_cases import arguments, build, configuration, fill, opened
 from mmcore.geometry.masks import encode_all
 from mmcore.parity import Case, deterministic_image
 from safetensors.torch import save_file
@@ -147,24 +145,18 @@ def prompts(network: Any, like: Case) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--published", type=Path, required=True, help="checkout of FoundationVision/GLEE")
-    parser.add_argument("--like", type=Path, required=True, help="a stored case of inference whose pictures are taken")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the new case; its name begins as the stored one's"
+    parser = arguments(
+        __doc__,
+        "a stored case of inference whose pictures are taken",
+        "folder of the new case; its name begins as the stored one's",
     )
     parser.add_argument("--base", help="another of the published configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the published config.py")
-    parser.add_argument("--clip", action="append", default=[], metavar="KEY=VALUE", help="of CLIP's text config")
     parser.add_argument("--images", type=json.loads, help='other pictures: {"in.0": [seed, height, width], ...}')
     parser.add_argument("--original", type=json.loads, help="another original size, [height, width]")
     parser.add_argument("--task", help="data set of a clip")
     options = parser.parse_args()
-    checkout, like = options.published.resolve(), Case(options.like)
-    published.use(checkout)
+    checkout, like = opened(options)
     config = like.data["config"]
-    config["overrides"] |= published.assignments(options.set)
-    config["clip_text"] |= published.assignments(options.clip)
     config["base_config"] = options.base or config["base_config"]
     like.data["images"] = options.images or like.data["images"]
     for record in like.data.get("records", ()) if options.original else ():

@@ -331,20 +331,34 @@ def asked(network: Any, like: Case, task: str) -> None:
         like.tensors["grounding_input_ids"], like.tensors["grounding_attention_mask"] = ids, mask
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None, like: str, out: str) -> argparse.ArgumentParser:
+    """The options of whatever makes cases: where from, like which, with which other settings, and where to."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, required=True, help="checkout of FoundationVision/GLEE")
-    parser.add_argument("--like", type=Path, required=True, help="a stored training case whose inputs are taken")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the new case; its name begins with train_")
+    parser.add_argument("--like", type=Path, required=True, help=like)
+    parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the published config.py")
-    parser.add_argument("--task", help="another data set of the published code, whose names are asked for")
     parser.add_argument("--clip", action="append", default=[], metavar="KEY=VALUE", help="of CLIP's text config")
-    options = parser.parse_args()
+    return parser
+
+
+def opened(options: argparse.Namespace) -> tuple[Path, Case]:
+    """The checkout, ready to be imported, and the stored case with the settings that are asked for."""
     checkout, like = options.published.resolve(), Case(options.like)
     published.use(checkout)
+    like.data["config"]["overrides"] |= published.assignments(options.set)
+    like.data["config"]["clip_text"] |= published.assignments(options.clip)
+    return checkout, like
+
+
+def main() -> None:
+    parser = arguments(
+        __doc__, "a stored training case whose inputs are taken", "folder of the new case; its name begins with train_"
+    )
+    parser.add_argument("--task", help="another data set of the published code, whose names are asked for")
+    options = parser.parse_args()
+    checkout, like = opened(options)
     config = like.data["config"]
-    config["overrides"] |= published.assignments(options.set)
-    config["clip_text"] |= published.assignments(options.clip)
     cfg = configuration(checkout, config["base_config"], config["overrides"])
     network = build(checkout, cfg, config["clip_text"])
     keys = fill(network)

@@ -141,5 +141,7 @@ def test_texts_of_one_length_go_together_and_say_what_they_say_padded() -> None:
     padded = hidden_states(clip, ids, mask)
     torch.testing.assert_close(found[mask.bool()], padded[mask.bool()])
     expected = torch.autograd.grad(padded[mask.bool()].square().sum(), list(clip.parameters()), allow_unused=True)
+    # Sums of single precision in another order; some of them are of what cancels out, so the largest is the measure.
+    largest = max(float(one.abs().max()) for one in expected)
     for ours, theirs in zip(gradient, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * largest)

@@ -324,7 +324,7 @@ def test_a_strip_shows_the_boxes_that_are_wanted(root: Path, name: str) -> None:
     wanted = read(truth(source, 1), shown.truth.size)
     found, wanted = sorted(shown.truth.boxes_xyxy.tolist()), sorted(wanted["boxes_xyxy"].tolist())
     # Three decimals are written, and corners are rounded to the nearest.
-    np.testing.assert_allclose(found, wanted, atol=0.0005 * max(shown.truth.size) + 1e-3, rtol=0)
+    np.testing.assert_allclose(found, wanted, atol=0.0005 * max(shown.truth.size) + 1e-5, rtol=0)
     assert bool(shown.question) == (name != "shapes_det")
     assert [one.text for one in shown.truth.regions] == (["like this"] if name == "shapes_count" else [])
 
